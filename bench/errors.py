@@ -1,0 +1,35 @@
+"""One error for everything that a user can mend, and the wording that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BenchError(Exception):
+    """Something the user can mend. The command line prints it as one line and exits with code 2."""
+
+
+class InputCorrupt(BenchError):
+    """A file of this project's own making (result, checkpoint, weights) cannot be read back."""
+
+
+class Stopped(BaseException):
+    """The worker was asked to stop and has saved its state: not a failure, the job can go on later.
+
+    Derives from BaseException so that no ``except Exception`` on the way takes it for an error.
+    """
+
+
+def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> BenchError:
+    """The error for a name that does not exist: what was found, what is allowed, the nearest."""
+    names = sorted(allowed)
+    nearest = get_close_matches(found, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return BenchError(f"unknown {kind} {found!r}.{hint} Allowed: {', '.join(names) or 'none'}.")
+
+
+def one_line(error: BaseException) -> str:
+    """The error as a single line, for state files and tables."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,80 @@
+"""The canonical form of a spec, the job id made from it, and the way back from JSON to the dataclass.
+
+The id is the sha256 of the whole spec, defaults included, so that a changed default is a new job. A field that is
+added later carries `metadata={"omit_when": value}`, the value that acts as before, and old ids survive. The commit
+is provenance, not identity: who changes the numbers of a module raises `VERSION` there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import MISSING, fields, is_dataclass
+from hashlib import sha256
+from typing import TypeAlias
+
+from bench.errors import BenchError
+from bench.plugins import resolve
+
+Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
+
+
+def canonical(value: object) -> Json:
+    """Plain JSON data of everything that can change the outcome. Raises TypeError for what cannot be hashed."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):
+            return int(value) if value.is_integer() else value  # lr=1 is lr=1.0
+        case tuple():
+            return [canonical(item) for item in value]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            body: dict[str, Json] = {"is": f"{type(value).__module__}:{type(value).__qualname__}"}
+            for f in fields(value):
+                own = getattr(value, f.name)
+                if f.metadata.get("identity", True) and own != f.metadata.get("omit_when", MISSING):
+                    body[f.name] = canonical(own)
+            return body
+    raise TypeError(f"{value!r} cannot take part in a job id: use None, bool, int, float, str, tuple or a dataclass")
+
+
+def to_json(value: object) -> str:
+    """The canonical form as text: sorted keys, no spaces."""
+    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+
+
+def job_id(spec: object) -> str:
+    """`pretrain-1f3a...` or `evaluate-...`: kind and the first 16 hex digits of the sha256 of the canonical form."""
+    return f"{type(spec).__name__.lower()}-{digest(spec)}"
+
+
+def digest(value: object) -> str:
+    """The first 16 hex digits of the sha256 of the canonical form."""
+    return sha256(to_json(value).encode()).hexdigest()[:16]
+
+
+def from_json(data: Json) -> object:
+    """Rebuild a spec from its canonical form.
+
+    Raises BenchError when the form names a class that does not exist (any more), lies outside the project's
+    packages, or has other fields or another VERSION than the class has today.
+    """
+    if isinstance(data, list):
+        return tuple(from_json(item) for item in data)
+    if not isinstance(data, dict):
+        return data
+    name = data.get("is")
+    if not isinstance(name, str):
+        raise BenchError(f"expected a spec with the key 'is', found keys {sorted(data)}.")
+    cls = resolve(name)
+    if not (isinstance(cls, type) and is_dataclass(cls)):
+        raise BenchError(f"{name} is not a dataclass: this spec was written by another version of the project.")
+    body = {key: from_json(item) for key, item in data.items() if key != "is"}
+    try:
+        made = cls(**{f.name: body.pop(f.name) for f in fields(cls) if f.init and f.name in body})
+    except TypeError as error:
+        raise BenchError(f"{name} does not accept this spec ({error}): it was written by another version.") from error
+    for key, item in body.items():  # VERSION and the like: fixed by the class
+        if getattr(made, key, MISSING) != item:
+            raise BenchError(f"{name}.{key} is {getattr(made, key, 'gone')} here and {item} in the spec: run the table anew.")
+    return made

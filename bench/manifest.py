@@ -1,0 +1,81 @@
+"""What `bench run` asked for, written down, so that status, logs and cancel need no plug-in and no torch.
+
+runs/plans/<table>@<scale>.json   jobs in order, with labels, kinds and edges
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from bench.errors import BenchError, unknown_name
+from bench.files import read_json, write_json
+from bench.graph import JobGraph
+from bench.runs import Runs, State
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job as the manifest knows it."""
+
+    id: str
+    label: str
+    kind: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The last run of a table at a scale."""
+
+    table: str
+    scale: str
+    seeds: int
+    rows: tuple[str, ...]  # as asked for; empty: all
+    columns: tuple[str, ...]
+    jobs: tuple[PlannedJob, ...]
+
+    @property
+    def name(self) -> str:
+        """`table@scale`."""
+        return f"{self.table}@{self.scale}"
+
+
+def write(runs: Runs, manifest: Manifest) -> None:
+    """Remember a run."""
+    write_json(runs.root / "plans" / f"{manifest.name}.json", {"format": FORMAT, **asdict(manifest)})
+
+
+def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:
+    """The jobs of a graph."""
+    return tuple(PlannedJob(job.id, job.label, job.kind, job.needs) for job in graph)
+
+
+def read_all(runs: Runs) -> list[Manifest]:
+    """All remembered runs, by name."""
+    found = []
+    for path in sorted((runs.root / "plans").glob("*.json")):
+        data = read_json(path)
+        if data.get("format") != FORMAT:
+            raise BenchError(f"{path} has format {data.get('format')}, this version reads {FORMAT}: run the table anew.")
+        jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"])) for j in data["jobs"])  # type: ignore[attr-defined]
+        body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"])}  # type: ignore[arg-type]
+        del body["format"]
+        found.append(Manifest(**body))  # type: ignore[arg-type]
+    return found
+
+
+def of_table(runs: Runs, tables: Sequence[str]) -> list[Manifest]:
+    """Manifests of some tables, all without names. Raises BenchError when a table was never run here."""
+    found = read_all(runs)
+    for table in tables:
+        if table not in {m.table for m in found}:
+            raise unknown_name("table among the runs here", table, {m.table for m in found})
+    return [m for m in found if not tables or m.table in tables]
+
+
+def states(manifest: Manifest, runs: Runs) -> dict[str, State]:
+    """State of every job of a manifest."""
+    return {job.id: runs[job.id].state() for job in manifest.jobs}

@@ -1,0 +1,62 @@
+"""What a finished job says: its metrics and where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bench.errors import BenchError, InputCorrupt
+from bench.files import read_json, write_json
+from bench.identity import Json
+
+FORMAT = 1  # raised when result.json changes shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where and how a result was made."""
+
+    started: str  # ISO 8601, UTC
+    seconds: float  # wall clock, summed over all interruptions
+    cpu_seconds: float  # of the process, likewise
+    host: str
+    device: str  # "cpu: <model name>" or "cuda: <name>"
+    ranks: int
+    threads: int
+    commit: str  # of the project, with "+dirty" when the checkout was edited; "unknown" outside a checkout
+    versions: Mapping[str, str]  # python, torch, ...
+    resumed: int = 0  # how often the job went on from a checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Metrics (percent unless the name says otherwise) of one finished job, with what a report page shows beside."""
+
+    job: str
+    metrics: Mapping[str, float]
+    provenance: Provenance
+    details: Mapping[str, Json] = field(default_factory=dict)  # sweep tables, chosen values, notes on the protocol
+
+    def write(self, path: Path) -> None:
+        """Write atomically; a result exists when this has returned."""
+        write_json(path, {"format": FORMAT, **asdict(self)})
+
+
+def read_result(path: Path) -> Result:
+    """Raises InputCorrupt for a damaged file, BenchError for one of another FORMAT."""
+    data = read_json(path)
+    found = data.pop("format", None)
+    if found != FORMAT:
+        if not isinstance(found, int):
+            raise InputCorrupt(f"{path} has no format number.")
+        advice = "update the project" if found > FORMAT else "run the job anew with --force"
+        raise BenchError(f"{path} has format {found}, this version reads {FORMAT}: {advice}.")
+    try:
+        provenance = Provenance(**data.pop("provenance"))  # type: ignore[arg-type]
+        result = Result(provenance=provenance, **data)  # type: ignore[arg-type]
+        if not all(isinstance(value, int | float) for value in result.metrics.values()):
+            raise TypeError("metrics must be numbers")
+    except (TypeError, AttributeError, KeyError) as error:
+        raise InputCorrupt(f"{path} does not hold a result ({error}).") from error
+    return result

@@ -1,0 +1,108 @@
+"""The place where the harness runs: `bench.toml`. Never hashed, so moving to another machine changes no job id.
+
+    [paths]
+    runs = "runs"               # run folders
+    output = "results/out"      # CSV, Markdown, LaTeX
+    report = "reports/out"      # HTML
+
+    [data]
+    imagenet = "/datasets/imagenet"   # a folder per split, a folder per class in it
+
+    [local]
+    slots = 2                   # jobs side by side; default: one a core, or one a GPU
+    threads = 1                 # OpenMP threads a job
+    ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
+
+Relative paths are relative to the folder of bench.toml, or to the working folder when there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.errors import BenchError, unknown_name
+from bench.spec import Resources
+
+NAME = "bench.toml"
+KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Paths and local resources; read once at start and passed down."""
+
+    root: Path
+    runs: Path
+    output: Path
+    report: Path
+    data: Mapping[str, Path] = field(default_factory=dict)
+    slots: int | None = None
+    threads: int = 1
+    ranks: int = 1
+
+    def data_root(self, name: str) -> Path:
+        """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
+        if name not in self.data:
+            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.root / NAME}.')
+        if not self.data[name].is_dir():
+            raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.root / NAME}) is not a folder.")
+        return self.data[name]
+
+    def resources(self, kind: str) -> Resources:
+        """What a job of this kind is given here."""
+        return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads)
+
+
+def find_site(start: Path | None = None) -> Site:
+    """The site of the nearest bench.toml at or above `start` (default: the working folder), or of none."""
+    start = (start or Path.cwd()).resolve()
+    named = os.environ.get("BENCH_SITE")
+    if named and not Path(named).is_file():
+        raise BenchError(f"BENCH_SITE names {named}, which is not a file.")
+    file = Path(named) if named else next((f / NAME for f in (start, *start.parents) if (f / NAME).is_file()), None)
+    return read_site(file) if file else _site(start, {})
+
+
+def read_site(file: Path) -> Site:
+    """Raises BenchError for invalid TOML, unknown keys and wrong types."""
+    try:
+        data = tomllib.loads(file.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise BenchError(f"{file} is not valid TOML: {error}.") from error
+    for section, body in data.items():
+        if section not in {*KEYS, "data"}:
+            raise unknown_name(f"section in {file}", section, {*KEYS, "data"})
+        if not isinstance(body, dict):
+            raise BenchError(f"{file}: {section} must be a section, [{section}].")
+        for key in body if section != "data" else ():
+            if key not in KEYS[section]:
+                raise unknown_name(f"key in [{section}] of {file}", key, KEYS[section])
+        wanted = int if section == "local" else str
+        for key, value in body.items():
+            if type(value) is not wanted or value in (0, ""):
+                raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {'positive number' if wanted is int else 'path'}.")
+            if isinstance(value, int) and value < 1:
+                raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
+    return _site(file.resolve().parent, data)
+
+
+def _site(root: Path, data: Mapping[str, Mapping[str, str | int]]) -> Site:
+    def path(key: str, default: str) -> Path:
+        return root / str(data.get("paths", {}).get(key, default))
+
+    local = data.get("local", {})
+    slots = local.get("slots")
+    return Site(
+        root=root,
+        runs=path("runs", "runs"),
+        output=path("output", "results/out"),
+        report=path("report", "reports/out"),
+        data={name: root / Path(str(folder)).expanduser() for name, folder in data.get("data", {}).items()},
+        slots=int(slots) if slots is not None else None,
+        threads=int(local.get("threads", 1)),
+        ranks=int(local.get("ranks", 1)),
+    )

@@ -1,0 +1,131 @@
+"""What a job is, as frozen plain data. Everything here takes part in the job id unless marked otherwise.
+
+Nesting is the edge: an `Evaluate` holds the spec of its encoder, and a `Pretrain` in it is the job it waits for.
+Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from bench.errors import BenchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set by its catalogue name (`bench list datasets`), at one image size in pixels."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A network that maps images in [0, 1] to one feature vector each."""
+
+    name: str  # an architecture of bench/encoders.py, e.g. "resnet50"
+    width: int = 1  # multiplies the channels of EVERY layer, as SimCLR's 1x, 2x, 4x do
+    base_channels: int = 64  # channels of the stem and the first stage at width 1
+    stem: Literal["imagenet", "cifar", "small"] = "imagenet"  # 7x7/2 + max-pool, 3x3/1, 3x3/2
+    zero_init_residual: bool = True
+    normalize: Literal["none", "imagenet"] = "none"  # input statistics; part of the encoder, so no evaluation can forget it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """The random transformation that makes one view; applied in the order of the fields."""
+
+    size: int  # pixels of the square view
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    rotation: float = 0.0  # degrees, uniform in +-rotation
+    flip: float = 0.5  # probability, as for every field without a unit below
+    jitter: float = 0.8
+    brightness: float = 0.0  # factor uniform in [max(0, 1 - x), 1 + x]
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0  # turn of the colour circle, uniform in +-hue
+    gray: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
+    solarize: float = 0.0
+    solarize_threshold: float = 0.5  # of 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimizer and schedule: linear warm-up from 0, then cosine to `final_lr_ratio`, both per step."""
+
+    name: Literal["lars", "sgd", "adamw"]
+    lr: float  # peak, after any scaling with the batch
+    weight_decay: float
+    warmup_epochs: float
+    momentum: float = 0.9  # lars, sgd
+    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    trust: float = 0.001  # lars: eta
+    lars_momentum: Literal["classic", "popular"] = "classic"  # learning rate inside (SimCLR) or outside the buffer
+    vector_lr: float | None = None  # peak rate of biases and norms; None: the same as `lr`
+    vector_weight_decay: bool = False  # whether biases and norms are decayed (and, in LARS, adapted)
+    final_lr_ratio: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Train an encoder: one method, one network, one data set, one seed."""
+
+    method: object  # a Config of methods/<name>.py
+    backbone: Backbone
+    data: Data
+    views: tuple[Augment, ...]
+    optim: Optim
+    batch_size: int  # images over all ranks
+    epochs: float
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise BenchError(f"batch_size is {self.batch_size}; a batch needs at least 2 images.")
+        if not self.views:
+            raise BenchError("a pretraining needs at least one view.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """The same network, never trained."""
+
+    backbone: Backbone
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """No network: the pixels themselves, flattened. The bar that a small encoder must clear first."""
+
+    seed: int = 0
+
+
+Encoder: TypeAlias = Pretrain | Random | Pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Run one protocol on one encoder."""
+
+    encoder: Encoder
+    protocol: object  # a Config of evals/<name>.py
+    data: Data
+    seed: int = 0
+
+
+Spec: TypeAlias = Pretrain | Evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a job occupies while it runs. Never hashed: it cannot change which number is asked for."""
+
+    ranks: int = 1  # processes; on a GPU machine one GPU each
+    threads: int = 1  # OpenMP threads per process
