@@ -1,0 +1,184 @@
+"""Batches for training and for feature extraction, the same for data in memory and for files.
+
+A batch is a function of (seed, step): the order is a fresh permutation per epoch with the last partial batch dropped,
+the augmentation parameters come from a generator of the step. Each rank takes its rows of the global batch, so two
+ranks together see exactly what one process would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bench.data import augment
+from bench.data.datasets import Arrays, Files, SplitData
+from bench.errors import BenchError
+from bench.seeding import generator, seed_of
+from bench.spec import Augment
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a batch: float views (b, 3, size, size) in [0, 1], labels (b,), positions in the split (b,)."""
+
+    views: list[Tensor]
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images each step sees. `rank` of `world` equal parts."""
+
+    images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size > self.images:
+            raise BenchError(f"batch_size is {self.batch_size}, but the training split has {self.images} images.")
+        if self.batch_size % self.world:
+            raise BenchError(f"batch_size {self.batch_size} does not divide into {self.world} ranks.")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in an epoch."""
+        return self.images // self.batch_size
+
+    def indices(self, step: int) -> Tensor:
+        """This rank's images at a step, (batch_size / world,)."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = torch.randperm(self.images, generator=generator(self.seed, "order", epoch))
+        return order[place * self.batch_size : (place + 1) * self.batch_size][self.rows]
+
+    @property
+    def rows(self) -> slice:
+        """This rank's part of the global batch."""
+        each = self.batch_size // self.world
+        return slice(self.rank * each, (self.rank + 1) * each)
+
+
+def train_batches(split: SplitData, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
+    """The batches of `steps`; starting in the middle of an epoch costs nothing."""
+    if isinstance(split, Arrays):
+        yield from _array_batches(split, views, plan, steps, device)
+    else:
+        yield from _file_batches(split, views, plan, steps, device, workers=workers)
+
+
+def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
+    images, labels = split.images.to(device), split.labels.to(device)
+    for step in steps:
+        indices = plan.indices(step)
+        chosen = images[indices.to(device)]
+        made = []
+        for number, view in enumerate(views):
+            drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
+            made.append(_layout(augment.apply(chosen, view, drawn)))
+        yield Batch(views=made, labels=labels[indices.to(device)], indices=indices)
+
+
+class _Crops(torch.utils.data.Dataset[tuple[list[Tensor], Tensor]]):
+    """Item `step`: this rank's images decoded once each, and the uint8 crops of every view cut from them."""
+
+    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan) -> None:
+        self.split, self.views, self.plan = split, views, plan
+
+    def __getitem__(self, step: int) -> tuple[list[Tensor], Tensor]:
+        indices = self.plan.indices(step)
+        drawn = [
+            augment.draw(view, self.plan.batch_size, generator(self.plan.seed, "augment", step, number)).rows(self.plan.rows)
+            for number, view in enumerate(self.views)
+        ]
+        crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for view in self.views]
+        for row, index in enumerate(indices.tolist()):
+            image = decode(self.split, index)
+            for view, d, out in zip(self.views, drawn, crops, strict=True):
+                out[row] = _resized_box(image, view, d.rows(slice(row, row + 1)))
+        return crops, indices
+
+
+def _file_batches(split: Files, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
+    """Workers decode and crop; flip and colour run batched on the device with the same drawn parameters."""
+    if any(view.rotation for view in views):
+        raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
+    loader = DataLoader(
+        _Crops(split, views, plan),
+        batch_size=None,
+        sampler=list(steps),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # A generator of our own: the default would draw a base seed from, and so move, the global one.
+        generator=torch.Generator().manual_seed(seed_of(plan.seed, "loader")),
+    )
+    for step, (crops, indices) in zip(steps, loader, strict=True):
+        made = []
+        for number, (view, part) in enumerate(zip(views, crops, strict=True)):
+            drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
+            x = part.to(device, non_blocking=True).float().div_(255)
+            x = torch.where(drawn.flip_B.to(device)[:, None, None, None], x.flip(3), x)
+            made.append(_layout(augment.colour(x, view, drawn)))
+        yield Batch(views=made, labels=split.labels[indices].to(device, non_blocking=True), indices=indices)
+
+
+def decode(split: Files, index: int) -> Tensor:
+    """The image as uint8 (3, H, W), RGB. Raises BenchError that names the file when it cannot be decoded."""
+    from torchvision.io import ImageReadMode, decode_image, read_file
+
+    path = split.paths[index]
+    try:
+        image: Tensor = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
+    except RuntimeError as error:
+        raise BenchError(f"{path} cannot be decoded ({error}): replace the file.") from error
+    return image
+
+
+def _resized_box(image_CHW: Tensor, view: Augment, drawn: augment.Draw) -> Tensor:
+    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8."""
+    height, width = image_CHW.shape[1:]
+    top, left, tall, wide = augment.boxes(view, drawn, torch.tensor([width / height]))[0].tolist()
+    h, w = max(1, round(tall * height)), max(1, round(wide * width))
+    y, x = min(round(top * height), height - h), min(round(left * width), width - w)
+    part = image_CHW[None, :, y : y + h, x : x + w]
+    return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]
+
+
+def eval_batches(split: SplitData, size: int, batch_size: int, device: torch.device, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images once, in order, without randomness: float (b, 3, size, size) in [0, 1] and labels (b,).
+
+    Files: shorter side resized to size * 256 / 224, centre crop of `size`, as all seven papers.
+    """
+    if isinstance(split, Arrays):
+        for start in range(0, len(split), batch_size):
+            part = slice(start, start + batch_size)
+            yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
+        return
+    loader = DataLoader(_CentreCrops(split, size), batch_size=batch_size, num_workers=workers, pin_memory=device.type == "cuda")
+    for images, labels in loader:
+        yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
+
+
+class _CentreCrops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
+    def __init__(self, split: Files, size: int) -> None:
+        self.split, self.size = split, size
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        from torchvision.transforms.v2 import functional as T
+
+        image = T.resize(decode(self.split, index), [round(self.size * 256 / 224)], interpolation=T.InterpolationMode.BICUBIC, antialias=True)
+        return T.center_crop(image, [self.size, self.size]), self.split.labels[index]
+
+
+def _layout(images: Tensor) -> Tensor:
+    """channels_last: 1.4 times the speed of the step on the small ResNet (CPU), no change of values."""
+    return images.contiguous(memory_format=torch.channels_last)
