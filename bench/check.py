@@ -1,0 +1,20 @@
+"""What can be refused when a plan is made, before anything is submitted."""
+
+from __future__ import annotations
+
+from bench import encoders
+from bench.data import augment
+from bench.data.catalogue import entry
+from bench.data.loader import Plan
+from bench.spec import Pretrain
+
+
+def check_pretrain(spec: Pretrain) -> None:
+    """Raises BenchError for a network, view, batch or method setting that cannot work."""
+    encoders.check(spec.backbone)
+    for view in spec.views:
+        augment.check(view)
+    Plan(images=entry(spec.data.name).train_images, batch_size=spec.batch_size, seed=0)
+    check = getattr(spec.method, "check", None)
+    if check is not None:
+        check(spec)
