@@ -1,0 +1,156 @@
+"""What jobs will cost: seconds, GPU-hours, disk. Measured rates of earlier results first, published or measured anchors else."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from bench.data.catalogue import entry
+from bench.errors import BenchError
+from bench.graph import Job, JobGraph
+from bench.identity import digest
+from bench.runs import Runs
+from bench.spec import Backbone, Evaluate, Pixels, Pretrain
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A training rate to start from: images a second (two views each) of one network on one device."""
+
+    images_per_second: float
+    device: str  # "GPU" or "core"
+    source: str
+
+
+_HERE = "this project, one core with AVX512-BF16, bf16"
+# By architecture and channels of the first stage.
+ANCHORS: Mapping[tuple[str, int], Anchor] = {
+    ("resnet50", 64): Anchor(90.0, "GPU", "Barlow Twins (arXiv:2103.03230, section 2.2): 1000 epochs in about 124 h on 32 V100"),
+    ("resnet10", 8): Anchor(2900.0, "core", _HERE),
+    ("resnet10", 16): Anchor(1850.0, "core", _HERE),
+    ("resnet10", 32): Anchor(760.0, "core", _HERE),
+}
+# Cost of one image relative to ResNet-50 at 224 px with 64 channels, from multiply-adds: R18/CIFAR stem 0.56, R50 4.1, R101 7.8 G.
+RELATIVE = {"resnet50": 1.0, "resnet101": 1.9, "resnet18": 0.14, "resnet10": 0.01}
+STARTUP_SECONDS = 3.0  # of a worker: Python, torch
+EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
+FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one job on one device, the device, and where the rate comes from."""
+
+    seconds: float
+    device: str
+    source: str
+
+
+class Costs:
+    """Estimates for the jobs of a site. `runs` supplies measured rates."""
+
+    def __init__(self, runs: Runs, graph: JobGraph) -> None:
+        self._measured: dict[str, tuple[float, str]] = {}
+        self._paths: dict[str, float] = {}
+        for job in graph:
+            if isinstance(job.spec, Pretrain) and runs[job.id].result_file.exists():
+                self._learn(job.spec, runs, job.id)
+
+    def estimate(self, job: Job) -> Estimate:
+        """What one job will take, start-up included."""
+        spec = job.spec
+        if isinstance(spec, Pretrain):
+            anchor = self._rate(spec.backbone)
+            images = spec.epochs * entry(spec.data.name).train_images * len(spec.views) / 2
+            return Estimate(STARTUP_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
+        if isinstance(spec.encoder, Pixels):
+            return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed guess")
+        anchor = self._rate(spec.encoder.backbone)
+        forward = entry(spec.data.name).train_images * FORWARD_SHARE / anchor.images_per_second
+        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + forward, anchor.device, anchor.source)
+
+    def longest_path(self, graph: JobGraph, job: str) -> float:
+        """Seconds from the start of a job to the end of the longest chain behind it."""
+        if not self._paths:
+            for other in reversed(list(graph)):
+                self._paths[other.id] = self._paths.get(other.id, 0.0) + self.estimate(other).seconds
+                for need in other.needs:
+                    self._paths[need] = max(self._paths.get(need, 0.0), self._paths[other.id])
+        return self._paths[job]
+
+    def wall_clock(self, graph: JobGraph, todo: Iterable[Job], slots: int) -> float:
+        """Seconds until all of `todo` is done on so many slots, longest chain first."""
+        jobs = {job.id: job for job in todo}
+        free = [0.0] * slots
+        ends: dict[str, float] = {}
+        waiting = sorted(jobs, key=lambda job: -self.longest_path(graph, job))
+        while waiting:
+            ready = [job for job in waiting if all(need in ends or need not in jobs for need in jobs[job].needs)]
+            job = ready[0]
+            start = max(heapq.heappop(free), max((ends.get(need, 0.0) for need in jobs[job].needs), default=0.0))
+            ends[job] = start + self.estimate(jobs[job]).seconds
+            heapq.heappush(free, ends[job])
+            waiting.remove(job)
+        return max(ends.values(), default=0.0)
+
+    def _learn(self, spec: Pretrain, runs: Runs, job: str) -> None:
+        try:
+            result = runs[job].result()
+        except BenchError:
+            return
+        seconds = result.provenance.seconds
+        if seconds > 0 and "steps" in result.metrics:
+            rate = result.metrics["steps"] * spec.batch_size * len(spec.views) / 2 / seconds / result.provenance.ranks
+            device = "GPU" if result.provenance.device.startswith("cuda") else "core"
+            self._measured[digest(spec.backbone)] = (rate, device)
+
+    def _rate(self, backbone: Backbone) -> Anchor:
+        measured = self._measured.get(digest(backbone))
+        if measured:
+            return Anchor(*measured, "measured in earlier runs of this encoder here")
+        channels = backbone.base_channels * backbone.width
+        exact = ANCHORS.get((backbone.name, channels))
+        if exact:
+            return exact
+        near = [(c, anchor) for (name, c), anchor in ANCHORS.items() if name == backbone.name]
+        if near:
+            other, anchor = min(near, key=lambda pair: abs(pair[0] - channels))
+            return replace(
+                anchor, images_per_second=anchor.images_per_second * (other / channels) ** 2, source=f"{anchor.source}; scaled with channels squared"
+            )
+        base = ANCHORS["resnet50", 64]
+        factor = RELATIVE.get(backbone.name, 1.0) * (channels / 64) ** 2
+        return replace(base, images_per_second=base.images_per_second / factor, source=f"{base.source}; scaled with multiply-adds")
+
+
+def disk_bytes(job: Job) -> float:
+    """Peak bytes that a job leaves in its run folder: weights, and a checkpoint with optimizer state; features for evaluations."""
+    spec = job.spec
+    if isinstance(spec, Evaluate):
+        images = entry(spec.data.name).train_images * 1.5
+        return images * 4 * (3 * spec.data.size**2 if isinstance(spec.encoder, Pixels) else feature_dim(spec.encoder.backbone))
+    return parameters(spec.backbone) * 4.0 * (1 + 4)
+
+
+@cache
+def parameters(backbone: Backbone) -> int:
+    """Parameter count, without allocating the network."""
+    return _meta(backbone)[0]
+
+
+def feature_dim(backbone: Backbone) -> int:
+    """Width of the representation."""
+    return _meta(backbone)[1]
+
+
+@cache
+def _meta(backbone: Backbone) -> tuple[int, int]:
+    import torch
+
+    from bench import encoders
+
+    with torch.device("meta"):
+        network = encoders.ResNet(backbone)
+    return encoders.parameters(network), network.feature_dim

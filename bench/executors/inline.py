@@ -1,0 +1,35 @@
+"""Runs each job in this process, one after another: for debuggers and tests."""
+
+from __future__ import annotations
+
+from bench.executors import Ended
+from bench.runs import RunFolder
+
+
+class InlineExecutor:
+    """`submit` returns when the job is over."""
+
+    def __init__(self) -> None:
+        self._ended: list[Ended] = []
+
+    def room(self) -> bool:
+        """Always."""
+        return True
+
+    def submit(self, run: RunFolder) -> None:
+        """Work on the job, here and now."""
+        from bench import worker  # imports torch; only when something runs
+
+        self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
+
+    def ended(self) -> list[Ended]:
+        """Jobs that ran since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def running(self) -> list[str]:
+        """None: a submitted job is over."""
+        return []
+
+    def stop(self, jobs: list[str]) -> None:
+        """Nothing runs."""

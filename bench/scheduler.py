@@ -1,0 +1,302 @@
+"""Brings a JobGraph to done through an Executor. Retries are rules (data), not code."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Protocol
+
+from bench.cost import Costs
+from bench.errors import BenchError, InputCorrupt, one_line
+from bench.executors import Executor, NoSlotError
+from bench.graph import Job, JobGraph
+from bench.runs import FailureKind, RunFolder, Runs, State
+from bench.site import Site
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
+EXIT_STOPPED, EXIT_TAKEN = 75, 3  # of bench.worker
+
+
+@dataclass(frozen=True)
+class RetryRules:
+    """Which failures of an earlier run a new `bench run` tries again.
+
+    A run that diverged or collapsed would do so again, digit for digit: only --force repeats it.
+    """
+
+    again: Mapping[FailureKind, bool] = field(
+        default_factory=lambda: {"error": True, "crashed": True, "blocked": True, "diverged": False, "collapsed": False}
+    )
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job, for whoever shows progress."""
+
+    job: str
+    what: str  # "started", "done", "failed", "blocked", "stopped", "elsewhere", "set aside"
+    message: str = ""
+
+
+class Watcher(Protocol):
+    """Whoever shows progress."""
+
+    def tell(self, event: Event) -> None:
+        """Something happened."""
+
+    def tick(self) -> None:
+        """Time passed."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    done: int
+    already: int  # of `done`, finished before this run
+    failed: tuple[str, ...]
+    blocked: tuple[str, ...]
+    stopped: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every job is done."""
+        return not (self.failed or self.blocked or self.stopped)
+
+
+def verify(graph: JobGraph, runs: Runs) -> list[Event]:
+    """Read every finished job's result, and the weights that an unfinished evaluation will need; set damaged files aside."""
+    events = []
+    for job in graph:
+        run = runs[job.id]
+        if not run.result_file.exists():
+            continue
+        try:
+            run.result()
+        except InputCorrupt as error:
+            aside = run.set_aside(run.result_file)
+            events.append(Event(job.id, "set aside", f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again."))
+    for job in graph:
+        for parent in (runs[need] for need in job.needs):
+            if runs[job.id].result_file.exists() or not parent.result_file.exists():
+                continue
+            problem = _weights_problem(parent)
+            if problem:
+                for file in (parent.weights, parent.result_file):
+                    parent.set_aside(file)
+                events.append(Event(parent.job_id, "set aside", f"{problem}; the job runs again."))
+    return events
+
+
+def _weights_problem(run: RunFolder) -> str:
+    """Compare weights.pt with the digest in the result; "" when all is well."""
+    from hashlib import file_digest
+
+    try:
+        with run.weights.open("rb") as file:
+            found = file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return f"{run.weights} is missing"
+    wanted = run.result().details.get("weights_sha256")
+    return "" if found == wanted else f"{run.weights} is damaged (its sha256 is not the one in result.json)"
+
+
+def prepare(graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: frozenset[str]) -> None:
+    """Write the run folders, forget what is to be tried again."""
+    for job in graph:
+        run = runs[job.id]
+        state = run.state()
+        if job.id in forced and state is not State.RUNNING:
+            run.forget_result()
+        elif state in (State.CANCELLED, State.STOPPED) or (state is State.FAILED and rules.again.get(run.failure().kind, True)):
+            run.forget_failure()
+        if not run.result_file.exists():
+            run.create(job, site.resources(job.kind))
+
+
+def drive(graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> Summary:
+    """Start jobs as their parents finish and slots come free, until nothing can be done any more.
+
+    A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state and end.
+    """
+    driver = _Driver(graph, runs, executor, costs, progress)
+    with _interruptible() as interrupted:
+        while driver.left and not interrupted.is_set():
+            driver.reap()
+            if not driver.advance():
+                progress.tick()
+                time.sleep(POLL_SECONDS)
+        if interrupted.is_set():
+            driver.stop()
+    return driver.summary()
+
+
+class _Driver:
+    """The state of one `drive`."""
+
+    def __init__(self, graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> None:
+        self.graph, self.runs, self.executor, self.progress = graph, runs, executor, progress
+        self.already = sum(runs[job.id].state() is State.DONE for job in graph)
+        self.left = {job.id: job for job in graph if runs[job.id].state() is not State.DONE}
+        place = {job: number for number, job in enumerate(graph.jobs)}
+        # Longest chain first: a long job that starts last would keep every other slot waiting at the end.
+        self.order = sorted(self.left, key=lambda job: (-costs.longest_path(graph, job), place[job]))
+        self.started: set[str] = set()  # by this driver, still running
+        self.elsewhere: set[str] = set()  # seen running under another driver
+        self.ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped")}
+        for job in self.order:  # failed in an earlier run and not to be tried again
+            if job in self.left and runs[job].state() is State.FAILED:
+                self.settle(job, State.FAILED)
+
+    def reap(self) -> None:
+        """Settle the jobs whose workers have ended."""
+        for ended in self.executor.ended():
+            self.started.discard(ended.job)
+            if ended.code != EXIT_TAKEN and ended.job in self.left:  # taken: another driver was faster, wait for it
+                self.settle(ended.job, _state_after(self.runs[ended.job], ended.code))
+
+    def advance(self) -> bool:
+        """Start or settle one job; False when nothing can be done right now."""
+        for job in self.order:
+            if job not in self.left or job in self.started:
+                continue
+            run = self.runs[job]
+            state = run.state()
+            if state is State.RUNNING:
+                if job not in self.elsewhere:
+                    self.elsewhere.add(job)
+                    self.progress.tell(Event(job, "elsewhere", _holder(run)))
+            elif state in (State.DONE, State.CANCELLED) or (state is State.FAILED and job in self.elsewhere):
+                self.settle(job, state)
+                return True
+            elif all(self.runs[need].result_file.exists() for need in self.left[job].needs) and self.executor.room():
+                self.elsewhere.discard(job)
+                try:
+                    self.executor.submit(run)
+                except NoSlotError:
+                    return False
+                self.started.add(job)
+                self.progress.tell(Event(job, "started"))
+                return True
+        return False
+
+    def settle(self, job: str, state: State) -> None:
+        """Take a job that has come to an end out of the list, and what can no longer run with it."""
+        del self.left[job]
+        what = {State.DONE: "done", State.FAILED: "failed"}.get(state, "stopped")
+        self.ends[what].append(job)
+        self.progress.tell(Event(job, what, self.runs[job].failure().message if state is State.FAILED else ""))
+        if state is State.DONE:
+            return
+        for lost in self.graph.dependents(job):
+            if lost in self.left:
+                del self.left[lost]
+                self.ends["blocked"].append(lost)
+                self.runs[lost].fail("blocked", f"needs {job}, which {'failed' if state is State.FAILED else 'was stopped'}")
+                self.progress.tell(Event(lost, "blocked", f"needs {job}"))
+
+    def stop(self) -> None:
+        """Ask this driver's workers to save and end, and wait for them."""
+        self.executor.stop(self.executor.running())
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.executor.running() and time.monotonic() < deadline:
+            self.reap()
+            time.sleep(POLL_SECONDS)
+        self.reap()
+        self.ends["stopped"] += list(self.left)
+
+    def summary(self) -> Summary:
+        """How it ended."""
+        ends = self.ends
+        return Summary(
+            done=self.already + len(ends["done"]),
+            already=self.already,
+            failed=tuple(ends["failed"]),
+            blocked=tuple(ends["blocked"]),
+            stopped=tuple(ends["stopped"]),
+        )
+
+
+def _state_after(run: RunFolder, code: int) -> State:
+    """What became of a job whose worker ended; a worker that could not say why it died is recorded here."""
+    state = run.state()
+    if state in (State.DONE, State.CANCELLED):
+        return state
+    if code == EXIT_STOPPED:
+        return State.STOPPED
+    if not run.error_file.exists():
+        run.fail("crashed", f"{_cause(code)}; log: {run.log}")
+    return State.FAILED
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"the worker exited with code {code} and no result"
+    name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+    hint = {"SIGKILL": " (out of memory, or killed by hand)", "SIGSEGV": " (segmentation fault)"}.get(name, "")
+    return f"the worker was killed by {name}{hint}"
+
+
+def _holder(run: RunFolder) -> str:
+    claim = run.claim_holder()
+    return f"process {claim.pid} on {claim.host} works on it" if claim else ""
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C and SIGTERM set the event instead of raising; a second Ctrl-C raises."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if asked.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def describe(job: Job, state: State, runs: Runs) -> str:
+    """Why a job will or will not run, for `bench plan`."""
+    match state:
+        case State.DONE:
+            return "done"
+        case State.RUNNING:
+            return _holder(runs[job.id]) or "running"
+        case State.FAILED:
+            failure = runs[job.id].failure()
+            return f"{failure.kind}: {failure.message}"
+        case State.STOPPED:
+            return "stopped; goes on from its checkpoint" if runs[job.id].checkpoint.exists() else "stopped before the first checkpoint"
+        case State.CANCELLED:
+            return "cancelled"
+    waiting = [need for need in job.needs if runs[need].state() is not State.DONE]
+    return f"waits for {', '.join(waiting)}" if waiting else "no result yet"
+
+
+def free_space(runs: Runs, needed_bytes: float) -> None:
+    """Raises BenchError when the disk has less room than the planned checkpoints, weights and features take."""
+    import shutil
+
+    folder = runs.root
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise BenchError(
+            f"the disk is too full for this plan: it needs about {needed_bytes / 1e9:.2f} GB under {runs.root}, {free / 1e9:.2f} GB are free. "
+            "Free some space, or set [paths] runs in bench.toml."
+        )
