@@ -1,0 +1,26 @@
+"""Projection heads: the small networks between the representation and the loss."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import nn
+
+
+def mlp(dims: tuple[int, ...], *, last_norm: bool, last_shift: bool = True, relu: bool = True) -> nn.Sequential:
+    """Linear layers without bias, each hidden one followed by batch norm and ReLU.
+
+    `dims`: input, hidden ..., output. `last_norm` puts a batch norm after the output too, `last_shift` says whether
+    that one has a shift (beta).
+    """
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(dims[:-1]):
+        layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs)]
+        layers += [nn.ReLU(inplace=True)] if relu else []
+    layers.append(nn.Linear(dims[-2], dims[-1], bias=False))
+    if last_norm:
+        norm = nn.BatchNorm1d(dims[-1])
+        if not last_shift:
+            norm.bias.requires_grad_(False)
+        layers.append(norm)
+    return nn.Sequential(*layers)

@@ -1,0 +1,109 @@
+"""SimCLR: a simple framework for contrastive learning (arXiv:2002.05709, ICML 2020).
+
+Two views of each image attract each other and repel all other 2N - 2 views of the global batch (NT-Xent, equation 1).
+What the printed numbers were made with, and this file has (google-research/simclr, first release):
+- the projector has batch norm after EVERY layer, the output included (there without shift); the paper shows none;
+- inputs are in [0, 1], without mean and standard deviation;
+- LARS with the learning rate inside the momentum buffer ("classic"), weight decay 1e-6 (the later code has 1e-4).
+The released code's loss is twice the paper's (it adds the two directions); here it is the paper's mean over 2N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.contracts import Facts, Recipe
+from bench.data.loader import Batch
+from bench.errors import BenchError
+from bench.spec import Augment, Optim, Pretrain
+from methods._heads import mlp
+from methods._views import cifar, digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The paper's symbols in words."""
+
+    temperature: float = 0.1  # section 5.1, table 5
+    hidden: int = 2048  # section 4.2: 2048 -> 2048 -> 128
+    output: int = 128
+    VERSION: int = field(default=1, init=False)
+
+    def check(self, pretrain: Pretrain) -> None:
+        """Two views, a positive temperature."""
+        if len(pretrain.views) != 2:
+            raise BenchError(f"simclr needs 2 views, found {len(pretrain.views)}.")
+        if self.temperature <= 0:
+            raise BenchError(f"simclr: temperature is {self.temperature}, expected more than 0.")
+
+
+def nt_xent(za_BD: Tensor, zb_BD: Tensor, *, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy over the 2B views of the global batch (equation 1).
+
+    Row i of both tensors belongs to image i. Each of the 2B views is an anchor; its own similarity is left out, the
+    positive stays in the denominator; the mean over the 2B anchors is returned. Raises ValueError for unequal shapes.
+    """
+    if za_BD.ndim != 2 or za_BD.shape != zb_BD.shape:
+        raise ValueError(f"expected two equal (B, D) views, got {tuple(za_BD.shape)} and {tuple(zb_BD.shape)}")
+    z = F.normalize(torch.cat([za_BD, zb_BD]), dim=1)
+    similarity = z @ z.T / temperature
+    similarity.fill_diagonal_(float("-inf"))
+    count = len(za_BD)
+    positive = torch.arange(2 * count, device=z.device).roll(count)
+    return F.cross_entropy(similarity, positive)
+
+
+class Method(nn.Module):
+    """Encoder and projector."""
+
+    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder
+        self.projector = mlp((facts.feature_dim, config.hidden, config.output), last_norm=True, last_shift=False)
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Both views in one pass, so that batch norm sees 2N views as in the released code."""
+        za, zb = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)
+        return {"za": za, "zb": zb}
+
+    def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """NT-Xent."""
+        return {"loss": nt_xent(embeddings["za"], embeddings["zb"], temperature=self.config.temperature)}
+
+    def after_step(self, progress: float) -> None:
+        """Nothing moves outside the gradient."""
+
+
+_PAPER_VIEW = Augment(size=224, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, gray=0.2, blur=0.5)  # appendix A
+
+RECIPES = {
+    "embedded": Recipe(
+        method=Config(temperature=0.5, hidden=256),
+        views=(digits(), digits()),
+        optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
+        batch_size=256,
+        epochs=24,
+        precision="bf16",
+    ),
+    "cifar": Recipe(  # appendix B.9
+        method=Config(temperature=0.5, hidden=512),
+        views=(cifar(), cifar()),
+        optim=Optim(name="lars", lr=2.0, weight_decay=1e-6, warmup_epochs=10),  # 1.0 x 512 / 256
+        batch_size=512,
+        epochs=1000,
+        precision="bf16",
+    ),
+    "paper": Recipe(  # sections 2.3 and 6: batch 4096, lr 0.3 x B / 256 = 4.8, 1000 epochs
+        method=Config(),
+        views=(_PAPER_VIEW, _PAPER_VIEW),
+        optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10),
+        batch_size=4096,
+        epochs=1000,
+        precision="fp32",
+    ),
+}
