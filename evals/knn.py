@@ -1,0 +1,52 @@
+"""Weighted k-nearest-neighbour classification on frozen, l2-normalised features.
+
+Votes weigh exp(cosine / temperature), as in instance discrimination (arXiv:1805.01978, section 3.4). Nothing is
+trained and nothing is chosen; the training split is the memory, the test split is reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from bench.contracts import Context, Metric, Outcome, Subject
+from evals._accuracy import top_k
+from evals._features import classes_of, features_of
+
+METRICS = {"top1": Metric("%", higher_is_better=True), "top5": Metric("%", higher_is_better=True)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Neighbours and temperature."""
+
+    neighbours: int = 200
+    temperature: float = 0.07
+    VERSION: int = field(default=1, init=False)
+
+    def describe(self) -> str:
+        """The protocol in one sentence, for column headings."""
+        return f"{self.neighbours} nearest neighbours by cosine, votes weighted with temperature {self.temperature:g}, nothing trained or chosen"
+
+
+RECIPES = {"embedded": Config(neighbours=20), "cifar": Config(), "paper": Config()}
+
+
+def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
+    """Top-1 and top-5 on the test split, in percent."""
+    splits = features_of(subject, context)
+    memory_x, memory_y = splits["train"]
+    memory = F.normalize(memory_x.to(context.device), dim=1)
+    targets = F.one_hot(memory_y, classes_of(context)).float().to(context.device)
+    neighbours = min(config.neighbours, len(memory))
+    test_x, test_y = splits["test"]
+    votes = []
+    for start in range(0, len(test_x), 1000):
+        chunk = test_x[start : start + 1000]
+        near = (F.normalize(chunk.to(context.device), dim=1) @ memory.T).topk(neighbours, dim=1)
+        weight = torch.exp((near.values - 1) / config.temperature)  # minus 1: the same order, no overflow
+        votes.append((weight[:, :, None] * targets[near.indices]).sum(dim=1).cpu())
+    scores = torch.cat(votes)
+    return Outcome(metrics={"top1": top_k(scores, test_y, 1), "top5": top_k(scores, test_y, 5)})

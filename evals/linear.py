@@ -1,0 +1,117 @@
+"""Linear evaluation on frozen features: many heads (learning rate x weight decay) trained in one pass.
+
+The harness's own protocol, the same for every method: features are computed once without augmentation and
+standardised with the training split's mean and deviation; every head sees the same batches; the head is chosen on the
+`val` split, which no head trains on; the LAST epoch is reported, on `test`, which chooses nothing. `label_fraction`
+below 1 trains on a class-balanced share of the training labels (the choice still uses the whole `val` split).
+It is not SimCLR's own protocol (arXiv:2002.05709, appendix B.6: crops and flips, one fixed rate).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.contracts import Context, Metric, Outcome, Subject
+from bench.data.datasets import labelled_subset
+from bench.identity import Json
+from bench.seeding import generator, seed_of
+from evals._accuracy import top_k
+from evals._features import classes_of, features_of
+
+METRICS = {
+    "top1": Metric("%", higher_is_better=True),
+    "top5": Metric("%", higher_is_better=True),
+    "val_top1": Metric("%", higher_is_better=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """SGD with momentum and cosine decay; the grid is crossed."""
+
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    weight_decays: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1)
+    epochs: int = 100
+    batch_size: int = 256
+    momentum: float = 0.9
+    label_fraction: float = 1.0
+    minimum_steps: int = 300  # with few labels, epochs are added until so many steps are taken
+    VERSION: int = field(default=1, init=False)
+
+    def describe(self) -> str:
+        """The protocol in one sentence, for column headings."""
+        labels = "all training labels" if self.label_fraction == 1 else f"{self.label_fraction:.0%} of the training labels"
+        grid = len(self.learning_rates) * len(self.weight_decays)
+        return f"linear classifier on frozen features, {labels}, {self.epochs} epochs, best of {grid} heads on the held-out split, last epoch"
+
+
+RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config(batch_size=4096, epochs=90)}
+
+
+def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
+    """Top-1 and top-5 on the test split, in percent."""
+    splits = features_of(subject, context)
+    train_x, train_y = splits["train"]
+    classes = classes_of(context)
+    chosen = labelled_subset(train_y, classes, config.label_fraction, context.seed)
+    train_x, train_y = train_x[chosen], train_y[chosen]
+    mean, std = train_x.mean(dim=0), train_x.std(dim=0)
+    alive = std > 1e-6  # a constant pixel or a dead channel would be 0 everywhere and its weights would stay 0
+    scaled = {split: ((x[:, alive] - mean[alive]) / std[alive]).to(context.device) for split, (x, _) in splits.items()}
+    weights, biases = train_heads(config, (scaled["train"][chosen], train_y.to(context.device)), classes, seed_of(context.seed, "linear"))
+    val_x, val_y = scaled["val"], splits["val"][1].to(context.device)
+    table: list[Json] = []
+    scores: list[float] = []
+    grid = [(lr, wd) for lr in config.learning_rates for wd in config.weight_decays]
+    for head, (lr, wd) in enumerate(grid):
+        val = top_k(val_x @ weights[head] + biases[head], val_y, 1)
+        scores.append(val)
+        table.append({"learning_rate": lr, "weight_decay": wd, "val_top1": val})
+    best = max(range(len(grid)), key=lambda head: (scores[head], -head))  # ties go to the first: least rate, least decay
+    logits = scaled["test"] @ weights[best] + biases[best]
+    test_y = splits["test"][1].to(context.device)
+    return Outcome(
+        metrics={"top1": top_k(logits, test_y, 1), "top5": top_k(logits, test_y, 5), "val_top1": scores[best]},
+        details={"chosen": table[best], "sweep": table, "train_images": len(train_y), "val_images": len(val_y), "test_images": len(test_y)},
+    )
+
+
+def train_heads(config: Config, train: tuple[Tensor, Tensor], classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """All heads at once: weights (H, D, C) and biases (H, 1, C) after the last epoch, in the order of the grid.
+
+    Each head follows exactly the updates that it would follow alone: SGD with momentum, decay on the weights only.
+    """
+    x_ND, y_N = train
+    device = x_ND.device
+    rates = torch.tensor([lr for lr in config.learning_rates for _ in config.weight_decays], device=device)
+    decays = torch.tensor([wd for _ in config.learning_rates for wd in config.weight_decays], device=device)
+    heads, images, width = len(rates), len(x_ND), x_ND.shape[1]
+    batch = min(config.batch_size, images)
+    per_epoch = images // batch
+    steps = max(config.epochs * per_epoch, config.minimum_steps)
+    # All heads side by side as columns of one matrix (D, H x C): one product a step instead of H.
+    rate, decay = rates.repeat_interleave(classes), decays.repeat_interleave(classes)
+    weight, bias = torch.zeros(width, heads * classes, device=device), torch.zeros(heads * classes, device=device)
+    velocity_w, velocity_b = torch.zeros_like(weight), torch.zeros_like(bias)
+    one_hot = F.one_hot(y_N, classes).float()
+    order = torch.arange(images)
+    for step in range(steps):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = torch.randperm(images, generator=generator(seed, "order", epoch))
+        rows = order[place * batch : (place + 1) * batch].to(device)
+        x = x_ND[rows]
+        # Gradient of the mean cross entropy, written out: softmax minus target, once for all heads.
+        logits = torch.addmm(bias, x, weight).view(batch, heads, classes)
+        error = ((torch.softmax(logits, dim=2) - one_hot[rows][:, None]) / batch).view(batch, heads * classes)
+        factor = 0.5 * (1 + math.cos(math.pi * step / steps))
+        velocity_w.mul_(config.momentum).addmm_(x.T, error).addcmul_(weight, decay)
+        velocity_b.mul_(config.momentum).add_(error.sum(dim=0))
+        weight.addcmul_(velocity_w, rate, value=-factor)
+        bias.addcmul_(velocity_b, rate, value=-factor)
+    return weight.view(width, heads, classes).transpose(0, 1), bias.view(heads, 1, classes)
