@@ -1,0 +1,163 @@
+"""A published table: its rows, columns and printed values, and what to run for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import plugins, scales
+from bench.check import check_pretrain
+from bench.errors import BenchError, unknown_name
+from bench.identity import job_id
+from bench.spec import Encoder, Pixels, Pretrain, Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column. `protocol` None: the metric comes from the encoder's own pretraining job (its parameter count, say)."""
+
+    name: str  # as printed; unique in the table
+    metric: str
+    protocol: str | None = None  # a file of evals/
+    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol's Config that differ from its recipe
+    dataset: str = "imagenet"  # in the paper's words
+    unit: str = "%"
+    digits: int = 1  # decimals shown for measured values
+    higher_is_better: bool | None = True  # None: no order, nothing to win
+    printed: bool = True  # False: a column of ours, beside what the paper prints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row. `method` None: nothing here can run it yet; `missing` names what it would take."""
+
+    label: str  # as printed
+    architecture: str = ""  # as printed
+    section: str = ""  # heading that groups rows in the paper
+    method: str | None = None  # a file of methods/, or "random", or "pixels"
+    missing: str = ""
+    network: str = "resnet50"  # in the paper's words; a scale translates it
+    width: int = 1
+    epochs: float | None = None  # None: the method's headline run
+    dataset: str = "imagenet"  # pretrained on
+    printed: Mapping[str, str] = field(default_factory=dict)  # column name -> value as printed; "" where the paper has none
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """Unique in the table: label and architecture."""
+        return f"{self.label}, {self.architecture}" if self.architecture else self.label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One published table. `references` are rows of ours under it, which anchor a scale."""
+
+    id: str
+    paper: str
+    arxiv: str
+    number: str  # as the paper numbers it
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    references: tuple[Row, ...] = ()
+    order_by: str = "Top-1"  # the column whose row order is compared
+    confidence: str = "read in the paper"  # how sure the printed values are
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [c.name for c in self.columns]
+        rows = [r.name for r in (*self.rows, *self.references)]
+        for kind, found in (("column", names), ("row", rows)):
+            twice = {name for name in found if found.count(name) > 1}
+            if twice:
+                raise BenchError(f"table {self.id}: {kind} {twice.pop()!r} stands twice.")
+        for row in self.rows:
+            if set(row.printed) - set(names):
+                raise BenchError(f"table {self.id}, row {row.name}: printed values for unknown columns {set(row.printed) - set(names)}.")
+
+    def column(self, name: str) -> Column:
+        """Raises BenchError with the valid names."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise unknown_name(f"column of {self.id}", name, [c.name for c in self.columns])
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """What one cell asks for, for one seed."""
+
+    row: Row
+    column: Column
+    seed: int
+    label: str
+    spec: Spec
+    job: str
+
+
+def load_table(name: str) -> Table:
+    """The table of a file in results/tables. Raises BenchError with the valid names."""
+    table = plugins.load("table", name).TABLE
+    if not isinstance(table, Table) or table.id != name:
+        raise BenchError(f"results/tables/{name}.py must export TABLE, a Table with the id {name!r}.")
+    return table
+
+
+def cell_jobs(table: Table, scale: scales.Scale, seeds: int, *, rows: Iterable[str] = (), columns: Iterable[str] = ()) -> list[CellJob]:
+    """The jobs of all cells that can run, row by row; `rows` and `columns` restrict them.
+
+    A row is chosen by its label, its full name or its method. Raises BenchError for an unknown row, column or recipe.
+    """
+    if seeds < 1:
+        raise BenchError(f"seeds is {seeds}, expected at least 1.")
+    wanted_columns = [table.column(name) for name in columns] or list(table.columns)
+    found = []
+    for row in chosen_rows(table, rows):
+        if row.method is None:
+            continue
+        for seed in range(seeds):
+            encoder = scales.encoder(scale, row.method, network=row.network, width=row.width, epochs=row.epochs, dataset=row.dataset, seed=seed)
+            if isinstance(encoder, Pretrain):
+                check_pretrain(encoder)
+            for column in wanted_columns:
+                spec = _spec(encoder, column, scale, seed)
+                if spec is not None:
+                    found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
+    return found
+
+
+def chosen_rows(table: Table, names: Iterable[str]) -> list[Row]:
+    """Rows and references by label, full name or method; all without names."""
+    everything = [*table.rows, *table.references]
+    names = list(names)
+    for name in names:
+        if not any(name in _aliases(row) for row in everything):
+            raise unknown_name(f"row of {table.id}", name, {alias for row in everything for alias in _aliases(row)})
+    return [row for row in everything if not names or _aliases(row).intersection(names)]
+
+
+def protocol_of(column: Column, scale: scales.Scale) -> str:
+    """The column's protocol in a sentence."""
+    if column.protocol is None:
+        return "read off the pretraining job"
+    module = plugins.load("evaluation", column.protocol)
+    spec = scales.evaluation(scale, Pixels(), column.protocol, dataset=column.dataset, options=column.options, seed=0)
+    text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", column.protocol)
+    return f"{spec.data.name}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
+
+
+def _spec(encoder: Encoder, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
+    if column.protocol is not None:
+        return scales.evaluation(scale, encoder, column.protocol, dataset=column.dataset, options=column.options, seed=seed)
+    return encoder if isinstance(encoder, Pretrain) else None
+
+
+def _label(row: Row, column: Column, seed: int, seeds: int) -> str:
+    subject = row.name + (f" seed {seed}" if seeds > 1 else "")
+    return f"{subject} | {column.name}" if column.protocol else subject
+
+
+def _aliases(row: Row) -> set[str]:
+    return {row.label, row.name} | ({row.method} if row.method else set())

@@ -1,0 +1,1 @@
+"""One published table, one file, exporting TABLE. Found by file name; no list to edit."""

@@ -1,0 +1,198 @@
+"""A table with everything a reader sees: printed and measured values side by side. A pure function of table and store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Literal
+
+from bench.runs import State
+from bench.scales import Scale
+from results.store import Store
+from results.table import CellJob, Column, Row, Table, cell_jobs, chosen_rows, protocol_of
+
+Status = Literal["done", "partial", "pending", "running", "failed", "blocked", "stopped", "cancelled", "not implemented", "not asked", "none"]
+Verdict = Literal["match", "within noise", "below", "above", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellView:
+    """One cell. Values are in the column's unit."""
+
+    published: str  # as printed, "" where the paper has none
+    measured: tuple[float, ...]  # one value per finished seed
+    digits: int
+    status: Status
+    jobs: tuple[str, ...]  # one per seed
+    message: str = ""  # why it failed
+    verdict: Verdict | None = None  # only at the published scale
+
+    @property
+    def mean(self) -> float | None:
+        """Over the finished seeds."""
+        return fmean(self.measured) if self.measured else None
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation; None below two seeds."""
+        return stdev(self.measured) if len(self.measured) > 1 else None
+
+    @property
+    def n(self) -> int:
+        """Finished seeds."""
+        return len(self.measured)
+
+    @property
+    def text(self) -> str:
+        """The measured side: "95.8", "95.8 ± 0.2 (n=3)", or the status in words."""
+        if self.mean is None:
+            return "" if self.status == "none" else self.status
+        spread = "" if self.sd is None else f" ± {self.sd:.{self.digits}f} (n={self.n})"
+        return f"{self.mean:.{self.digits}f}{spread}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """Kendall's tau-b between the printed and the measured order of the rows of one column."""
+
+    column: str
+    rows: int  # that have both values
+    tau: float | None  # None below two rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableView:
+    """The regenerated table, rows and columns in the paper's order."""
+
+    table: Table
+    scale: str
+    caveat: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    references: tuple[Row, ...]
+    cells: Mapping[tuple[str, str], CellView]  # (row name, column name)
+    protocols: Mapping[str, str]  # column name -> sentence
+    agreement: tuple[Agreement, ...]
+    problems: tuple[str, ...]
+
+    def cell(self, row: Row, column: Column) -> CellView:
+        """The cell of a row and a column."""
+        return self.cells[row.name, column.name]
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """(row, column) of the cells that failed or are blocked."""
+        return [key for key, cell in self.cells.items() if cell.status in ("failed", "blocked")]
+
+
+def view(table: Table, scale: Scale, store: Store, seeds: int, *, rows: Iterable[str] = (), columns: Iterable[str] = ()) -> TableView:
+    """Read the state of every cell. `rows` and `columns` say what was asked for; all cells are shown."""
+    asked_rows = {row.name for row in chosen_rows(table, rows)}
+    asked_columns = {table.column(name).name for name in columns} or {column.name for column in table.columns}
+    by_cell: dict[tuple[str, str], list[CellJob]] = {}
+    for cell in cell_jobs(table, scale, seeds):
+        by_cell.setdefault((cell.row.name, cell.column.name), []).append(cell)
+    cells = {}
+    for row in (*table.rows, *table.references):
+        for column in table.columns:
+            is_asked = row.name in asked_rows and column.name in asked_columns
+            cells[row.name, column.name] = _cell(row, column, by_cell.get((row.name, column.name), []), store, scale, is_asked=is_asked)
+    return TableView(
+        table=table,
+        scale=scale.name,
+        caveat=scale.caveat,
+        columns=table.columns,
+        rows=table.rows,
+        references=table.references,
+        cells=cells,
+        protocols={column.name: protocol_of(column, scale) for column in table.columns},
+        agreement=tuple(_agreement(table, column, cells) for column in table.columns if column.printed and column.higher_is_better is not None),
+        problems=tuple(store.problems),
+    )
+
+
+def _cell(row: Row, column: Column, jobs: Sequence[CellJob], store: Store, scale: Scale, *, is_asked: bool) -> CellView:
+    published = row.printed.get(column.name, "")
+    values, states, message = [], [], ""
+    for job in jobs:
+        result = store.result(job.job)
+        if result is not None and column.metric in result.metrics:
+            values.append(result.metrics[column.metric])
+            states.append(State.DONE)
+            continue
+        state = State.FAILED if result is not None else store.state(job.job)
+        if state is State.FAILED:
+            message = f"no metric {column.metric!r}" if result is not None else store.failure(job.job).message
+        states.append(state)
+    status = _status(row, states, store, jobs, is_asked=is_asked, has_protocol=column.protocol is not None)
+    return CellView(
+        published=published,
+        measured=tuple(values),
+        digits=column.digits,
+        status=status,
+        jobs=tuple(job.job for job in jobs),
+        message=message,
+        verdict=verdict(published, values) if scale.published and published else None,
+    )
+
+
+def _status(row: Row, states: Sequence[State], store: Store, jobs: Sequence[CellJob], *, is_asked: bool, has_protocol: bool) -> Status:
+    if row.method is None:
+        return "not implemented" if has_protocol else "none"
+    if not states:
+        return "none"
+    if all(state is State.DONE for state in states):
+        return "done"
+    for job, state in zip(jobs, states, strict=True):
+        if state is State.FAILED:
+            return "blocked" if store.result(job.job) is None and store.failure(job.job).kind == "blocked" else "failed"
+    for state, word in ((State.RUNNING, "running"), (State.CANCELLED, "cancelled"), (State.STOPPED, "stopped")):
+        if state in states:
+            return word  # type: ignore[return-value]
+    if State.DONE in states:
+        return "partial"
+    return "pending" if is_asked else "not asked"
+
+
+def verdict(published: str, measured: Sequence[float]) -> Verdict:
+    """How a measured cell stands to the printed value.
+
+    match: rounds to what is printed. within noise: at most two sample standard deviations away (needs two seeds).
+    """
+    if not measured:
+        return "not run"
+    digits = len(published.partition(".")[2])
+    target, mean = float(published), fmean(measured)
+    if f"{mean:.{digits}f}" == f"{target:.{digits}f}":
+        return "match"
+    if len(measured) > 1 and abs(mean - target) <= 2 * stdev(measured):
+        return "within noise"
+    return "below" if mean < target else "above"
+
+
+def _agreement(table: Table, column: Column, cells: Mapping[tuple[str, str], CellView]) -> Agreement:
+    pairs = []
+    for row in table.rows:
+        cell = cells[row.name, column.name]
+        if cell.published and cell.mean is not None:
+            pairs.append((float(cell.published), cell.mean))
+    return Agreement(column=column.name, rows=len(pairs), tau=kendall_tau(pairs))
+
+
+def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Kendall's tau-b: (concordant - discordant) / sqrt(pairs untied in a x pairs untied in b).
+
+    None below two pairs or where one side is constant. Written out because importing scipy.stats would take a third
+    of the time in which an up-to-date table must be printed; a test holds it against scipy.
+    """
+    signs = [(_sign(a - c), _sign(b - d)) for i, (a, b) in enumerate(pairs) for c, d in pairs[:i]]
+    untied_a, untied_b = sum(a != 0 for a, _ in signs), sum(b != 0 for _, b in signs)
+    if not untied_a or not untied_b:
+        return None
+    return float(sum(a * b for a, b in signs) / sqrt(untied_a * untied_b))
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
