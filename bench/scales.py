@@ -37,10 +37,10 @@ class Scale:
         """What a reader of a table at this scale must know, "" at the published one."""
         if self.published:
             return ""
-        here = ", ".join(f"{data.name} stands in for {name}" for name, data in self.data.items())
+        here = " and ".join(f"{data.name} stands in for {NAMES.get(name, name)}" for name, data in self.data.items())
         return (
-            f"Scale {self.name!r}: {self.summary}. It is not the paper's setting ({here}), so the printed numbers are no target here: "
-            "compare the order of the rows, not the values."
+            f"This is not {' or '.join(NAMES.get(name, name) for name in self.data)}. At the scale {self.name!r} ({self.summary}) {here}, "
+            "so the printed numbers are no target: compare the order of the rows, not the values."
         )
 
 
@@ -49,6 +49,8 @@ def _digits_network(base: int) -> Mapping[str, Backbone]:
     # top-1 on the digits), which would make every method look good, and 150 steps are too few to recover (SimCLR: -2 points).
     return {"resnet50": Backbone(name="resnet10", base_channels=base, stem="small", zero_init_residual=False)}
 
+
+NAMES = {"imagenet": "ImageNet"}  # data sets as papers write them
 
 SCALES: Mapping[str, Scale] = {
     scale.name: scale

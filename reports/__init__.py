@@ -1,0 +1,1 @@
+"""Regenerated tables as text files, figures and one folder of HTML that opens offline."""

@@ -1,0 +1,102 @@
+"""One folder of HTML that opens offline, from views and run folders alone. Nothing is executed or downloaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.files import disk_full, is_disk_full
+from bench.runs import Runs
+from reports import pages, words
+from reports.job import JobRecord, read_job
+from reports.job_page import job_page
+from reports.table_page import table_page
+from reports.text import write_outputs
+from results.view import TableView
+
+ALWAYS_COUNTED = ("done", "pending", "failed", "not implemented")
+MARKER = ".bench-report"  # says that a folder is a report and may be replaced
+
+
+def build(views: Sequence[TableView], runs: Runs, out: Path) -> Path:
+    """Write the report to `out` and return its index page.
+
+    The report is made in a folder beside `out` and takes its place when it is complete: a crash leaves the old one.
+    Raises BenchError when `out` exists and is no report, when a table comes twice, or when the disk is full.
+    """
+    target = out.resolve()  # so that a link to a report stays a link
+    _check_target(target)
+    seen = [(view.scale, view.table.id) for view in views]
+    for scale, table in seen:
+        if seen.count((scale, table)) > 1:
+            raise BenchError(f"table {table} at scale {scale} was given twice to one report.")
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        _write(views, runs, fresh)
+        _swap(fresh, target)
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full(target) from error
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return out / "index.html"
+
+
+def _check_target(target: Path) -> None:
+    if target.exists() and not target.is_dir():
+        raise BenchError(f"{target} is a file, expected a folder for the report: give another --out.")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
+        raise BenchError(f"{target} holds files that are no report, and a report replaces its folder: give another --out.")
+
+
+def _write(views: Sequence[TableView], runs: Runs, folder: Path) -> None:
+    records = read_records(views, runs)
+    (folder / MARKER).write_text("made by bench report; replaced as a whole by the next one\n", encoding="utf-8")
+    (folder / "style.css").write_text(pages.style_sheet(), encoding="utf-8")
+    counts = [words.counts(view) for view in views]
+    shown = [group for group in words.GROUPS if group in ALWAYS_COUNTED or any(count[group] for count in counts)]
+    index = pages.render("index.html.j2", "", {"views": views, "counts": counts, "shown": shown})
+    (folder / "index.html").write_text(index, encoding="utf-8")
+    for view in views:
+        siblings = [other for other in views if other.table.id == view.table.id and other.scale != view.scale]
+        write_outputs(view, folder)
+        page = folder / view.scale / f"{view.table.id}.html"
+        page.write_text(table_page(view, records, siblings), encoding="utf-8")
+    (folder / "jobs").mkdir()
+    for job, record in records.items():
+        (folder / "jobs" / f"{job}.html").write_text(job_page(record, records, views), encoding="utf-8")
+
+
+def read_records(views: Sequence[TableView], runs: Runs) -> Mapping[str, JobRecord]:
+    """The jobs of all cells, each followed by the pretraining behind it; jobs without a run folder are left out."""
+    records: dict[str, JobRecord] = {}
+    waiting = [job for view in views for cell in view.cells.values() for job in cell.jobs]
+    while waiting:
+        job = waiting.pop(0)
+        record = None if job in records else read_job(runs[job])
+        if record is not None:
+            records[job] = record
+            waiting += [record.parent] if record.parent else []
+    return records
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    """Two renames with nothing between them; the old folder is put back when the second fails."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if not target.exists():
+        fresh.rename(target)
+        return
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,85 @@
+"""Words and numbers as a reader sees them, shared by the pages and the text files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from results.table import Row
+from results.view import Agreement, CellView, Status, TableView
+
+REFERENCES = "References (ours, not in the paper)"
+FEW_ROWS = 10  # below this a rank correlation is called weak evidence
+
+GROUPS: Mapping[str, tuple[Status, ...]] = {
+    "done": ("done",),
+    "in progress": ("partial", "running"),
+    "pending": ("pending", "stopped", "cancelled"),
+    "failed": ("failed", "blocked"),
+    "not implemented": ("not implemented",),
+    "not asked": ("not asked",),
+}
+
+
+def counts(view: TableView) -> dict[str, int]:
+    """How many cells are in each group of states, references included; cells that nothing fills are left out."""
+    statuses = [cell.status for cell in view.cells.values()]
+    return {group: sum(status in members for status in statuses) for group, members in GROUPS.items()}
+
+
+def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Consecutive rows under one heading, in the paper's order."""
+    return [(section, list(members)) for section, members in groupby(rows, key=lambda row: row.section)]
+
+
+def gap(cell: CellView) -> str:
+    """Measured minus published with its sign, "" when one of them is missing."""
+    if not cell.published or cell.mean is None:
+        return ""
+    return signed(cell.mean - float(cell.published), cell.digits)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number that always carries a sign; what rounds to zero carries none."""
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"\N{MINUS SIGN}{text}" if value < 0 else f"+{text}"
+
+
+def agreement_sentence(agreement: Agreement) -> str:
+    """Kendall's tau in plain words, with a warning when few rows stand behind it."""
+    rows = f"n = {agreement.rows} {'row' if agreement.rows == 1 else 'rows'}"
+    if agreement.tau is None:
+        return (
+            f"{agreement.column}: order agreement is not defined ({rows} with a printed and a measured value; "
+            "it takes at least two, and both sides must differ)."
+        )
+    tau = f"{agreement.tau:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{agreement.column}: Kendall's tau between the printed and the measured order is {tau} ({rows}). {_weight(agreement)}".strip()
+
+
+def _weight(agreement: Agreement) -> str:
+    if agreement.rows >= FEW_ROWS:
+        return ""
+    if agreement.rows <= 6:
+        return f"This is weak evidence: {agreement.rows} rows in random order would agree fully 1 time in {math.factorial(agreement.rows)}."
+    return f"This is weak evidence: {agreement.rows} rows are few for a rank correlation."
+
+
+def duration(seconds: object) -> str:
+    """Seconds as "48 s", "3 min 20 s", "2 h 05 min"; anything that is not a number as it stands."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        return str(seconds)
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def number(value: object) -> str:
+    """A metric for people: six significant digits, thousands kept whole."""
+    if isinstance(value, float):
+        return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
+    return str(value)
