@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from bench.errors import InputCorrupt, one_line
+from bench.errors import BenchError, one_line
 from bench.result import Result
 from bench.runs import Failure, RunFolder, Runs, State
 
 
 class Store:
-    """Reads run folders; a damaged result counts as not there and is named by `problems`."""
+    """Reads run folders; a result that cannot be read counts as not there and is named by `problems`."""
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
@@ -35,6 +35,6 @@ class Store:
             return None
         try:
             return run.result()
-        except InputCorrupt as error:
+        except BenchError as error:  # damaged, or of another FORMAT
             self.problems.append(one_line(error))
             return None
