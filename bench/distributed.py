@@ -127,7 +127,7 @@ class GlobalBatchNorm(nn.Module):
             return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
         others = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        wide = x.float()
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics are never in half precision
         count = x.numel() / x.shape[1] * dist.get_world_size()
         mean = _sum(wide.sum(others)) / count
         centred = wide - mean.view(shape)

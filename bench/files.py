@@ -35,7 +35,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_atomic(path: Path, text: str) -> None:
     """Replace the content of `path` in one step."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: object) -> None:
@@ -46,7 +46,7 @@ def write_json(path: Path, data: object) -> None:
 def read_json(path: Path) -> dict[str, object]:
     """The JSON object in `path`. Raises InputCorrupt when it is not one, FileNotFoundError when there is none."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise InputCorrupt(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(data, dict):

@@ -81,14 +81,15 @@ def show_plan(request: Request) -> None:
     runs, jobs = planned.runs, planned.graph
     costs = Costs(runs, jobs)
     todo = []
-    print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<48} state")
+    width = max((len(job.label) for job in jobs), default=4)
+    print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
     for job in jobs:
         state = runs[job.id].state()
         estimate = costs.estimate(job)
         if state is not State.DONE:
             todo.append(job)
         cost = "" if state is State.DONE else progress.duration(estimate.seconds)
-        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<48} {scheduler.describe(job, state, runs)}")
+        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {scheduler.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
     edges = sum(len(job.needs) for job in jobs)

@@ -110,7 +110,9 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     )
     shape = [len(images_BCHW), 3, spec.size, spec.size]
     grid = F.affine_grid(theta.to(device, non_blocking=True), shape, align_corners=False)
-    return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark rims.
+    padding = "zeros" if spec.rotation else "border"
+    return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
 def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:

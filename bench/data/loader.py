@@ -7,11 +7,14 @@ ranks together see exactly what one process would.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -85,17 +88,49 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
         yield Batch(views=made, labels=labels[indices.to(device)], indices=indices)
 
 
-class _Crops(torch.utils.data.Dataset[tuple[list[Tensor], Tensor]]):
-    """Item `step`: this rank's images decoded once each, and the uint8 crops of every view cut from them."""
+class _Batches(torch.utils.data.Dataset[Any]):
+    """One item is one batch. A damaged file comes back as an item: raised in a worker, torch would put a traceback into its message."""
+
+    def __getitem__(self, number: int) -> Any:
+        try:
+            return self.batch(number)
+        except BenchError as error:
+            return error
+
+    def batch(self, number: int) -> Any:
+        """Tensors. Raises BenchError for a damaged file."""
+        raise NotImplementedError
+
+
+def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, seed: int, workers: int) -> Iterator[Any]:
+    """The batches, made by worker processes. Raises the BenchError of a damaged file."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # A generator of our own: the default would draw a base seed from, and so move, the global one.
+        generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
+    )
+    for item in loader:
+        if isinstance(item, BenchError):
+            raise item
+        yield item
+
+
+class _Crops(_Batches):
+    """Batch `step`: this rank's images decoded once each, and the uint8 crops of every view cut from them."""
 
     def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan) -> None:
         self.split, self.views, self.plan = split, views, plan
 
-    def __getitem__(self, step: int) -> tuple[list[Tensor], Tensor]:
-        indices = self.plan.indices(step)
+    def batch(self, number: int) -> tuple[list[Tensor], Tensor]:
+        """Crops of each view, and which images they are."""
+        step, indices = number, self.plan.indices(number)
         drawn = [
-            augment.draw(view, self.plan.batch_size, generator(self.plan.seed, "augment", step, number)).rows(self.plan.rows)
-            for number, view in enumerate(self.views)
+            augment.draw(view, self.plan.batch_size, generator(self.plan.seed, "augment", step, order)).rows(self.plan.rows)
+            for order, view in enumerate(self.views)
         ]
         crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for view in self.views]
         for row, index in enumerate(indices.tolist()):
@@ -109,16 +144,8 @@ def _file_batches(split: Files, views: tuple[Augment, ...], plan: Plan, steps: r
     """Workers decode and crop; flip and colour run batched on the device with the same drawn parameters."""
     if any(view.rotation for view in views):
         raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
-    loader = DataLoader(
-        _Crops(split, views, plan),
-        batch_size=None,
-        sampler=list(steps),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        # A generator of our own: the default would draw a base seed from, and so move, the global one.
-        generator=torch.Generator().manual_seed(seed_of(plan.seed, "loader")),
-    )
-    for step, (crops, indices) in zip(steps, loader, strict=True):
+    loaded = _load(_Crops(split, views, plan), steps, device, seed=plan.seed, workers=workers)
+    for step, (crops, indices) in zip(steps, loaded, strict=True):
         made = []
         for number, (view, part) in enumerate(zip(views, crops, strict=True)):
             drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
@@ -130,14 +157,13 @@ def _file_batches(split: Files, views: tuple[Augment, ...], plan: Plan, steps: r
 
 def decode(split: Files, index: int) -> Tensor:
     """The image as uint8 (3, H, W), RGB. Raises BenchError that names the file when it cannot be decoded."""
-    from torchvision.io import ImageReadMode, decode_image, read_file
-
     path = split.paths[index]
     try:
-        image: Tensor = decode_image(read_file(str(path)), mode=ImageReadMode.RGB)
-    except RuntimeError as error:
+        with Image.open(path) as file:
+            pixels = np.array(file.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
         raise BenchError(f"{path} cannot be decoded ({error}): replace the file.") from error
-    return image
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _resized_box(image_CHW: Tensor, view: Augment, drawn: augment.Draw) -> Tensor:
@@ -160,23 +186,28 @@ def eval_batches(split: SplitData, size: int, batch_size: int, device: torch.dev
             part = slice(start, start + batch_size)
             yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
         return
-    loader = DataLoader(_CentreCrops(split, size), batch_size=batch_size, num_workers=workers, pin_memory=device.type == "cuda")
-    for images, labels in loader:
+    batches = _CentreCrops(split, size, batch_size)
+    for images, labels in _load(batches, range(0, len(split), batch_size), device, seed=0, workers=workers):
         yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
 
 
-class _CentreCrops(torch.utils.data.Dataset[tuple[Tensor, Tensor]]):
-    def __init__(self, split: Files, size: int) -> None:
-        self.split, self.size = split, size
+class _CentreCrops(_Batches):
+    """Batch `start`: the images from there on, uint8."""
 
-    def __len__(self) -> int:
-        return len(self.split)
+    def __init__(self, split: Files, size: int, batch_size: int) -> None:
+        self.split, self.size, self.batch_size = split, size, batch_size
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+        """Centre crops and labels."""
+        chosen = range(number, min(number + self.batch_size, len(self.split)))
+        return torch.stack([self._crop(index) for index in chosen]), self.split.labels[chosen.start : chosen.stop]
+
+    def _crop(self, index: int) -> Tensor:
         from torchvision.transforms.v2 import functional as T
 
         image = T.resize(decode(self.split, index), [round(self.size * 256 / 224)], interpolation=T.InterpolationMode.BICUBIC, antialias=True)
-        return T.center_crop(image, [self.size, self.size]), self.split.labels[index]
+        cropped: Tensor = T.center_crop(image, [self.size, self.size])
+        return cropped
 
 
 def _layout(images: Tensor) -> Tensor:

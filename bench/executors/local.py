@@ -122,6 +122,7 @@ class LocalExecutor:
         root = str(Path(__file__).parents[2])
         environment = dict(os.environ)
         environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
+        environment["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
         environment |= {"CUDA_VISIBLE_DEVICES": ",".join(slots) if self._on_gpus else ""}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
         if (self._site.root / SITE_FILE).is_file():

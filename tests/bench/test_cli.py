@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BENCH
+
+TORCHLESS = [["--help"], ["run", "--help"], ["list"], ["list", "methods"], ["list", "evals"], ["list", "scales"], ["list", "datasets"], ["status"]]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*BENCH, *arguments], capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize("arguments", TORCHLESS, ids=" ".join)
+def test_quick_commands_do_not_import_torch(workplace: Path, arguments: list[str]) -> None:
+    code = f"""
+import sys
+from bench import cli
+sys.argv = ["bench", *{arguments!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {{"torch", "pandas", "matplotlib", "sklearn", "scipy", "numpy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_list_names_what_there_is(workplace: Path) -> None:
+    assert "simclr_table6" in bench("list").stdout
+    assert {"barlow_twins", "simclr", "supervised"} <= {line.split()[0] for line in bench("list", "methods").stdout.splitlines()}
+    assert {"linear", "knn"} <= {line.split()[0] for line in bench("list", "evals").stdout.splitlines()}
+    assert {"embedded", "smoke", "cifar", "paper"} == {line.split()[0] for line in bench("list", "scales").stdout.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--table", "simclr_table7x"], "unknown table 'simclr_table7x'. Did you mean 'simclr_table6'?"),
+        (
+            ["plan", "--table", "simclr_table6", "--scale", "papr"],
+            "unknown scale 'papr'. Did you mean 'paper'? Allowed: cifar, embedded, paper, smoke.",
+        ),
+        (["run", "--table", "simclr_table6", "--executor", "locl"], "unknown executor 'locl'. Did you mean 'local'? Allowed: inline, local."),
+        (
+            ["plan", "--table", "simclr_table6", "--rows", "SimCRL (ours)"],
+            "unknown row of simclr_table6 'SimCRL (ours)'. Did you mean 'SimCLR (ours)",
+        ),
+        (["plan", "--table", "simclr_table6", "--columns", "Top-2"], "unknown column of simclr_table6 'Top-2'. Did you mean 'Top-"),
+        (["plan", "--table", "simclr_table6", "--seeds", "0"], "seeds is 0, expected at least 1."),
+        (["run", "--table", "simclr_table6", "--force", "pretrain-zzz"], "--force 'pretrain-zzz' fits 0 jobs of this plan"),
+        (["run"], "which table? --table NAME or --all. Tables: "),
+        (["run", "--all", "--table", "simclr_table6"], "give either --table or --all."),
+        (["list", "method"], "unknown list 'method'. Did you mean 'methods'?"),
+        (["logs", "pretrain-1"], "no job 'pretrain-1'"),
+        (["cancel"], "cancel needs either a job id or --table."),
+        (["cancel", "--table", "simclr_table6"], "unknown table among the runs here 'simclr_table6'. Allowed: none."),
+        (["report"], "nothing was run under"),
+        (["run", "--table", "simclr_table6", "--scale", "paper"], "data set 'imagenet' needs a folder: add `imagenet = "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_every_mistake_is_one_clear_line_and_exit_code_2(workplace: Path, arguments: list[str], message: str) -> None:
+    found = bench(*arguments)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert found.stderr.startswith("error: ")
+    assert found.stderr.count("\n") == 1
+    assert not (workplace / "runs").exists()  # nothing was submitted
+
+
+def test_a_wrong_flag_is_answered_by_the_parser(workplace: Path) -> None:
+    found = bench("run", "--tabel", "simclr_table6")
+    assert found.returncode == 2
+    assert "--table" in found.stderr
+
+
+def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Path) -> None:
+    found = bench("plan", "--table", "simclr_table6", "--scale", "paper")
+    assert found.returncode == 0, found.stderr
+    out = found.stdout
+    assert "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0" in out
+    assert "GPU-hours" in out
+    assert "waits for pretrain-" in out
+    assert "missing: data set 'imagenet' needs a folder" in out
+    assert "not implemented: Local Agg., ResNet-50; MoCo, ResNet-50" in out
+    assert not (workplace / "runs").exists()
+
+
+def test_plan_counts_each_pretraining_once(workplace: Path) -> None:
+    found = bench("plan", "--table", "simclr_table6", "--rows", "SimCLR (ours), ResNet-50", "--seeds", "2")
+    # per seed: the parameter count, and 4 cells that each ask for their pretraining too; Top-1 and Top-5 are one job
+    assert "18 jobs asked for, 8 after each is taken once, 6 edges; 0 done, 8 to run" in found.stdout, found.stdout

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BenchError
+from bench.executors import Ended, NoSlotError
+from bench.executors.local import LocalExecutor, slot_names
+from bench.graph import plan
+from bench.runs import RunFolder, Runs, State
+from bench.site import Site
+from bench.spec import Random, Resources
+from tests.conftest import TINY, knn_of, tiny_pretrain
+
+pytestmark = pytest.mark.slow
+
+
+def site_of(folder: Path, slots: int = 1) -> Site:
+    return Site(root=folder, runs=folder / "runs", output=folder / "out", report=folder / "report", slots=slots)
+
+
+def wait(executor: LocalExecutor) -> Ended:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for ended in executor.ended():
+            return ended
+        time.sleep(0.05)
+    raise AssertionError("the worker did not end")
+
+
+def wait_for(run: RunFolder, state: State) -> None:
+    deadline = time.monotonic() + 120
+    while run.state() is not state:
+        assert time.monotonic() < deadline, f"{run.state()} instead of {state}: {run.log_tail()}"
+        time.sleep(0.02)
+
+
+def prepared(folder: Path, epochs: float = 1.0) -> RunFolder:
+    job = next(iter(plan([("tiny", tiny_pretrain(epochs=epochs))])))
+    run = Runs(folder / "runs")[job.id]
+    run.create(job, Resources())
+    return run
+
+
+def test_a_worker_runs_with_its_threads_and_without_gpus(workplace: Path) -> None:
+    job = next(iter(plan([("random", knn_of(Random(backbone=TINY)))])))
+    run = Runs(workplace / "runs")[job.id]
+    run.create(job, Resources(threads=1))
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    environment = Path(f"/proc/{executor._workers[job.id].pid}/environ")
+    if environment.exists():
+        deadline = time.monotonic() + 30
+        while b"PYTHONUNBUFFERED" not in environment.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        found = dict(line.split(b"=", 1) for line in environment.read_bytes().split(b"\0") if b"=" in line)
+        assert found[b"OMP_NUM_THREADS"] == b"1"
+        assert found[b"CUDA_VISIBLE_DEVICES"] == b""
+    assert wait(executor).code == 0
+    assert run.state() is State.DONE
+    assert run.result().provenance.threads == 1
+
+
+def test_a_slot_belongs_to_the_worker_until_it_is_gone(workplace: Path) -> None:
+    run = prepared(workplace, epochs=1000)
+    executor, other = LocalExecutor(site_of(workplace)), LocalExecutor(site_of(workplace))
+    assert other.room()
+    executor.submit(run)
+    assert not executor.room()
+    assert not other.room()  # a second driver on this machine shares the slots
+    with pytest.raises(NoSlotError):
+        other.submit(run)
+    wait_for(run, State.RUNNING)
+    claim = run.claim_holder()
+    assert claim is not None
+    os.kill(claim.pid, signal.SIGKILL)
+    assert wait(executor) == Ended(run.job_id, -signal.SIGKILL)
+    assert executor.room()
+    assert run.state() is State.STOPPED
+
+
+def test_stop_saves_the_state(workplace: Path) -> None:
+    run = prepared(workplace, epochs=1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    deadline = time.monotonic() + 60
+    while not run.metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    executor.stop([run.job_id])
+    assert wait(executor).code == 75
+    assert run.checkpoint.exists()
+    assert run.state() is State.STOPPED
+    assert "the checkpoint is saved" in run.log_tail()
+
+
+def test_slots_follow_the_gpus_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path)
+    assert slot_names(site) == ["3", "5"]
+    with pytest.raises(BenchError, match="slots is 4, but this machine has 2 GPUs"):
+        slot_names(site_of(tmp_path, slots=4))
+
+
+def test_two_ranks_train_through_torchrun(workplace: Path) -> None:
+    job = next(iter(plan([("tiny", tiny_pretrain(epochs=0.3))])))
+    run = Runs(workplace / "runs")[job.id]
+    run.create(job, Resources(ranks=2))
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    assert wait(executor).code == 0, run.log_tail()
+    assert run.result().provenance.ranks == 2
+    assert run.weights.exists()

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import BenchError
+from bench.site import find_site
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "bench.toml").write_text(text)
+    return tmp_path
+
+
+def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> None:
+    write(tmp_path, '[paths]\nruns = "r"\n[data]\nimagenet = "/data/in1k"\n[local]\nslots = 3\n')
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    site = find_site(below)
+    assert site.runs == tmp_path / "r"
+    assert site.output == tmp_path / "results/out"
+    assert site.data["imagenet"] == Path("/data/in1k")
+    assert site.slots == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[path]\n", r"unknown section in .* 'path'. Did you mean 'paths'"),
+        ("[local]\nslot = 2\n", r"unknown key in \[local\] .* 'slot'. Did you mean 'slots'"),
+        ("[local]\nslots = 0\n", r"local.slots is 0, expected a positive number"),
+        ("[local]\nslots = -1\n", r"local.slots is -1, expected at least 1"),
+        ('[local]\nthreads = "two"\n', r"local.threads is 'two', expected a positive number"),
+        ("[paths]\nruns = 3\n", r"paths.runs is 3, expected a path"),
+        ("[paths\n", "is not valid TOML"),
+        ("local = 3\n", r"must be a section"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        find_site(write(tmp_path, text))
+
+
+def test_a_data_set_without_a_folder_says_what_to_write(tmp_path: Path) -> None:
+    site = find_site(write(tmp_path, '[data]\nimagenet = "gone"\n'))
+    with pytest.raises(BenchError, match=r"add `cifar10 = "):
+        site.data_root("cifar10")
+    with pytest.raises(BenchError, match=r"gone .* is not a folder"):
+        site.data_root("imagenet")
