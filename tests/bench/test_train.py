@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench import optim, train, worker
+from bench.data.datasets import Arrays, Split, open_split
+from bench.errors import InputCorrupt, Stopped
+from bench.graph import plan
+from bench.runs import RunFolder
+from bench.site import Site
+from bench.spec import Data, Optim, Pretrain, Resources
+from bench.train import Place, TrainingFailedError, embedding_std
+from methods.simclr import Method
+
+Places = Callable[..., Place]
+TIMES = {"seconds", "img_s"}
+
+
+def weights(place: Place) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = torch.load(place.run.weights, weights_only=True)["method"]
+    return found
+
+
+def curve(place: Place) -> list[dict[str, float]]:
+    """What was logged, without what depends on the clock."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in place.run.curves()]
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Asks for a stop after so many steps."""
+    calls = iter(range(1, 1000))
+    return lambda: next(calls) >= steps
+
+
+def interrupted(spec: Pretrain, place: Places, name: str, stops: list[int]) -> Place:
+    """Train with a stop after each of `stops` steps (counted from the start), then to the end."""
+    done = 0
+    for stop in stops:
+        with pytest.raises(Stopped, match=f"after step {stop} of 6"):
+            train.pretrain(spec, place(name, after(stop - done)))
+        done = stop
+    there = place(name)
+    trained = train.pretrain(spec, there)
+    assert trained.resumed == len(stops)
+    return there
+
+
+LARS = Optim(name="lars", lr=0.5, weight_decay=1e-6, warmup_epochs=2 / 54)
+SGD = Optim(name="sgd", lr=0.05, weight_decay=1e-4, warmup_epochs=2 / 54)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stops", [[1], [3], [5], [2, 3, 5]])
+def test_a_resumed_run_ends_with_the_digits_of_an_uninterrupted_one(small: Pretrain, place: Places, precision: Any, stops: list[int]) -> None:
+    spec = replace(small, precision=precision)
+    whole = place("whole")
+    trained = train.pretrain(spec, whole)
+    assert trained.resumed == 0
+    resumed = interrupted(spec, place, "resumed", stops)
+    assert equal(weights(whole), weights(resumed))
+    assert curve(whole) == curve(resumed)
+    assert [line["step"] for line in curve(resumed)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("optimizer", [LARS, SGD], ids=["lars", "sgd"])
+def test_every_optimizer_resumes_with_its_buffers(small: Pretrain, place: Places, optimizer: Optim) -> None:
+    spec = replace(small, optim=optimizer)
+    whole = place("whole")
+    train.pretrain(spec, whole)
+    assert equal(weights(whole), weights(interrupted(spec, place, "resumed", [3])))
+
+
+def test_a_resume_in_the_second_epoch_goes_on_with_its_order(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(data: Data, split: Split, site: Site) -> Arrays:
+        whole = open_split(data, split, site)
+        assert isinstance(whole, Arrays)
+        return Arrays(whole.images[::17], whole.labels[::17], whole.classes)
+
+    monkeypatch.setattr(train, "open_split", few)
+    spec = replace(small, epochs=2)  # 206 images: three steps an epoch
+    whole = place("whole")
+    train.pretrain(spec, whole)
+    assert equal(weights(whole), weights(interrupted(spec, place, "resumed", [4])))
+
+
+def test_lines_from_after_the_checkpoint_are_dropped_on_resume(small: Pretrain, place: Places) -> None:
+    there = place("run", after(3))
+    with pytest.raises(Stopped):
+        train.pretrain(small, there)
+    with there.run.metrics.open("a") as file:  # a killed process leaves steps after its checkpoint, and half a line
+        file.write(json.dumps({"step": 4, "loss": 99.0}) + "\n" + '{"step": 5, "lo')
+    again = place("run")
+    train.pretrain(small, again)
+    assert [line["step"] for line in curve(again)] == [1, 2, 3, 4, 5, 6]
+    assert all(line["loss"] < 99 for line in curve(again))
+
+
+def test_a_seed_gives_the_same_digits_and_another_seed_others(small: Pretrain, place: Places) -> None:
+    places = [place("first"), place("second"), place("third")]
+    for there, seed in zip(places, (0, 0, 1), strict=True):
+        torch.rand(7)  # the state of the global generator must not matter
+        train.pretrain(replace(small, seed=seed), there)
+    first, second, third = places
+    assert equal(weights(first), weights(second))
+    assert curve(first) == curve(second)
+    assert curve(first)[0]["loss"] != curve(third)[0]["loss"]
+    assert not equal(weights(first), weights(third))
+
+
+def test_precision_changes_the_digits_but_not_the_outcome(small: Pretrain, place: Places) -> None:
+    fine, coarse = place("fp32"), place("bf16")
+    train.pretrain(small, fine)
+    train.pretrain(replace(small, precision="bf16"), coarse)
+    a, b = ([line["loss"] for line in curve(there)] for there in (fine, coarse))
+    assert a != b
+    assert a == pytest.approx(b, rel=0.05)
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights(coarse).values())
+
+
+def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> None:
+    there = place("run")
+    trained = train.pretrain(small, there)
+    lines = there.run.curves()
+    per_epoch = 3500 // 64
+    assert len(lines) == 6
+    for number, line in enumerate(lines):
+        assert {"step", "steps", "epoch", "lr", "img_s", "seconds", "loss", "embedding_std"} <= set(line)
+        assert (line["step"], line["steps"]) == (number + 1, 6)
+        assert line["epoch"] == pytest.approx((number + 1) / per_epoch)
+        assert line["lr"] == pytest.approx(4e-3 * optim.schedule(number, 6, 2, 0.0))
+        assert line["img_s"] > 0
+        assert math.isfinite(line["loss"])
+    assert [line["lr"] for line in lines][:3] == pytest.approx([0, 2e-3, 4e-3])
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert trained.metrics["loss"] == lines[-1]["loss"]
+    assert trained.metrics["embedding_std"] == lines[-1]["embedding_std"]
+    assert trained.metrics["steps"] == 6
+    assert trained.metrics["parameters_million"] == pytest.approx(sum(p.numel() for p in _encoder_weights(small)) / 1e6)
+
+
+def _encoder_weights(spec: Pretrain) -> Iterator[Tensor]:
+    encoder = train.build_method(spec, 6).get_submodule("encoder")
+    return iter(encoder.parameters())
+
+
+def test_a_step_at_rate_zero_moves_no_weight_and_the_next_does(small: Pretrain, place: Places) -> None:
+    there = place("run", after(1))
+    with pytest.raises(Stopped):
+        train.pretrain(small, there)
+    saved = torch.load(there.run.checkpoint, weights_only=True)["network"]
+    start = {name: p.detach() for name, p in train.build_method(small, 6).named_parameters()}
+    assert all(torch.equal(saved[name], value) for name, value in start.items())  # warm-up starts at 0
+    again = place("run", after(1))
+    with pytest.raises(Stopped):
+        train.pretrain(small, again)
+    saved = torch.load(again.run.checkpoint, weights_only=True)["network"]
+    assert not any(torch.equal(saved[name], value) for name, value in start.items() if value.ndim > 1)
+
+
+def test_a_finished_run_leaves_the_encoder_by_itself_and_in_the_method(small: Pretrain, place: Places) -> None:
+    there = place("run")
+    trained = train.pretrain(small, there)
+    saved = torch.load(there.run.weights, weights_only=True)
+    assert trained.weights_sha256 == train.sha256_of(there.run.weights)
+    for key, value in saved["encoder"].items():
+        assert torch.equal(value, saved["method"][f"encoder.{key}"])
+
+
+# -- damage ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def as_worker(there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The working folder and, afterwards, the process settings of a worker."""
+    monkeypatch.chdir(there)
+    monkeypatch.delenv("BENCH_SITE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def job_folder(spec: Pretrain, root: Path) -> RunFolder:
+    (job,) = plan([("small", spec)])
+    run = RunFolder(root / job.id)
+    run.create(job, Resources())
+    return run
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "overwritten": lambda content: b"\0" * len(content),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
+    small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    whole = place("whole")
+    train.pretrain(small, whole)
+    run = job_folder(small, tmp_path / "runs")
+    with pytest.raises(Stopped):
+        train.pretrain(small, place(run.job_id, after(3)))
+    broken = DAMAGE[damage](run.checkpoint.read_bytes())
+    run.checkpoint.write_bytes(broken)
+    with as_worker(tmp_path, monkeypatch):
+        assert worker.main(str(run.path)) == worker.DONE
+    assert (run.path / "checkpoint.pt.corrupt-1").read_bytes() == broken  # kept for a look
+    assert equal(torch.load(run.weights, weights_only=True)["method"], weights(whole))
+    assert [line["step"] for line in run.curves()] == [1, 2, 3, 4, 5, 6]
+    assert run.result().provenance.resumed == 0
+
+
+def test_a_checkpoint_of_another_network_is_not_loaded(small: Pretrain, place: Places) -> None:
+    other = replace(small, backbone=replace(small.backbone, base_channels=8))
+    with pytest.raises(Stopped):
+        train.pretrain(other, place("run", after(2)))
+    with pytest.raises(InputCorrupt, match=r"checkpoint\.pt was damaged"):
+        train.pretrain(small, place("run"))
+
+
+class Dangerous:
+    """What a pickle from outside could hold."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("executed"),))
+
+
+def test_a_pickle_in_a_checkpoint_is_never_executed(small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = place("run")
+    torch.save({"network": Dangerous()}, there.run.checkpoint)
+    with pytest.raises(InputCorrupt):
+        train.pretrain(small, there)
+    assert not (tmp_path / "executed").exists()
+
+
+# -- health ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_fails_the_run_with_the_word(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole_loss = Method.loss
+
+    def loss(self: Method, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        found = whole_loss(self, embeddings, labels)
+        steps.append(1)
+        return {**found, "loss": found["loss"] * (float("nan") if len(steps) == 3 else 1.0)}
+
+    steps: list[int] = []
+    monkeypatch.setattr(Method, "loss", loss)
+    there = place("run")
+    with pytest.raises(TrainingFailedError, match="diverged: loss not finite at step 3 of 6") as caught:
+        train.pretrain(small, there)
+    assert caught.value.kind == "diverged"
+    assert not there.run.weights.exists()
+    assert [line["step"] for line in there.run.curves()] == [1, 2]
+
+
+def test_a_rate_that_is_far_too_high_is_reported_as_diverged(small: Pretrain, place: Places) -> None:
+    spec = replace(small, optim=Optim(name="sgd", lr=1e30, weight_decay=1.0, warmup_epochs=0))
+    with pytest.raises(TrainingFailedError, match=r"^diverged"):
+        train.pretrain(spec, place("run"))
+
+
+def test_a_collapsed_embedding_fails_the_job_with_the_word(
+    small: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole_embed = Method.embed
+
+    def embed(self: Method, batch: Any) -> dict[str, Tensor]:
+        return {name: z * 0 + 1 for name, z in whole_embed(self, batch).items()}
+
+    monkeypatch.setattr(Method, "embed", embed)
+    run = job_folder(small, tmp_path / "runs")
+    with as_worker(tmp_path, monkeypatch):
+        assert worker.main(str(run.path)) == worker.FAILED
+    failure = run.failure()
+    assert failure.kind == "collapsed"
+    assert "standard deviation" in failure.message
+    assert not run.result_file.exists()
+    assert not run.weights.exists()
+    assert "Traceback" not in capfd.readouterr().err  # the user can mend this one
+
+
+def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -> None:
+    rng = torch.Generator().manual_seed(0)
+    isotropic = torch.randn(4000, 64, generator=rng)
+    assert embedding_std(isotropic) == pytest.approx(1, abs=0.02)
+    assert embedding_std(isotropic * 1000) == pytest.approx(1, abs=0.02)
+    assert embedding_std(torch.ones(100, 64)) == pytest.approx(0, abs=1e-6)
+    line = torch.randn(4000, 1, generator=rng) @ torch.randn(1, 64, generator=rng)  # collapsed to one dimension, both signs
+    assert 0.5 < embedding_std(line) < 1
+    nearly = torch.ones(1000, 64) + 1e-5 * torch.randn(1000, 64, generator=rng)
+    assert embedding_std(nearly) < train.COLLAPSED_BELOW
