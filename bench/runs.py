@@ -89,13 +89,13 @@ class RunFolder:
     # -- what the job is ---------------------------------------------------------------------------------------
 
     def create(self, job: Job, resources: Resources) -> None:
-        """Write job.json if it is not there yet (or lost)."""
-        try:
-            if self.resources == resources:
-                return
-        except (OSError, BenchError):
-            pass
+        """Write job.json unless it says the same already; a damaged or edited one is replaced."""
         body = {"format": FORMAT, "spec": canonical(job.spec), "label": job.label, "needs": list(job.needs), "resources": asdict(resources)}
+        try:
+            if read_json(self.job_file) == body:
+                return
+        except (FileNotFoundError, InputCorrupt):
+            pass  # nothing there, or damaged: written below
         write_json(self.job_file, body)
 
     def read_spec(self) -> Spec:
@@ -145,6 +145,15 @@ class RunFolder:
     def fail(self, kind: FailureKind, message: str) -> None:
         """Record a failure."""
         write_json(self.error_file, {"kind": kind, "message": message})
+
+    def fail_if_nobody_works(self, kind: FailureKind, message: str) -> bool:
+        """Record a failure unless a living process has the job, or it is done, or has said itself why it failed."""
+        with self._mutex():
+            holder = self.claim_holder()
+            if self.result_file.exists() or self.error_file.exists() or (holder is not None and self._alive(holder)):
+                return False
+            self.fail(kind, message)
+            return True
 
     def forget_failure(self) -> None:
         """Let a failed, cancelled or stopped job start again; its checkpoint stays."""

@@ -70,12 +70,15 @@ class Summary:
         return not (self.failed or self.blocked or self.stopped)
 
 
-def verify(graph: JobGraph, runs: Runs) -> list[Event]:
-    """Read every finished job's result, and the weights that an unfinished evaluation will need; set damaged files aside."""
+def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) -> list[Event]:
+    """Read every finished job's result, and the weights that an unfinished evaluation will need; set damaged files aside.
+
+    Jobs in `forced` run anew whatever their results say.
+    """
     events = []
     for job in graph:
         run = runs[job.id]
-        if not run.result_file.exists():
+        if not run.result_file.exists() or job.id in forced:
             continue
         try:
             run.result()
@@ -84,7 +87,7 @@ def verify(graph: JobGraph, runs: Runs) -> list[Event]:
             events.append(Event(job.id, "set aside", f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again."))
     for job in graph:
         for parent in (runs[need] for need in job.needs):
-            if runs[job.id].result_file.exists() or not parent.result_file.exists():
+            if runs[job.id].result_file.exists() or not parent.result_file.exists() or parent.job_id in forced:
                 continue
             problem = _weights_problem(parent)
             if problem:
@@ -149,6 +152,7 @@ class _Driver:
         self.order = sorted(self.left, key=lambda job: (-costs.longest_path(graph, job), place[job]))
         self.started: set[str] = set()  # by this driver, still running
         self.elsewhere: set[str] = set()  # seen running under another driver
+        self.stopping = False
         self.ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped")}
         for job in self.order:  # failed in an earlier run and not to be tried again
             if job in self.left and runs[job].state() is State.FAILED:
@@ -158,8 +162,11 @@ class _Driver:
         """Settle the jobs whose workers have ended."""
         for ended in self.executor.ended():
             self.started.discard(ended.job)
-            if ended.code != EXIT_TAKEN and ended.job in self.left:  # taken: another driver was faster, wait for it
-                self.settle(ended.job, _state_after(self.runs[ended.job], ended.code))
+            if ended.code == EXIT_TAKEN or ended.job not in self.left:
+                continue
+            state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping)
+            if state is not State.RUNNING:  # running: another driver has taken it over, wait for that one
+                self.settle(ended.job, state)
 
     def advance(self) -> bool:
         """Start or settle one job; False when nothing can be done right now."""
@@ -175,7 +182,7 @@ class _Driver:
             elif state in (State.DONE, State.CANCELLED) or (state is State.FAILED and job in self.elsewhere):
                 self.settle(job, state)
                 return True
-            elif all(self.runs[need].result_file.exists() for need in self.left[job].needs) and self.executor.room():
+            elif all(self.runs[need].result_file.exists() for need in self.left[job].needs) and self.executor.room(run):
                 self.elsewhere.discard(job)
                 try:
                     self.executor.submit(run)
@@ -203,6 +210,7 @@ class _Driver:
 
     def stop(self) -> None:
         """Ask this driver's workers to save and end, and wait for them."""
+        self.stopping = True
         self.executor.stop(self.executor.running())
         deadline = time.monotonic() + GRACE_SECONDS
         while self.executor.running() and time.monotonic() < deadline:
@@ -223,16 +231,20 @@ class _Driver:
         )
 
 
-def _state_after(run: RunFolder, code: int) -> State:
-    """What became of a job whose worker ended; a worker that could not say why it died is recorded here."""
+def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
+    """What became of a job whose worker ended; a worker that could not say why it died is recorded here.
+
+    `asked`: the worker was asked to stop; the signal may have come before it could listen. RUNNING: another driver
+    has taken the job over already.
+    """
     state = run.state()
-    if state in (State.DONE, State.CANCELLED):
+    if state in (State.DONE, State.CANCELLED, State.RUNNING):
         return state
-    if code == EXIT_STOPPED:
+    if code == EXIT_STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT)):
         return State.STOPPED
-    if not run.error_file.exists():
-        run.fail("crashed", f"{_cause(code)}; log: {run.log}")
-    return State.FAILED
+    if run.fail_if_nobody_works("crashed", f"{_cause(code)}; log: {run.log}") or run.error_file.exists():
+        return State.FAILED
+    return run.state()
 
 
 def _cause(code: int) -> str:

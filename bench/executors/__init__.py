@@ -27,8 +27,8 @@ class NoSlotError(Exception):
 class Executor(Protocol):
     """Starts one worker a job. Never looks at edges: it is given jobs whose parents are done."""
 
-    def room(self) -> bool:
-        """Whether another job can be started now."""
+    def room(self, run: RunFolder) -> bool:
+        """Whether this job could be started now."""
 
     def submit(self, run: RunFolder) -> None:
         """Start a worker on a run folder. Only when there is room."""

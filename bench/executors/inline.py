@@ -12,7 +12,7 @@ class InlineExecutor:
     def __init__(self) -> None:
         self._ended: list[Ended] = []
 
-    def room(self) -> bool:
+    def room(self, run: RunFolder) -> bool:
         """Always."""
         return True
 

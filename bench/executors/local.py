@@ -11,17 +11,38 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
 from bench.runs import RunFolder
-from bench.site import NAME as SITE_FILE
 from bench.site import Site
 from bench.spec import Resources
+
+EXIT_STOPPED = 75  # of bench.worker
+
+
+@dataclass
+class _Worker:
+    """The processes of one job, one a rank."""
+
+    processes: list[subprocess.Popen[bytes]]
+    first_failure: int = 0
+
+    def poll(self) -> int | None:
+        """The job's exit code once all ranks are gone: 0, or that of the rank that failed first."""
+        codes = [process.poll() for process in self.processes]
+        if not self.first_failure:
+            self.first_failure = next((code for code in codes if code), 0)
+            if self.first_failure not in (0, EXIT_STOPPED):  # stopped ranks all end by themselves
+                for process in self.processes:
+                    process.kill()
+        return None if None in codes else self.first_failure
 
 
 class LocalExecutor:
@@ -32,49 +53,34 @@ class LocalExecutor:
         self._names = slot_names(site)
         self._on_gpus = bool(_gpus())
         self._folder = Path(tempfile.gettempdir()) / f"bench-slots-{os.getuid()}"
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._workers: dict[str, _Worker] = {}
 
-    def room(self) -> bool:
-        """Whether a slot is free: of one process, or of as many GPUs as a pretraining takes."""
-        needed = self._site.ranks if self._on_gpus else 1
-        locks = [lock for name in self._names if (lock := self._lock(name)) is not None]
-        for lock in locks:
+    def room(self, run: RunFolder) -> bool:
+        """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
+        held = self._take(self._slots_of(run.resources))
+        for lock in held.values():
             os.close(lock)
-        return len(locks) >= needed
+        return bool(held)
 
     def submit(self, run: RunFolder) -> None:
-        """Start the worker in a process group of its own. Raises BenchError when another driver took the last slot."""
+        """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone."""
         resources = run.resources
-        held = self._take(resources.ranks if self._on_gpus else 1)
+        held = self._take(self._slots_of(resources))
         if not held:
             raise NoSlotError
-        command = [sys.executable, "-m", "bench.worker", str(run.path)]
-        if resources.ranks > 1:
-            torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={resources.ranks}"]
-            command = [sys.executable, *torchrun, "-m", "bench.worker", str(run.path)]
-        run.path.mkdir(parents=True, exist_ok=True)
         try:
-            with run.log.open("ab") as log:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment(resources, list(held)),
-                    cwd=self._site.root,
-                    start_new_session=True,
-                    pass_fds=tuple(held.values()),
-                )
+            port = _free_port() if resources.ranks > 1 else 0
+            processes = [self._start(run, resources, rank, port, held) for rank in range(resources.ranks)]
         finally:
-            for lock in held.values():  # the worker keeps its copy
+            for lock in held.values():  # the workers keep their copies
                 os.close(lock)
-        self._workers[run.job_id] = process
+        self._workers[run.job_id] = _Worker(processes)
 
     def ended(self) -> list[Ended]:
-        """Reap."""
+        """Reap. When one rank of a job is gone without success, the others cannot go on and are ended too."""
         found = []
-        for job, process in list(self._workers.items()):
-            code = process.poll()
+        for job, worker in list(self._workers.items()):
+            code = worker.poll()
             if code is not None:
                 del self._workers[job]
                 found.append(Ended(job, code))
@@ -85,13 +91,33 @@ class LocalExecutor:
         return list(self._workers)
 
     def stop(self, jobs: list[str]) -> None:
-        """SIGTERM to the worker (torchrun passes it on): it saves its state at the next step and exits."""
+        """SIGTERM to every rank: they save the state together at the next step and exit."""
         for job in jobs:
             if job in self._workers:
-                try:
-                    self._workers[job].send_signal(signal.SIGTERM)
-                except ProcessLookupError:
-                    continue
+                for process in self._workers[job].processes:
+                    process.send_signal(signal.SIGTERM)
+
+    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> subprocess.Popen[bytes]:
+        run.path.mkdir(parents=True, exist_ok=True)
+        environment = self._environment(resources, list(held))
+        if resources.ranks > 1:  # the variables that torchrun would set
+            world = str(resources.ranks)
+            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        with run.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "bench.worker", str(run.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=self._site.root,
+                start_new_session=True,
+                pass_fds=tuple(held.values()),
+            )
+
+    def _slots_of(self, resources: Resources) -> int:
+        return resources.ranks if self._on_gpus else 1
 
     def _take(self, count: int) -> dict[str, int]:
         """Lock `count` slots, all or none."""
@@ -125,9 +151,19 @@ class LocalExecutor:
         environment["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
         environment |= {"CUDA_VISIBLE_DEVICES": ",".join(slots) if self._on_gpus else ""}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
-        if (self._site.root / SITE_FILE).is_file():
-            environment["BENCH_SITE"] = str(self._site.root / SITE_FILE)
+        if self._site.file is not None:
+            environment["BENCH_SITE"] = str(self._site.file)
+        plugins = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
+        environment["BENCH_PLUGINS"] = os.pathsep.join(str(Path(folder).resolve()) for folder in plugins)
         return environment
+
+
+def _free_port() -> int:
+    """A port on which the ranks can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def slot_names(site: Site) -> list[str]:

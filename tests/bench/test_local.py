@@ -39,6 +39,13 @@ def wait_for(run: RunFolder, state: State) -> None:
         time.sleep(0.02)
 
 
+def wait_for_metrics(run: RunFolder) -> None:
+    deadline = time.monotonic() + 120
+    while not run.metrics.exists():
+        assert time.monotonic() < deadline, run.log_tail()
+        time.sleep(0.05)
+
+
 def prepared(folder: Path, epochs: float = 1.0) -> RunFolder:
     job = next(iter(plan([("tiny", tiny_pretrain(epochs=epochs))])))
     run = Runs(folder / "runs")[job.id]
@@ -52,7 +59,7 @@ def test_a_worker_runs_with_its_threads_and_without_gpus(workplace: Path) -> Non
     run.create(job, Resources(threads=1))
     executor = LocalExecutor(site_of(workplace))
     executor.submit(run)
-    environment = Path(f"/proc/{executor._workers[job.id].pid}/environ")
+    environment = Path(f"/proc/{executor._workers[job.id].processes[0].pid}/environ")
     if environment.exists():
         deadline = time.monotonic() + 30
         while b"PYTHONUNBUFFERED" not in environment.read_bytes() and time.monotonic() < deadline:
@@ -68,10 +75,10 @@ def test_a_worker_runs_with_its_threads_and_without_gpus(workplace: Path) -> Non
 def test_a_slot_belongs_to_the_worker_until_it_is_gone(workplace: Path) -> None:
     run = prepared(workplace, epochs=1000)
     executor, other = LocalExecutor(site_of(workplace)), LocalExecutor(site_of(workplace))
-    assert other.room()
+    assert other.room(run)
     executor.submit(run)
-    assert not executor.room()
-    assert not other.room()  # a second driver on this machine shares the slots
+    assert not executor.room(run)
+    assert not other.room(run)  # a second driver on this machine shares the slots
     with pytest.raises(NoSlotError):
         other.submit(run)
     wait_for(run, State.RUNNING)
@@ -79,7 +86,7 @@ def test_a_slot_belongs_to_the_worker_until_it_is_gone(workplace: Path) -> None:
     assert claim is not None
     os.kill(claim.pid, signal.SIGKILL)
     assert wait(executor) == Ended(run.job_id, -signal.SIGKILL)
-    assert executor.room()
+    assert executor.room(run)
     assert run.state() is State.STOPPED
 
 
@@ -87,9 +94,7 @@ def test_stop_saves_the_state(workplace: Path) -> None:
     run = prepared(workplace, epochs=1000)
     executor = LocalExecutor(site_of(workplace))
     executor.submit(run)
-    deadline = time.monotonic() + 60
-    while not run.metrics.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_metrics(run)
     executor.stop([run.job_id])
     assert wait(executor).code == 75
     assert run.checkpoint.exists()
@@ -105,12 +110,50 @@ def test_slots_follow_the_gpus_where_there_are_some(tmp_path: Path, monkeypatch:
         slot_names(site_of(tmp_path, slots=4))
 
 
-def test_two_ranks_train_through_torchrun(workplace: Path) -> None:
-    job = next(iter(plan([("tiny", tiny_pretrain(epochs=0.3))])))
-    run = Runs(workplace / "runs")[job.id]
+def two_ranks(folder: Path, epochs: float) -> RunFolder:
+    run = prepared(folder, epochs)
+    job = next(iter(plan([("tiny", run.read_spec())])))
     run.create(job, Resources(ranks=2))
+    return run
+
+
+def test_two_ranks_train_together(workplace: Path) -> None:
+    run = two_ranks(workplace, 0.3)
     executor = LocalExecutor(site_of(workplace))
     executor.submit(run)
     assert wait(executor).code == 0, run.log_tail()
     assert run.result().provenance.ranks == 2
     assert run.weights.exists()
+
+
+def test_two_ranks_stop_together_and_go_on(workplace: Path) -> None:
+    run = two_ranks(workplace, 1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    wait_for_metrics(run)
+    executor.stop([run.job_id])
+    assert wait(executor).code == 75, run.log_tail()
+    assert run.state() is State.STOPPED
+    assert run.checkpoint.exists()
+
+
+def test_a_rank_that_dies_takes_the_others_with_it_and_frees_the_slot(workplace: Path) -> None:
+    run = two_ranks(workplace, 1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    wait_for_metrics(run)
+    executor._workers[run.job_id].processes[1].kill()
+    assert wait(executor).code == -signal.SIGKILL
+    assert executor.room(run)
+
+
+def test_a_second_driver_leaves_a_job_of_two_ranks_alone(workplace: Path) -> None:
+    run = two_ranks(workplace, 1000)
+    executor, other = LocalExecutor(site_of(workplace, slots=2)), LocalExecutor(site_of(workplace, slots=2))
+    executor.submit(run)
+    wait_for(run, State.RUNNING)
+    other.submit(run)
+    assert wait(other).code == 3
+    assert run.state() is State.RUNNING
+    executor.stop([run.job_id])
+    assert wait(executor).code == 75, run.log_tail()

@@ -54,6 +54,16 @@ def test_job_json_gives_the_spec_back(runs: Runs, job: Job) -> None:
     assert run.resources == Resources(ranks=2, threads=3)
 
 
+@pytest.mark.parametrize("damage", ["{}", "not json", '{"format": 1, "spec": {}, "label": "", "needs": [], "resources": {"rank": 1}}'])
+def test_a_damaged_or_edited_job_json_is_replaced(runs: Runs, job: Job, damage: str) -> None:
+    run = runs[job.id]
+    run.create(job, Resources())
+    run.job_file.write_text(damage)
+    run.create(job, Resources())
+    assert run.read_spec() == job.spec
+    assert run.resources == Resources()
+
+
 def test_a_claim_is_exclusive_while_its_holder_lives(runs: Runs, job: Job) -> None:
     run = runs[job.id]
     assert run.claim()

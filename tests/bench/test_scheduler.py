@@ -32,7 +32,7 @@ class FakeExecutor:
         self.order: list[str] = []
         self._ended: list[Ended] = []
 
-    def room(self) -> bool:
+    def room(self, run: RunFolder) -> bool:
         return len(self._ended) < self.slots
 
     def submit(self, run: RunFolder) -> None:
@@ -220,3 +220,28 @@ def test_the_longest_chain_starts_first(runs: Runs) -> None:
     executor = FakeExecutor()
     drive(graph, runs, executor)
     assert graph.jobs[executor.order[0]].label == "long"
+
+
+def test_a_job_that_another_driver_has_taken_over_is_not_called_crashed(graph: JobGraph, runs: Runs) -> None:
+    first = runs[next(iter(graph)).id]
+    assert first.claim()  # by a living process: the other driver's worker
+    assert scheduler._state_after(first, -9, asked=False) is State.RUNNING
+    assert not first.error_file.exists()
+
+
+def test_a_worker_that_was_asked_to_stop_before_it_could_listen_is_stopped(graph: JobGraph, runs: Runs) -> None:
+    first = runs[next(iter(graph)).id]
+    assert scheduler._state_after(first, -15, asked=True) is State.STOPPED
+    assert not first.error_file.exists()
+    assert scheduler._state_after(first, -15, asked=False) is State.FAILED
+
+
+def test_a_result_of_another_format_can_be_forced(graph: JobGraph, runs: Runs) -> None:
+    drive(graph, runs, FakeExecutor())
+    victim = list(graph)[1].id
+    runs[victim].result_file.write_text('{"format": 99}')
+    with pytest.raises(BenchError, match="update the project"):
+        scheduler.verify(graph, runs)
+    assert scheduler.verify(graph, runs, frozenset({victim})) == []
+    assert drive(graph, runs, FakeExecutor(), frozenset({victim}))[0].complete
+    assert runs[victim].result().metrics == {"top1": 1.0}
