@@ -103,7 +103,9 @@ def cancel(
 @app.command()
 def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: [paths] report of bench.toml, else reports/out.")] = None,
-    serve: Annotated[int | None, typer.Option("--serve", help="Then serve it on this port of 127.0.0.1, rebuilt while jobs run.")] = None,
+    serve: Annotated[
+        int | None, typer.Option("--serve", min=0, max=65535, help="Then serve it on this port of 127.0.0.1, rebuilt while jobs run.")
+    ] = None,
 ) -> None:
     """Build the HTML report of everything that was run here: one folder that opens offline."""
     from bench import session

@@ -19,8 +19,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises BenchError when the disk is full; the old file, if any, is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    make_folder(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -30,6 +30,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if is_disk_full(error):
             raise disk_full(path) from error
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder that can be written to. Raises BenchError when something is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_full(folder) if is_disk_full(error) else BenchError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise BenchError(f"the folder {folder} cannot be written to.")
 
 
 def write_atomic(path: Path, text: str) -> None:

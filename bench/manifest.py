@@ -5,10 +5,12 @@ runs/plans/<table>@<scale>.json   jobs in order, with labels, kinds and edges
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from bench.errors import BenchError, unknown_name
+from bench.errors import InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
 from bench.graph import JobGraph
 from bench.runs import Runs, State
@@ -54,17 +56,23 @@ def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:
 
 
 def read_all(runs: Runs) -> list[Manifest]:
-    """All remembered runs, by name."""
+    """All remembered runs, by name; a file that cannot be read is named on stderr and left out."""
     found = []
     for path in sorted((runs.root / "plans").glob("*.json")):
-        data = read_json(path)
-        if data.get("format") != FORMAT:
-            raise BenchError(f"{path} has format {data.get('format')}, this version reads {FORMAT}: run the table anew.")
-        jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"])) for j in data["jobs"])  # type: ignore[attr-defined]
-        body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"])}  # type: ignore[arg-type]
-        del body["format"]
-        found.append(Manifest(**body))  # type: ignore[arg-type]
+        try:
+            found.append(_read(path))
+        except (InputCorrupt, KeyError, TypeError) as error:
+            print(f"{path} is damaged ({one_line(error)}) and left out: run its table anew", file=sys.stderr)
     return found
+
+
+def _read(path: Path) -> Manifest:
+    data = read_json(path)
+    if data.pop("format", None) != FORMAT:
+        raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
+    jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"])) for j in data["jobs"])  # type: ignore[attr-defined]
+    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"])}  # type: ignore[arg-type]
+    return Manifest(**body)  # type: ignore[arg-type]
 
 
 def of_table(runs: Runs, tables: Sequence[str]) -> list[Manifest]:

@@ -36,6 +36,7 @@ class Site:
     """Paths and local resources; read once at start and passed down."""
 
     root: Path
+    file: Path | None = None  # the bench.toml that was read
     runs: Path
     output: Path
     report: Path
@@ -47,9 +48,9 @@ class Site:
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
         if name not in self.data:
-            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.root / NAME}.')
+            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.file or self.root / NAME}.')
         if not self.data[name].is_dir():
-            raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.root / NAME}) is not a folder.")
+            raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
         return self.data[name]
 
     def resources(self, kind: str) -> Resources:
@@ -70,9 +71,11 @@ def find_site(start: Path | None = None) -> Site:
 def read_site(file: Path) -> Site:
     """Raises BenchError for invalid TOML, unknown keys and wrong types."""
     try:
-        data = tomllib.loads(file.read_text())
-    except tomllib.TOMLDecodeError as error:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BenchError(f"{file} is not valid TOML: {error}.") from error
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read: {error.strerror}.") from error
     for section, body in data.items():
         if section not in {*KEYS, "data"}:
             raise unknown_name(f"section in {file}", section, {*KEYS, "data"})
@@ -87,10 +90,10 @@ def read_site(file: Path) -> Site:
                 raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {'positive number' if wanted is int else 'path'}.")
             if isinstance(value, int) and value < 1:
                 raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
-    return _site(file.resolve().parent, data)
+    return _site(file.resolve().parent, data, file.resolve())
 
 
-def _site(root: Path, data: Mapping[str, Mapping[str, str | int]]) -> Site:
+def _site(root: Path, data: Mapping[str, Mapping[str, str | int]], file: Path | None = None) -> Site:
     def path(key: str, default: str) -> Path:
         return root / str(data.get("paths", {}).get(key, default))
 
@@ -98,6 +101,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, str | int]]) -> Site:
     slots = local.get("slots")
     return Site(
         root=root,
+        file=file,
         runs=path("runs", "runs"),
         output=path("output", "results/out"),
         report=path("report", "reports/out"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ def build(views: Sequence[TableView], runs: Runs, out: Path) -> Path:
     Raises BenchError when `out` exists and is no report, when a table comes twice, or when the disk is full.
     """
     target = out.resolve()  # so that a link to a report stays a link
-    _check_target(target)
+    check_target(target)
     seen = [(view.scale, view.table.id) for view in views]
     for scale, table in seen:
         if seen.count((scale, table)) > 1:
@@ -48,7 +49,8 @@ def build(views: Sequence[TableView], runs: Runs, out: Path) -> Path:
     return out / "index.html"
 
 
-def _check_target(target: Path) -> None:
+def check_target(target: Path) -> None:
+    """Raises BenchError when `target` is something that a report must not replace."""
     if target.exists() and not target.is_dir():
         raise BenchError(f"{target} is a file, expected a folder for the report: give another --out.")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
@@ -87,7 +89,16 @@ def read_records(views: Sequence[TableView], runs: Runs) -> Mapping[str, JobReco
 
 
 def _swap(fresh: Path, target: Path) -> None:
-    """Two renames with nothing between them; the old folder is put back when the second fails."""
+    """Two renames with nothing between them; the old folder is put back when the second fails.
+
+    A lock beside the folder keeps builds that end together apart.
+    """
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        _replace(fresh, target)
+
+
+def _replace(fresh: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     if not target.exists():

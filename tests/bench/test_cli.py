@@ -97,3 +97,40 @@ def test_plan_counts_each_pretraining_once(workplace: Path) -> None:
     found = bench("plan", "--table", "simclr_table6", "--rows", "SimCLR (ours), ResNet-50", "--seeds", "2")
     # per seed: the parameter count, and 4 cells that each ask for their pretraining too; Top-1 and Top-5 are one job
     assert "18 jobs asked for, 8 after each is taken once, 6 edges; 0 done, 8 to run" in found.stdout, found.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[paths]\nruns = "file"\n', "the folder"),
+        ('[paths]\noutput = "file"\n', "the folder"),
+        ('[paths]\nreport = "file"\n', "is a file, expected a folder for the report"),
+        ('[paths]\nreport = "."\n', "holds files that are no report"),
+        ('[paths]\nruns = "/proc/nope"\n', "the folder /proc/nope cannot be made"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_runs(workplace: Path, text: str, message: str) -> None:
+    (workplace / "file").touch()
+    (workplace / "bench.toml").write_text(text)
+    found = bench("run", "--table", "simclr_table6", "--scale", "smoke")
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert found.stderr.count("\n") == 1
+    assert "started" not in found.stdout
+
+
+def test_damaged_plan_files_are_named_and_left_out(workplace: Path) -> None:
+    (workplace / "runs/plans").mkdir(parents=True)
+    for name, text in (("a@smoke", "{"), ("b@smoke", '{"format": 1}'), ("c@smoke", '{"format": 9}')):
+        (workplace / f"runs/plans/{name}.json").write_text(text)
+    found = bench("status")
+    assert found.returncode == 0
+    assert found.stderr.count("damaged") == 3
+    assert "nothing was run" in found.stdout
+
+
+def test_bench_toml_in_another_encoding_is_named(workplace: Path) -> None:
+    (workplace / "bench.toml").write_bytes(b'[paths]\nruns = "\xff"\n')
+    found = bench("status")
+    assert found.returncode == 2
+    assert "is not valid TOML" in found.stderr
