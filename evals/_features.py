@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bench.contracts import Context, Subject
-from bench.data.catalogue import entry
 from bench.data.datasets import SPLITS, Split, open_split
 from bench.data.loader import eval_batches
+from bench.errors import BenchError
 from bench.files import atomic_path
 
 BATCH = 250
@@ -26,8 +26,8 @@ def features_of(subject: Subject, context: Context) -> Mapping[Split, tuple[Tens
 
 
 def classes_of(context: Context) -> int:
-    """Number of classes of the data set."""
-    return entry(context.data.name).classes
+    """Number of classes of the data set, as it is on disk."""
+    return open_split(context.data, "train", context.site).classes
 
 
 def _split_features(subject: Subject, context: Context, split: Split) -> tuple[Tensor, Tensor]:
@@ -46,6 +46,8 @@ def _split_features(subject: Subject, context: Context, split: Split) -> tuple[T
             parts.append(subject.network(images).float().cpu())
             labels.append(targets.cpu())
     features, targets = torch.cat(parts), torch.cat(labels)
+    if not features.isfinite().all():
+        raise BenchError(f"the encoder gives features that are not finite on the {split} split of {context.data.name}.")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, features=features.numpy(), labels=targets.numpy())
         file.flush()
@@ -56,7 +58,7 @@ def _split_features(subject: Subject, context: Context, split: Split) -> tuple[T
 def _read(path: Path) -> tuple[Tensor, Tensor] | None:
     """None when there is no cached file or it is damaged (it is then written anew)."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:  # given a path, numpy leaves a damaged file open
             return torch.from_numpy(file["features"]), torch.from_numpy(file["labels"])
     except FileNotFoundError:
         return None

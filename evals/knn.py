@@ -39,7 +39,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     splits = features_of(subject, context)
     memory_x, memory_y = splits["train"]
     memory = F.normalize(memory_x.to(context.device), dim=1)
-    targets = F.one_hot(memory_y, classes_of(context)).float().to(context.device)
+    targets, classes = memory_y.to(context.device), classes_of(context)
     neighbours = min(config.neighbours, len(memory))
     test_x, test_y = splits["test"]
     votes = []
@@ -47,6 +47,6 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
         chunk = test_x[start : start + 1000]
         near = (F.normalize(chunk.to(context.device), dim=1) @ memory.T).topk(neighbours, dim=1)
         weight = torch.exp((near.values - 1) / config.temperature)  # minus 1: the same order, no overflow
-        votes.append((weight[:, :, None] * targets[near.indices]).sum(dim=1).cpu())
+        votes.append(torch.zeros(len(weight), classes, device=weight.device).scatter_add_(1, targets[near.indices], weight).cpu())
     scores = torch.cat(votes)
     return Outcome(metrics={"top1": top_k(scores, test_y, 1), "top5": top_k(scores, test_y, 5)})

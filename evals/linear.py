@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.data.datasets import labelled_subset
+from bench.errors import BenchError
 from bench.identity import Json
 from bench.seeding import generator, seed_of
 from evals._accuracy import top_k
@@ -59,21 +60,28 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     train_x, train_y = splits["train"]
     classes = classes_of(context)
     chosen = labelled_subset(train_y, classes, config.label_fraction, context.seed)
-    train_x, train_y = train_x[chosen], train_y[chosen]
+    if len(chosen) < len(train_y):
+        train_x, train_y = train_x[chosen], train_y[chosen]
     mean, std = train_x.mean(dim=0), train_x.std(dim=0)
     alive = std > 1e-6  # a constant pixel or a dead channel would be 0 everywhere and its weights would stay 0
-    scaled = {split: ((x[:, alive] - mean[alive]) / std[alive]).to(context.device) for split, (x, _) in splits.items()}
-    weights, biases = train_heads(config, (scaled["train"][chosen], train_y.to(context.device)), classes, seed_of(context.seed, "linear"))
-    val_x, val_y = scaled["val"], splits["val"][1].to(context.device)
+
+    def standardised(x: Tensor) -> Tensor:
+        return ((x[:, alive] - mean[alive]) / std[alive]).to(context.device)
+
+    train = (standardised(train_x), train_y.to(context.device))
+    weights, biases = train_heads(config, train, classes, seed_of(context.seed, "linear"))
+    val_x, val_y = standardised(splits["val"][0]), splits["val"][1].to(context.device)
     table: list[Json] = []
     scores: list[float] = []
     grid = [(lr, wd) for lr in config.learning_rates for wd in config.weight_decays]
     for head, (lr, wd) in enumerate(grid):
-        val = top_k(val_x @ weights[head] + biases[head], val_y, 1)
-        scores.append(val)
-        table.append({"learning_rate": lr, "weight_decay": wd, "val_top1": val})
+        logits = val_x @ weights[head] + biases[head]
+        scores.append(top_k(logits, val_y, 1) if logits.isfinite().all() else -1.0)  # a head that diverged is never chosen
+        table.append({"learning_rate": lr, "weight_decay": wd, "val_top1": scores[-1]})
     best = max(range(len(grid)), key=lambda head: (scores[head], -head))  # ties go to the first: least rate, least decay
-    logits = scaled["test"] @ weights[best] + biases[best]
+    if scores[best] < 0:
+        raise BenchError("every head of the linear evaluation diverged.")
+    logits = standardised(splits["test"][0]) @ weights[best] + biases[best]
     test_y = splits["test"][1].to(context.device)
     return Outcome(
         metrics={"top1": top_k(logits, test_y, 1), "top5": top_k(logits, test_y, 5), "val_top1": scores[best]},
