@@ -72,7 +72,8 @@ def to_markdown(view: TableView) -> str:
     if view.references:
         lines.append(_line([f"**{REFERENCES}**"] + [""] * (len(header) - 1)))
         body(view.references, reference=True)
-    title = f"**{_markdown(f'{view.table.paper}, table {view.table.number}: {view.table.title}')}** (arXiv:{_markdown(view.table.arxiv)})"
+    source = f" (arXiv:{_markdown(view.table.arxiv)})" if view.table.arxiv else ""
+    title = f"**{_markdown(f'{view.table.paper}, table {view.table.number}: {view.table.title}')}**{source}"
     legend = f"Scale `{view.scale}`. Cells are `paper / here`; here is the mean over seeds ± sample standard deviation (n seeds)."
     under = [_markdown(text) for text in _under(view)]
     return "\n\n".join([title, "\n".join(lines), legend, *under]) + "\n"
@@ -160,7 +161,8 @@ def _latex_cells(view: TableView, row: Row) -> list[str]:
 
 def _caption(view: TableView) -> str:
     table = view.table
-    head = f"{table.paper}, table {table.number}: {table.title} (arXiv:{table.arxiv}), regenerated at scale {view.scale}."
+    source = f" (arXiv:{table.arxiv})" if table.arxiv else ""
+    head = f"{table.paper}, table {table.number}: {table.title}{source}, regenerated at scale {view.scale}."
     dash = " A dash under here: not implemented." if any(cell.status == "not implemented" for cell in view.cells.values()) else ""
     return " ".join([head + dash, *_under(view)])
 

@@ -10,6 +10,7 @@ from bench import plugins, scales
 from bench.check import check_pretrain
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
+from bench.scales import Change
 from bench.spec import Encoder, Pixels, Pretrain, Spec
 
 
@@ -26,6 +27,7 @@ class Column:
     digits: int = 1  # decimals shown for measured values
     higher_is_better: bool | None = True  # None: no order, nothing to win
     printed: bool = True  # False: a column of ours, beside what the paper prints
+    change: Change | None = None  # what this column changes in the pretraining
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,9 @@ class Row:
     network: str = "resnet50"  # in the paper's words; a scale translates it
     width: int = 1
     epochs: float | None = None  # None: the method's headline run
+    full_run: float | None = None  # epochs that at other scales shrink to the whole recipe; None: those of the headline run
     dataset: str = "imagenet"  # pretrained on
+    change: Change | None = None  # what this row changes in the method's recipe
     printed: Mapping[str, str] = field(default_factory=dict)  # column name -> value as printed; "" where the paper has none
     note: str = ""
 
@@ -56,7 +60,7 @@ class Table:
 
     id: str
     paper: str
-    arxiv: str
+    arxiv: str  # "" for a table of our own
     number: str  # as the paper numbers it
     title: str
     columns: tuple[Column, ...]
@@ -118,10 +122,8 @@ def cell_jobs(table: Table, scale: scales.Scale, seeds: int, *, rows: Iterable[s
         if row.method is None:
             continue
         for seed in range(seeds):
-            encoder = scales.encoder(scale, row.method, network=row.network, width=row.width, epochs=row.epochs, dataset=row.dataset, seed=seed)
-            if isinstance(encoder, Pretrain):
-                check_pretrain(encoder)
             for column in wanted_columns:
+                encoder = _encoder(row, column, scale, seed)
                 spec = _spec(encoder, column, scale, seed)
                 if spec is not None:
                     found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
@@ -146,6 +148,24 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
     spec = scales.evaluation(scale, Pixels(), column.protocol, dataset=column.dataset, options=column.options, seed=0)
     text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", column.protocol)
     return f"{spec.data.name}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
+
+
+def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encoder:
+    changes = [change for change in (row.change, column.change) if change is not None]
+    encoder = scales.encoder(
+        scale,
+        row.method or "",
+        network=row.network,
+        width=row.width,
+        epochs=row.epochs,
+        dataset=row.dataset,
+        seed=seed,
+        changes=changes,
+        full_run=row.full_run,
+    )
+    if isinstance(encoder, Pretrain):
+        check_pretrain(encoder)
+    return encoder
 
 
 def _spec(encoder: Encoder, column: Column, scale: scales.Scale, seed: int) -> Spec | None:

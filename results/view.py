@@ -50,7 +50,9 @@ class CellView:
         if self.mean is None:
             return "" if self.status == "none" else self.status
         spread = "" if self.sd is None else f" ± {self.sd:.{self.digits}f} (n={self.n})"
-        return f"{self.mean:.{self.digits}f}{spread}"
+        # A mean over the seeds that survived is biased: it never stands without the word for the others.
+        rest = "" if self.status == "done" else f" ({self.n} of {len(self.jobs)} seeds, {self.status})"
+        return f"{self.mean:.{self.digits}f}{spread}{rest}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +104,7 @@ def view(table: Table, scale: Scale, store: Store, seeds: int, *, rows: Iterable
     return TableView(
         table=table,
         scale=scale.name,
-        caveat=scale.caveat,
+        caveat=scale.caveat({row.dataset for row in table.rows} | {column.dataset for column in table.columns}),
         columns=table.columns,
         rows=table.rows,
         references=table.references,
