@@ -18,7 +18,7 @@ from bench.graph import Job, JobGraph
 from bench.runs import FailureKind, RunFolder, Runs, State
 from bench.site import Site
 
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
 EXIT_STOPPED, EXIT_TAKEN = 75, 3  # of bench.worker
 
@@ -145,8 +145,9 @@ class _Driver:
 
     def __init__(self, graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> None:
         self.graph, self.runs, self.executor, self.progress = graph, runs, executor, progress
-        self.already = sum(runs[job.id].state() is State.DONE for job in graph)
-        self.left = {job.id: job for job in graph if runs[job.id].state() is not State.DONE}
+        self.finished = {job.id for job in graph if runs[job.id].state() is State.DONE}
+        self.already = len(self.finished)
+        self.left = {job.id: job for job in graph if job.id not in self.finished}
         place = {job: number for number, job in enumerate(graph.jobs)}
         # Longest chain first: a long job that starts last would keep every other slot waiting at the end.
         self.order = sorted(self.left, key=lambda job: (-costs.longest_path(graph, job), place[job]))
@@ -171,7 +172,7 @@ class _Driver:
     def advance(self) -> bool:
         """Start or settle one job; False when nothing can be done right now."""
         for job in self.order:
-            if job not in self.left or job in self.started:
+            if job not in self.left or job in self.started or not self.finished.issuperset(self.left[job].needs):
                 continue
             run = self.runs[job]
             state = run.state()
@@ -182,7 +183,7 @@ class _Driver:
             elif state in (State.DONE, State.CANCELLED) or (state is State.FAILED and job in self.elsewhere):
                 self.settle(job, state)
                 return True
-            elif all(self.runs[need].result_file.exists() for need in self.left[job].needs) and self.executor.room(run):
+            elif self.executor.room(run):
                 self.elsewhere.discard(job)
                 try:
                     self.executor.submit(run)
@@ -200,6 +201,7 @@ class _Driver:
         self.ends[what].append(job)
         self.progress.tell(Event(job, what, self.runs[job].failure().message if state is State.FAILED else ""))
         if state is State.DONE:
+            self.finished.add(job)
             return
         for lost in self.graph.dependents(job):
             if lost in self.left:
