@@ -11,7 +11,7 @@ from bench.spec import Pretrain
 
 def check_pretrain(spec: Pretrain) -> None:
     """Raises BenchError for a network, view, batch or method setting that cannot work."""
-    encoders.check(spec.backbone)
+    encoders.check(spec.backbone, [view.size for view in spec.views])
     for view in spec.views:
         augment.check(view)
     Plan(images=entry(spec.data.name).train_images, batch_size=spec.batch_size, seed=0)

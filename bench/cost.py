@@ -31,9 +31,13 @@ ANCHORS: Mapping[tuple[str, int], Anchor] = {
     ("resnet10", 8): Anchor(2900.0, "core", _HERE),
     ("resnet10", 16): Anchor(1850.0, "core", _HERE),
     ("resnet10", 32): Anchor(760.0, "core", _HERE),
+    ("resnet18", 8): Anchor(2000.0, "core", _HERE),
+    ("resnet18", 64): Anchor(640.0, "GPU", "ResNet-50's rate, scaled with multiply-adds (0.56 G with the CIFAR stem)"),
+    ("vit_digits", 64): Anchor(2100.0, "core", _HERE),  # transformers have no base channels: 64 stands for width 1
 }
-# Cost of one image relative to ResNet-50 at 224 px with 64 channels, from multiply-adds: R18/CIFAR stem 0.56, R50 4.1, R101 7.8 G.
-RELATIVE = {"resnet50": 1.0, "resnet101": 1.9, "resnet18": 0.14, "resnet10": 0.01}
+# Cost of one image relative to ResNet-50 at 224 px with 64 channels, from multiply-adds: R18/CIFAR stem 0.56, R50 4.1, R101 7.8,
+# DeiT-S 4.6, ViT-B 17.6, vit_cifar 0.27 G.
+RELATIVE = {"resnet50": 1.0, "resnet101": 1.9, "resnet18": 0.14, "resnet10": 0.01, "vit_small16": 1.1, "vit_base16": 4.3, "vit_cifar": 0.07}
 STARTUP_SECONDS = 3.0  # of a worker: Python, torch
 EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
 FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
@@ -152,5 +156,5 @@ def _meta(backbone: Backbone) -> tuple[int, int]:
     from bench import encoders
 
     with torch.device("meta"):
-        network = encoders.ResNet(backbone)
+        network = encoders.build(backbone, seed=0)
     return encoders.parameters(network), network.feature_dim

@@ -1,4 +1,4 @@
-"""Networks: ResNets of any width, and the pixels themselves.
+"""Networks: ResNets of any width, the pixels themselves, and the one place that builds any network by its name.
 
 Parameter names are torchvision's, so that released ResNet weights load by name. Widening follows SimCLR
 (arXiv:2002.05709, section 4.1 and figure 7): 2x and 4x multiply the channels of every layer, unlike torchvision's
@@ -7,13 +7,15 @@ Parameter names are torchvision's, so that released ResNet weights load by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bench import vit
 from bench.errors import BenchError, unknown_name
+from bench.network import Network
 from bench.seeding import seed_of
 from bench.spec import Backbone
 
@@ -32,7 +34,6 @@ RESNETS: Mapping[str, Layers] = {
     "resnet50": Layers((3, 4, 6, 3), bottleneck=True),
     "resnet101": Layers((3, 4, 23, 3), bottleneck=True),
 }
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
@@ -69,24 +70,18 @@ class Block(nn.Module):
         return out
 
 
-class ResNet(nn.Module):
-    """Images (B, 3, H, W) in [0, 1] -> pooled features (B, feature_dim). Input statistics are part of the network."""
+class ResNet(Network):
+    """Images (B, 3, H, W) in [0, 1] -> pooled features (B, feature_dim)."""
 
-    mean: Tensor
-    std: Tensor
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
     layer4: nn.Sequential
 
     def __init__(self, spec: Backbone) -> None:
-        super().__init__()
+        super().__init__(spec.normalize)
         layers = RESNETS[spec.name]
         channels = spec.base_channels * spec.width
-        statistics = (IMAGENET_MEAN, IMAGENET_STD) if spec.normalize == "imagenet" else ((0.0,) * 3, (1.0,) * 3)
-        self.normalize = spec.normalize == "imagenet"
-        self.register_buffer("mean", torch.tensor(statistics[0]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(statistics[1]).view(3, 1, 1), persistent=False)
         kernel, stride = {"imagenet": (7, 2), "cifar": (3, 1), "small": (3, 2)}[spec.stem]
         self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
@@ -106,9 +101,7 @@ class ResNet(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, feature_dim)."""
-        if self.normalize:
-            x_BCHW = (x_BCHW - self.mean) / self.std
-        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x_BCHW))))
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(self.standardise(x_BCHW)))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
         return x.mean(dim=(2, 3))
@@ -126,7 +119,7 @@ class PixelEncoder(nn.Module):
         return x_BCHW.flatten(1)
 
 
-def build(spec: Backbone, seed: int) -> ResNet:
+def build(spec: Backbone, seed: int) -> Network:
     """The network with the initial weights of a seed; the global generator is left as it was.
 
     Raises BenchError for an unknown architecture or a width below 1.
@@ -134,15 +127,18 @@ def build(spec: Backbone, seed: int) -> ResNet:
     check(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
-        return ResNet(spec)
+        return ResNet(spec) if spec.name in RESNETS else vit.VisionTransformer(spec)
 
 
-def check(spec: Backbone) -> None:
-    """Raises BenchError for an unknown architecture or a width below 1; cheap enough for plan time."""
-    if spec.name not in RESNETS:
-        raise unknown_name("architecture", spec.name, RESNETS)
+def check(spec: Backbone, sizes: Iterable[int] = ()) -> None:
+    """Raises BenchError for an unknown architecture, a width below 1, or image sizes it cannot take; cheap enough for plan time."""
+    known = (*RESNETS, *vit.VITS)
+    if spec.name not in known:
+        raise unknown_name("architecture", spec.name, known)
     if spec.width < 1 or spec.base_channels < 1:
         raise BenchError(f"{spec.name}: width {spec.width} and base_channels {spec.base_channels} must be at least 1.")
+    if spec.name in vit.VITS:
+        vit.check(spec, sizes)
 
 
 def parameters(network: nn.Module) -> int:
