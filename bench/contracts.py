@@ -8,7 +8,8 @@ A file evals/<name>.py exports
     Config    frozen dataclass, hashed into the job id
     METRICS   {metric name: Metric}
     RECIPES   {scale: Config}
-    evaluate  see below
+    evaluate  (config, Subject, Context) -> Outcome
+    NEEDS_PROJECTOR = True, optional: the subject comes with the method's projector where it has one
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from bench.identity import Json
-from bench.spec import Augment, Data, Optim, Pretrain
+from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,21 +42,26 @@ class Recipe:
     epochs: float
     precision: Literal["fp32", "bf16"]
     normalize: Literal["none", "imagenet"] = "none"
+    zero_init_residual: bool | None = None  # of the network; None: as the scale has it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What a method may know of its run."""
 
+    backbone: Backbone  # of the encoder, for methods that build a second one
     feature_dim: int  # of the encoder
     classes: int
     images: int  # in the training split
     batch_size: int  # images over all ranks
     steps: int
+    seed: int
 
 
 class Method(Protocol):
     """An nn.Module made by `Method(config, encoder, facts)`, which keeps the encoder as `self.encoder`.
+
+    A projector between representation and embedding, if there is one, is kept as `self.projector`.
 
     The engine calls `embed` on each rank's images, gathers every tensor of the result over the ranks with gradient,
     and hands the global batch to `loss`. So a loss knows nothing of ranks.
@@ -88,6 +94,7 @@ class Subject:
     key: str  # identifies the weights; features are cached under it
     network: nn.Module
     feature_dim: int
+    projector: nn.Module | None = None  # from representation to embedding; only for evaluations with NEEDS_PROJECTOR = True
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,9 @@ def plan(asked: Iterable[tuple[str, Spec]]) -> JobGraph:
         nonlocal count
         count += 1
         key = job_id(spec)
-        parent = spec.encoder if isinstance(spec, Evaluate) else None
-        needs = (add(label.rpartition(" | ")[0] or label, parent),) if isinstance(parent, Pretrain) else ()
+        parent = spec.encoder if isinstance(spec, Evaluate) else spec.start
+        name = label.rpartition(" | ")[0] or label if isinstance(spec, Evaluate) else f"{label}, first stage"
+        needs = (add(name, parent),) if isinstance(parent, Pretrain) else ()
         if key not in jobs:
             jobs[key] = Job(id=key, spec=spec, needs=needs, label=label)
         return key

@@ -15,16 +15,18 @@ from bench.spec import Optim
 
 
 class LARS(Optimizer):
-    """Layer-wise adaptive rate scaling (arXiv:1708.03888) as the SimCLR and Barlow Twins codes have it.
+    """Layer-wise adaptive rate scaling (arXiv:1708.03888) as the papers' codes have it.
 
-    With gradient g, weight w, decay d: u = g + d w, scaled by trust * |w| / |u| where both norms are positive.
+    With gradient g, weight w, decay d: u = g + d w, scaled by trust * |w| / |u| where both norms are positive;
+    `separate` (OpenSelfSup, TWIST) divides by |g| + d |w| instead of |u|.
     `classic` (google-research/simclr, lars_optimizer.py): v = m v + lr u;  w -= v.
     `popular` (facebookresearch/barlowtwins, main.py):     v = m v + u;     w -= lr v.
     The two differ when the learning rate changes. Groups with `adapt=False` skip the scaling (and have no decay).
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], *, momentum: float, trust: float, form: str) -> None:
-        super().__init__(groups, {"lr": 0.0, "momentum": momentum, "trust": trust, "classic": form == "classic", "weight_decay": 0.0, "adapt": True})
+    def __init__(self, groups: Iterable[dict[str, Any]], *, spec: Optim) -> None:
+        defaults = {"lr": 0.0, "momentum": spec.momentum, "trust": spec.trust, "weight_decay": 0.0, "adapt": True}
+        super().__init__(groups, defaults | {"classic": spec.lars_momentum == "classic", "separate": spec.lars_norm == "separate"})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -35,7 +37,8 @@ class LARS(Optimizer):
                     continue
                 update = p.grad + group["weight_decay"] * p
                 if group["adapt"]:
-                    weight_norm, update_norm = p.norm(), update.norm()
+                    weight_norm = p.norm()
+                    update_norm = p.grad.norm() + group["weight_decay"] * weight_norm if group["separate"] else update.norm()
                     ratio = group["trust"] * weight_norm / update_norm
                     update = update * torch.where((weight_norm > 0) & (update_norm > 0), ratio, torch.ones_like(ratio))
                 if group["classic"]:
@@ -49,22 +52,24 @@ class LARS(Optimizer):
 
 def build(spec: Optim, network: nn.Module) -> Optimizer:
     """The optimizer with two groups: matrices, and vectors (biases and norms), each with its `peak_lr`."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    # A ViT's class token and positions are tables of vectors, whatever their shape (DeiT, TWIST: not decayed).
+    vectors = [p for name, p in named if p.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))]
+    matrices = [p for _, p in named if not any(p is v for v in vectors)]
     decay_vectors = spec.weight_decay if spec.vector_weight_decay else 0.0
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": spec.weight_decay, "peak_lr": spec.lr},
+        {"params": matrices, "weight_decay": spec.weight_decay, "peak_lr": spec.lr},
         {
-            "params": [p for p in trainable if p.ndim <= 1],
+            "params": vectors,
             "weight_decay": decay_vectors,
             "peak_lr": spec.lr if spec.vector_lr is None else spec.vector_lr,
         },
     ]
+    groups[0]["adapt"], groups[1]["adapt"] = True, spec.vector_weight_decay
     groups = [group for group in groups if group["params"]]
     match spec.name:
         case "lars":
-            for group in groups:
-                group["adapt"] = spec.vector_weight_decay or group["params"][0].ndim > 1
-            return LARS(groups, momentum=spec.momentum, trust=spec.trust, form=spec.lars_momentum)
+            return LARS(groups, spec=spec)
         case "sgd":
             return torch.optim.SGD(groups, lr=0.0, momentum=spec.momentum)
         case "adamw":
@@ -84,3 +89,13 @@ def set_lr(optimizer: Optimizer, factor: float) -> None:
     """Set every group's rate to its peak times the factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+def set_weight_decay(optimizer: Optimizer, spec: Optim, progress: float) -> None:
+    """Half a cosine from `weight_decay` to `final_weight_decay`, on the groups that are decayed."""
+    if spec.final_weight_decay is None:
+        return
+    share = 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = spec.final_weight_decay + (spec.weight_decay - spec.final_weight_decay) * share

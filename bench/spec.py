@@ -51,6 +51,8 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
     solarize: float = 0.0
     solarize_threshold: float = 0.5  # of 1.0
+    # Learned or random policies of whole operations, between flip and jitter; see bench/data/policies.py.
+    policy: Literal["none", "autoaugment", "randaugment"] = field(default="none", metadata={"omit_when": "none"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,10 @@ class Optim:
     vector_lr: float | None = None  # peak rate of biases and norms; None: the same as `lr`
     vector_weight_decay: bool = False  # whether biases and norms are decayed (and, in LARS, adapted)
     final_lr_ratio: float = 0.0
+    # lars: |w| / |g + d w| ("update"), or |w| / (|g| + d |w|) ("separate", the form of OpenSelfSup and TWIST)
+    lars_norm: Literal["update", "separate"] = field(default="update", metadata={"omit_when": "update"})
+    final_weight_decay: float | None = field(default=None, metadata={"omit_when": None})  # None: constant; else a cosine to it
+    clip_norm: float | None = field(default=None, metadata={"omit_when": None})  # largest global gradient norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +89,10 @@ class Pretrain:
     epochs: float
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
+    start: Pretrain | None = field(default=None, metadata={"omit_when": None})  # go on from the weights of another pretraining
+    # Sub-batches of a gradient-cached step: the loss stays that of the whole batch, memory is that of one sub-batch.
+    # Not a resource: batch norm sees one sub-batch at a time.
+    chunks: int = field(default=1, metadata={"omit_when": 1})
     VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
 
     def __post_init__(self) -> None:
@@ -90,6 +100,8 @@ class Pretrain:
             raise BenchError(f"batch_size is {self.batch_size}; a batch needs at least 2 images.")
         if not self.views:
             raise BenchError("a pretraining needs at least one view.")
+        if self.chunks < 1 or self.batch_size % self.chunks:
+            raise BenchError(f"batch_size {self.batch_size} does not divide into {self.chunks} chunks.")
 
 
 @dataclass(frozen=True, kw_only=True)

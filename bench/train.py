@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import file_digest
 from pathlib import Path
 from typing import cast
 
@@ -17,28 +15,23 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import encoders, optim, plugins
+from bench.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
+from bench.chunks import cached_backward
 from bench.contracts import Facts, Method
+from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.loader import Batch, Plan, train_batches
 from bench.distributed import Ranks, gather, synchronise_norms
-from bench.errors import BenchError, InputCorrupt, Stopped, one_line
-from bench.files import atomic_path, write_atomic
+from bench.errors import BenchError, Stopped
+from bench.files import write_atomic
+from bench.health import check_health, effective_rank, embedding_std
 from bench.runs import RunFolder
 from bench.seeding import seed_of
 from bench.site import Site
 from bench.spec import Pretrain
 
 CHECKPOINT_SECONDS = 20.0  # at least; saving never takes more than 2 % of the time
-COLLAPSED_BELOW = 1e-3  # normalised standard deviation of the embedding; an isotropic one has 1
 LOGGED_STEPS = 200
-
-
-class TrainingFailedError(BenchError):
-    """The run itself went wrong and would do so again: `kind` is "diverged" or "collapsed"."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -62,16 +55,6 @@ class Place:
     device: torch.device
     should_stop: Callable[[], bool] = bool  # bool() is False: never
     workers: int = 0  # that decode images; data in memory need none
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """The part of a checkpoint that is plain data."""
-
-    step: int = 0
-    resumed: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
 
 
 class _Embed(nn.Module):
@@ -109,7 +92,9 @@ class _Loop:
         self.plan = Plan(images=len(self.split), batch_size=spec.batch_size, seed=seed_of(spec.seed, "data"), rank=ranks.rank, world=ranks.world)
         self.total = max(1, round(spec.epochs * self.plan.steps_per_epoch))
         self.warmup = round(spec.optim.warmup_epochs * self.plan.steps_per_epoch)
-        self.network = build_method(spec, Facts(0, self.split.classes, len(self.split), spec.batch_size, self.total))
+        self.network = build_method(spec, self.total)
+        if spec.start is not None:
+            load_start(self.network, spec.start, run)
         self.network.to(device).to(memory_format=torch.channels_last)
         if ranks.world > 1:
             synchronise_norms(self.network, device)
@@ -137,15 +122,33 @@ class _Loop:
         """Forward, backward, optimizer step; returns the losses and the embeddings of the global batch."""
         torch.manual_seed(seed_of(self.spec.seed, "step", step, self.place.ranks.rank))  # for what draws from the global generator
         optim.set_lr(self.optimizer, self.lr_factor(step))
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
-            local = self.embed(batch)
-        embeddings = {name: gather(tensor.float()) for name, tensor in local.items()}
-        losses = self.method.loss(embeddings, gather(batch.labels))
+        if self.spec.optim.final_weight_decay is not None:
+            optim.set_weight_decay(self.optimizer, self.spec.optim, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if self.spec.chunks > 1:
+            losses, embeddings = cached_backward(
+                self.embed,
+                self.autocast_embed,
+                self.method.loss,
+                batch,
+                chunks=self.spec.chunks,
+                seed=seed_of(self.spec.seed, "chunks", step, self.place.ranks.rank),
+            )
+        else:
+            embeddings = {name: gather(tensor.float()) for name, tensor in self.autocast_embed(batch).items()}
+            losses = self.method.loss(embeddings, gather(batch.labels))
+            losses["loss"].backward()  # type: ignore[no-untyped-call]
+        if self.spec.optim.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
         self.optimizer.step()
         self.method.after_step((step + 1) / self.total)
         return losses, embeddings
+
+    def autocast_embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Forward of this rank's images in the spec's precision."""
+        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+            embeddings: dict[str, Tensor] = self.embed(batch)
+        return embeddings
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak learning rate."""
@@ -156,8 +159,9 @@ class _Loop:
         if (step + 1) % self.log_every and step + 1 < self.total:
             return
         self.terms = {name: float(value.detach()) for name, value in losses.items()}
-        self.terms["embedding_std"] = embedding_std(next(iter(embeddings.values())))
-        _check_health(self.terms, step, self.total)
+        first = next(iter(embeddings.values()))
+        self.terms |= {"embedding_std": embedding_std(first), "effective_rank": effective_rank(first)}
+        check_health(self.terms, step, self.total)
         if not self.place.ranks.first:
             return
         now = time.monotonic()
@@ -196,77 +200,30 @@ class _Loop:
         before = self.before
         return Trained(metrics=metrics, weights_sha256=sha, resumed=before.resumed, seconds=before.seconds, cpu_seconds=before.cpu_seconds)
 
-    def progress(self, step: int) -> _Progress:
+    def progress(self, step: int) -> Progress:
         """Where the run stands, for the checkpoint."""
         seconds, cpu = time.monotonic() - self.clock, time.process_time() - self.cpu_clock
         return replace(self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu)
 
 
-def build_method(spec: Pretrain, facts: Facts) -> nn.Module:
+def build_method(spec: Pretrain, steps: int) -> nn.Module:
     """Encoder and method with the initial weights of the spec's seed."""
     encoder = encoders.build(spec.backbone, spec.seed)
     module = plugins.load("method", type(spec.method).__module__.rpartition(".")[2])
+    known = entry(spec.data.name)
+    facts = Facts(
+        backbone=spec.backbone,
+        feature_dim=encoder.feature_dim,
+        classes=known.classes,
+        images=known.train_images,
+        batch_size=spec.batch_size,
+        steps=steps,
+        seed=spec.seed,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(spec.seed, "method"))
-        made: nn.Module = module.Method(spec.method, encoder, replace(facts, feature_dim=encoder.feature_dim))
+        made: nn.Module = module.Method(spec.method, encoder, facts)
     return made
-
-
-def embedding_std(z_BD: Tensor) -> float:
-    """Mean standard deviation per dimension of the l2-normalised embedding, times sqrt(D).
-
-    1 for an isotropic embedding, 0 for a collapsed one; the quantity of SimSiam's figure 2 (arXiv:2011.10566), scaled.
-    """
-    z = nn.functional.normalize(z_BD.detach().float(), dim=1)
-    return float(z.std(dim=0).mean()) * math.sqrt(z.shape[1])
-
-
-def _check_health(terms: dict[str, float], step: int, total: int) -> None:
-    """Fail with the word instead of going on to print a number."""
-    bad = [name for name, value in terms.items() if not math.isfinite(value)]
-    if bad:
-        raise TrainingFailedError("diverged", f"diverged: {', '.join(bad)} not finite at step {step + 1} of {total}.")
-    if step + 1 > total // 4 and terms["embedding_std"] < COLLAPSED_BELOW:
-        raise TrainingFailedError(
-            "collapsed", f"collapsed: the embedding's standard deviation is {terms['embedding_std']:.1e} at step {step + 1} of {total}."
-        )
-
-
-def save_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.Optimizer, progress: _Progress) -> None:
-    """Everything that a bit-identical resume needs; random draws are functions of the step and need no state."""
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
-    with atomic_path(run.checkpoint) as temporary:
-        torch.save(state, temporary)
-
-
-def load_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> _Progress:
-    """Restore and say where to go on; a damaged checkpoint is set aside and the run starts anew."""
-    if not run.checkpoint.exists():
-        return _Progress()
-    try:
-        state = torch.load(run.checkpoint, map_location=device, weights_only=True)
-        progress = _Progress(**state["progress"])
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        aside = run.set_aside(run.checkpoint)
-        print(f"checkpoint.pt is damaged ({one_line(error)[:200]}); set aside as {aside and aside.name}, starting anew", flush=True)
-        raise InputCorrupt(f"{run.checkpoint} was damaged and is set aside") from error
-    print(f"going on after step {progress.step}", flush=True)
-    return replace(progress, resumed=progress.resumed + 1)
-
-
-def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:
-    """What evaluations read: the encoder, and the whole method for those that look at the embedding. Returns the sha256."""
-    with atomic_path(path) as temporary:
-        torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, temporary)
-    return sha256_of(path)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
 
 
 def _truncate(metrics: Path, step: int) -> None:
@@ -292,7 +249,7 @@ def _any(flag: bool, ranks: Ranks, device: torch.device) -> bool:
     return bool(votes.item())
 
 
-def _agree(done: _Progress, device: torch.device) -> None:
+def _agree(done: Progress, device: torch.device) -> None:
     """All ranks must have read the same checkpoint."""
     steps = torch.tensor([done.step, -done.step], device=device)
     dist.all_reduce(steps, op=dist.ReduceOp.MAX)

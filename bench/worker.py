@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -24,9 +25,9 @@ from bench.contracts import Context, Outcome, Subject
 from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
-from bench.identity import digest, job_id
+from bench.identity import job_id
 from bench.result import Provenance, Result
-from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs
+from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.site import Site, find_site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Resources
 
@@ -39,11 +40,13 @@ def main(folder: str) -> int:
     faulthandler.enable()
     run = RunFolder(Path(folder).resolve())
     ranks = from_environment()
-    if ranks.first and not run.claim():
-        print("another process has this job, or it is done", flush=True)
-        return TAKEN
     if not ranks.first:
         return _work(run, ranks)
+    if run.state() is State.CANCELLED:
+        return STOPPED
+    if not run.claim():
+        print("another process has this job, or it is done", flush=True)
+        return TAKEN
     try:
         with _heartbeat(run):
             return _work(run, ranks)
@@ -57,7 +60,8 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
     clock, cpu = time.monotonic(), time.process_time()
     print(f"--- {started} {run.job_id}", flush=True)
     try:
-        run.error_file.unlink(missing_ok=True)
+        if ranks.first:
+            run.error_file.unlink(missing_ok=True)
         site = find_site()
         spec = run.read_spec()
         if job_id(spec) != run.job_id:
@@ -95,7 +99,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             traceback.print_exc()
         shown = disk_full(run.path) if is_disk_full(error) else error
         print(f"failed: {one_line(shown)}", flush=True)
-        if ranks.first:
+        if ranks.first or not run.error_file.exists():  # the rank that fails first knows why; the others see a lost connection
             _record(run, getattr(error, "kind", "error"), one_line(shown))
         return FAILED
     print("done", flush=True)
@@ -111,8 +115,8 @@ def _pretrain(spec: Pretrain, place: train.Place) -> train.Trained:
 
 def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device) -> Outcome:
     runs = Runs(run.path.parent)
-    subject = load_subject(spec.encoder, spec.data.size, runs, device)
     module = plugins.load("evaluation", type(spec.protocol).__module__.rpartition(".")[2])
+    subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=getattr(module, "NEEDS_PROJECTOR", False))
     context = Context(site=site, data=spec.data, seed=spec.seed, device=device, features=runs.features)
     outcome: Outcome = module.evaluate(spec.protocol, subject, context)
     unknown = set(outcome.metrics) - set(module.METRICS)
@@ -121,26 +125,46 @@ def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device) 
     return outcome
 
 
-def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device) -> Subject:
+def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
     """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside."""
-    network: torch.nn.Module
     if isinstance(spec, Pixels):
-        network, key, dim = encoders.PixelEncoder(size), f"pixels-{size}", 3 * size * size
-    elif isinstance(spec, Random):
-        resnet = encoders.build(spec.backbone, spec.seed)
-        network, key, dim = resnet, f"random-{digest(spec)}", resnet.feature_dim
-    else:
-        resnet = encoders.build(spec.backbone, spec.seed)
-        parent = runs[job_id(spec)]
-        try:
-            resnet.load_state_dict(torch.load(parent.weights, map_location="cpu", weights_only=True)["encoder"])
-        except Exception as error:  # torch raises many kinds for a damaged file
-            for file in (parent.weights, parent.result_file):
-                parent.set_aside(file)
-            raise InputCorrupt(f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again.") from error
-        network, key, dim = resnet, job_id(spec), resnet.feature_dim
-    network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-    return Subject(key=key, network=network, feature_dim=dim)
+        return Subject(key=f"pixels-{size}", network=_frozen(encoders.PixelEncoder(size), device), feature_dim=3 * size * size)
+    if isinstance(spec, Random):
+        network = encoders.build(spec.backbone, spec.seed)
+        return Subject(key=weights_key(network), network=_frozen(network, device), feature_dim=network.feature_dim)
+    parent = runs[job_id(spec)]
+    network = encoders.build(spec.backbone, spec.seed)
+    head: torch.nn.Module | None = None
+    try:
+        state = torch.load(parent.weights, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["encoder"])
+        if projector:
+            method = train.build_method(spec, steps=1)
+            method.load_state_dict(state["method"])
+            head = getattr(method, "projector", None)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        for file in (parent.weights, parent.result_file):
+            parent.set_aside(file)
+        raise InputCorrupt(f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again.") from error
+    return Subject(
+        key=weights_key(network),
+        network=_frozen(network, device),
+        feature_dim=network.feature_dim,
+        projector=None if head is None else _frozen(head, device),
+    )
+
+
+def weights_key(network: torch.nn.Module) -> str:
+    """A digest of the weights themselves: features of weights that were trained again are never taken for the old ones."""
+    digest = sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _frozen(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
@@ -155,6 +179,9 @@ def _prepare(resources: Resources, ranks: Ranks) -> torch.device:
     torch.set_num_threads(resources.threads)
     torch.set_flush_denormal(True)  # softmax gradients underflow: 7 times the speed of the linear sweep on pixels
     device = device_of(ranks)
+    # Float32 is float32: TF32 would change digits unseen, and where speed counts the spec says bf16.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     return device
@@ -185,9 +212,13 @@ def _heartbeat(run: RunFolder) -> Iterator[None]:
 def _stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
     """SIGTERM, SIGINT and SIGUSR2 ask for a stop: at the next step, or at once (`raises`) where there is no state to save."""
     asked = threading.Event()
+    before: dict[signal.Signals, object] = {}
 
     def handler(number: int, frame: FrameType | None) -> None:
         asked.set()
+        previous = before.get(signal.Signals(number))
+        if callable(previous) and previous is not signal.default_int_handler:
+            previous(number, frame)  # inside a driver's process (executor inline) the driver stops too
         if raises:
             raise Stopped(f"stopped by {signal.Signals(number).name}")
 
@@ -195,12 +226,12 @@ def _stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = {number: signal.signal(number, handler) for number in wanted}
+    before.update({number: signal.signal(number, handler) for number in wanted})
     try:
         yield asked.is_set
     finally:
         for number, previous in before.items():
-            signal.signal(number, previous)
+            signal.signal(number, previous)  # type: ignore[arg-type]
 
 
 def _device_name(device: torch.device) -> str:

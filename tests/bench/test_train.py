@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import optim, train, worker
+from bench import checkpoint, health, optim, train, worker
 from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
 from bench.graph import plan
+from bench.health import TrainingFailedError, embedding_std
 from bench.runs import RunFolder
 from bench.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
-from bench.train import Place, TrainingFailedError, embedding_std
+from bench.train import Place
 from methods.simclr import Method
 
 Places = Callable[..., Place]
@@ -176,7 +177,7 @@ def test_a_finished_run_leaves_the_encoder_by_itself_and_in_the_method(small: Pr
     there = place("run")
     trained = train.pretrain(small, there)
     saved = torch.load(there.run.weights, weights_only=True)
-    assert trained.weights_sha256 == train.sha256_of(there.run.weights)
+    assert trained.weights_sha256 == checkpoint.sha256_of(there.run.weights)
     for key, value in saved["encoder"].items():
         assert torch.equal(value, saved["method"][f"encoder.{key}"])
 
@@ -309,4 +310,4 @@ def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -
     line = torch.randn(4000, 1, generator=rng) @ torch.randn(1, 64, generator=rng)  # collapsed to one dimension, both signs
     assert 0.5 < embedding_std(line) < 1
     nearly = torch.ones(1000, 64) + 1e-5 * torch.randn(1000, 64, generator=rng)
-    assert embedding_std(nearly) < train.COLLAPSED_BELOW
+    assert embedding_std(nearly) < health.COLLAPSED_BELOW
