@@ -8,14 +8,14 @@ paper      as published
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from bench import plugins
 from bench.contracts import Recipe
 from bench.errors import BenchError, unknown_name
-from bench.spec import Backbone, Data, Encoder, Evaluate, Pixels, Pretrain, Random
+from bench.spec import Augment, Backbone, Data, Encoder, Evaluate, Pixels, Pretrain, Random
 
 T = TypeVar("T")
 
@@ -31,26 +31,37 @@ class Scale:
     data: Mapping[str, Data]  # the paper's data set -> the one here
     shrink: float = 1.0  # further factor on the recipe's epochs
     published: bool = False  # whether numbers may be held against the printed ones
+    # What the stand-in of a data set needs otherwise in every view, where the paper's view has it at all (is not 0).
+    views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    @property
-    def caveat(self) -> str:
-        """What a reader of a table at this scale must know, "" at the published one."""
+    def caveat(self, datasets: Iterable[str]) -> str:
+        """What a reader of a table on these data sets must know at this scale, "" at the published one."""
         if self.published:
             return ""
-        here = " and ".join(f"{data.name} stands in for {NAMES.get(name, name)}" for name, data in self.data.items())
+        names = [name for name in self.data if name in set(datasets)]
+        here = " and ".join(f"{self.data[name].name} stands in for {NAMES.get(name, name)}" for name in names)
         return (
-            f"This is not {' or '.join(NAMES.get(name, name) for name in self.data)}. At the scale {self.name!r} ({self.summary}) {here}, "
+            f"This is not {' or '.join(dict.fromkeys(NAMES.get(name, name) for name in names))}. At the scale {self.name!r} ({self.summary}) {here}, "
             "so the printed numbers are no target: compare the order of the rows, not the values."
         )
 
 
-def _digits_network(base: int) -> Mapping[str, Backbone]:
+def _digits_networks(base: int) -> Mapping[str, Backbone]:
     # Without zero-initialised residuals: with them an untrained network is nearly blind (39 % instead of 81 % linear
     # top-1 on the digits), which would make every method look good, and 150 steps are too few to recover (SimCLR: -2 points).
-    return {"resnet50": Backbone(name="resnet10", base_channels=base, stem="small", zero_init_residual=False)}
+    return {
+        "resnet50": Backbone(name="resnet10", base_channels=base, stem="small", zero_init_residual=False),
+        "resnet101": Backbone(name="resnet18", base_channels=base, stem="small", zero_init_residual=False),
+        "deit_small": Backbone(name="vit_digits"),
+        "vit_base": Backbone(name="vit_digits"),
+    }
 
 
-NAMES = {"imagenet": "ImageNet"}  # data sets as papers write them
+# Data sets as papers write them. "imagenet-colour" is ImageNet in tables about colour: gray digits cannot stand in there.
+NAMES = {"imagenet": "ImageNet", "imagenet-colour": "ImageNet"}
+_DIGITS = {"imagenet": Data(name="mnist5k", size=32), "imagenet-colour": Data(name="tflat", size=32)}
+# With the paper's fifth of gray views SimCLR tells flat colours apart and nothing else: it ends below an untrained network.
+_DIGIT_VIEWS = {"imagenet-colour": {"gray": 0.5}}
 
 SCALES: Mapping[str, Scale] = {
     scale.name: scale
@@ -59,30 +70,42 @@ SCALES: Mapping[str, Scale] = {
             name="embedded",
             summary="5,000 real digits, a ResNet-10, minutes on two CPU cores",
             recipe="embedded",
-            networks=_digits_network(8),
-            data={"imagenet": Data(name="mnist5k", size=32)},
+            networks=_digits_networks(8),
+            data=_DIGITS,
+            views=_DIGIT_VIEWS,
         ),
         Scale(
             name="smoke",
             summary="the embedded scale cut to one epoch and half the channels, to see that the chain works",
             recipe="embedded",
-            networks=_digits_network(4),
-            data={"imagenet": Data(name="mnist5k", size=32)},
-            shrink=1 / 24,
+            networks=_digits_networks(4),
+            data=_DIGITS,
+            views=_DIGIT_VIEWS,
+            shrink=1 / 36,
         ),
         Scale(
             name="cifar",
             summary="CIFAR-10 and a ResNet-18 with the CIFAR stem, hours on one GPU",
             recipe="cifar",
-            networks={"resnet50": Backbone(name="resnet18", stem="cifar")},
-            data={"imagenet": Data(name="cifar10", size=32)},
+            networks={
+                "resnet50": Backbone(name="resnet18", stem="cifar"),
+                "resnet101": Backbone(name="resnet50", stem="cifar"),
+                "deit_small": Backbone(name="vit_cifar"),
+                "vit_base": Backbone(name="vit_cifar"),
+            },
+            data=dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="cifar10", size=32)),
         ),
         Scale(
             name="paper",
             summary="as published",
             recipe="paper",
-            networks={"resnet50": Backbone(name="resnet50")},
-            data={"imagenet": Data(name="imagenet", size=224)},
+            networks={
+                "resnet50": Backbone(name="resnet50"),
+                "resnet101": Backbone(name="resnet101"),
+                "deit_small": Backbone(name="vit_small16"),
+                "vit_base": Backbone(name="vit_base16"),
+            },
+            data=dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="imagenet", size=224)),
             published=True,
         ),
     )
@@ -96,22 +119,61 @@ def scale_of(name: str) -> Scale:
     return SCALES[name]
 
 
-def encoder(scale: Scale, method: str, *, network: str, width: int, epochs: float | None, dataset: str, seed: int) -> Encoder:
-    """The encoder spec of a table row. `random` and `pixels` need no training; `epochs` None is the recipe's length."""
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What one row or column of a table changes in a method's recipe, in the paper's terms."""
+
+    method: Mapping[str, Any] = field(default_factory=dict)  # fields of the method's Config
+    views: Mapping[str, Any] = field(default_factory=dict)  # fields of every view's Augment
+    batch: float = 1.0  # factor on the batch of the recipe
+    lr: float = 1.0  # factor on the learning rate of the recipe
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe with the changes. Raises BenchError for a field that does not exist."""
+        lr, vector = recipe.optim.lr * self.lr, recipe.optim.vector_lr
+        return replace(
+            recipe,
+            method=_replaced(recipe.method, self.method),
+            views=tuple(_replaced(view, self.views) for view in recipe.views),
+            batch_size=round(recipe.batch_size * self.batch),
+            optim=replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr),
+        )
+
+
+def encoder(
+    scale: Scale,
+    method: str,
+    *,
+    network: str,
+    width: int,
+    epochs: float | None,
+    dataset: str,
+    seed: int,
+    changes: Sequence[Change] = (),
+    full_run: float | None = None,
+) -> Encoder:
+    """The encoder spec of a table row. `random` and `pixels` need no training; `epochs` None is the recipe's length.
+
+    Away from the published scale epochs shrink as the recipe's: `full_run` of the paper's epochs (None: the method's
+    headline run) become the recipe's.
+    """
     if method == "pixels":
         return Pixels()
     backbone = replace(_translated("architecture", scale.networks, network, scale), width=width)
     if method == "random":
         return Random(backbone=backbone, seed=seed)
     recipe, full = recipe_of(method, scale)
+    for change in changes:
+        recipe = change.apply(recipe)
+    full = full if scale.published or full_run is None else full_run
     length = recipe.epochs * scale.shrink * (epochs / full if epochs else 1.0)
     # A short run keeps the paper's warm-up at the published scale (its ablations do) and a tenth of itself elsewhere.
     warmup = recipe.optim.warmup_epochs if scale.published else min(recipe.optim.warmup_epochs, 0.1 * length)
     return Pretrain(
         method=recipe.method,
-        backbone=replace(backbone, normalize=recipe.normalize),
+        backbone=_network(backbone, recipe),
         data=_translated("data set", scale.data, dataset, scale),
-        views=recipe.views,
+        views=tuple(_adapted(view, scale.views.get(dataset, {})) for view in recipe.views),
         optim=replace(recipe.optim, warmup_epochs=warmup),
         batch_size=recipe.batch_size,
         epochs=length,
@@ -136,6 +198,23 @@ def recipe_of(method: str, scale: Scale) -> tuple[Recipe, float]:
         raise BenchError(f"method {method!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
     recipe = recipes[scale.recipe]
     return recipe, recipes["paper"].epochs if "paper" in recipes else recipe.epochs
+
+
+def _network(backbone: Backbone, recipe: Recipe) -> Backbone:
+    zero_init = backbone.zero_init_residual if recipe.zero_init_residual is None else recipe.zero_init_residual
+    return replace(backbone, normalize=recipe.normalize, zero_init_residual=zero_init)
+
+
+def _replaced(value: T, changes: Mapping[str, Any]) -> T:
+    known = {f.name for f in fields(value)} if is_dataclass(value) else set()
+    for name in changes:
+        if name not in known:
+            raise unknown_name(f"field of {type(value).__module__}", name, known)
+    return replace(value, **changes) if changes else value  # type: ignore[type-var]
+
+
+def _adapted(view: Augment, fields_of_data: Mapping[str, float]) -> Augment:
+    return _replaced(view, {name: value for name, value in fields_of_data.items() if getattr(view, name)})
 
 
 def _translated(kind: str, known: Mapping[str, T], name: str, scale: Scale) -> T:
