@@ -1,0 +1,106 @@
+"""BYOL: bootstrap your own latent (arXiv:2006.07733, NeurIPS 2020).
+
+An online network predicts, from one view, what a slow copy of itself makes of the other view; no negatives (equation 2,
+both directions summed). Paper and released code (google-deepmind/deepmind-research, byol/) agree on the loss and the
+recipe. The code also trains a linear classifier behind a stopped gradient, which changes no number here and is left
+out, and draws the target's first weights anew where this file copies the online ones (its authors saw no difference).
+Linear layers start from torch's distribution, not haiku's; LARS and the normalised output make their scale irrelevant.
+The code's presets for shorter runs: 300 epochs lr 0.3, weight decay 1e-6, momentum 0.99; 100 epochs lr 0.45, 1e-6, 0.99
+(these made the BYOL rows of VICReg, arXiv:2105.04906, table 5); the recipe below is that of 1000 epochs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.contracts import Facts, Recipe
+from bench.data.loader import Batch
+from bench.spec import Optim, Pretrain
+from methods._byol_body import Bootstrap, byol_views, check_body
+from methods._views import cifar, digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The paper's symbols in words."""
+
+    projector: tuple[int, ...] = (4096, 256)  # section 3.3; other depths are in Barlow Twins' table 7
+    predictor: tuple[int, ...] = (4096, 256)
+    momentum: float = 0.996  # tau_base, to 1 along half a cosine (section 3.2)
+    output_norm: bool = False  # batch norm after the projector: not in the paper, for runs of a few hundred steps
+    VERSION: int = field(default=1, init=False)
+
+    def check(self, pretrain: Pretrain) -> None:
+        """Two views, heads that fit, a momentum between 0 and 1."""
+        check_body("byol", pretrain, projector=self.projector, predictor=self.predictor, momentum=self.momentum)
+
+
+def regression_loss(p_BD: Tensor, t_BD: Tensor) -> Tensor:
+    """Mean squared distance of the l2-normalised prediction and target, 2 - 2 cos (equation 2), one direction.
+
+    B: images in the global batch. The target gets no gradient. Raises ValueError for unequal shapes.
+    """
+    if p_BD.ndim != 2 or p_BD.shape != t_BD.shape:
+        raise ValueError(f"expected equal (B, D) predictions and targets, got {tuple(p_BD.shape)} and {tuple(t_BD.shape)}")
+    return (F.normalize(p_BD, dim=1) - F.normalize(t_BD.detach(), dim=1)).square().sum(dim=1).mean()
+
+
+class Method(Bootstrap):
+    """Online network, predictor and target."""
+
+    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
+        super().__init__(
+            encoder,
+            facts,
+            projector=config.projector,
+            predictor=config.predictor,
+            output_norm=config.output_norm,
+            output_bias=False,
+            momentum=config.momentum,
+        )
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Both views through both networks."""
+        return self.pairs(batch.views, batch.views)
+
+    def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """Equation 2, each view predicting the other."""
+        ab = regression_loss(embeddings["pa"], embeddings["tb"])
+        ba = regression_loss(embeddings["pb"], embeddings["ta"])
+        return {"loss": ab + ba}
+
+
+_DIGITS = replace(digits(), crop_scale=(0.4, 1.0), rotation=15.0)  # the others' stronger views cost 9 points of linear accuracy on `val`
+
+RECIPES = {
+    # Best on the `val` split of 5 settings: momentum 0.8, 0.97 or 0.99, rate 2e-3, 4e-3 or 6e-3, predictor (256, 128) or
+    # (1024, 128), the views of the other methods or these.
+    "embedded": Recipe(
+        method=Config(projector=(256, 128), predictor=(256, 128), momentum=0.8, output_norm=True),
+        views=(_DIGITS, _DIGITS),
+        optim=Optim(name="adamw", lr=6e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
+        batch_size=256,
+        epochs=24,
+        precision="bf16",
+    ),
+    "cifar": Recipe(  # the paper has none: SimCLR's batch and rate for CIFAR-10, the momentum of BYOL's shorter runs; not tuned
+        method=Config(projector=(2048, 256), predictor=(2048, 256), momentum=0.99),
+        views=(cifar(), cifar()),
+        optim=Optim(name="lars", lr=2.0, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular"),
+        batch_size=512,
+        epochs=1000,
+        precision="bf16",
+    ),
+    "paper": Recipe(  # section 3.3: batch 4096, lr 0.2 x B / 256; code: configs/byol.py and utils/optimizers.py
+        method=Config(),
+        views=byol_views(),
+        optim=Optim(name="lars", lr=3.2, weight_decay=1.5e-6, warmup_epochs=10, lars_momentum="popular"),
+        batch_size=4096,
+        epochs=1000,
+        precision="fp32",
+        normalize="imagenet",
+    ),
+}
