@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Augment, Backbone, Optim, Pretrain
+from methods._branches import build_second, check_second
 from methods._heads import mlp
 from methods._views import cifar, digits
 
@@ -31,6 +32,8 @@ class Config:
     hidden: int = 8192  # section 2.2: 8192-8192-8192
     output: int = 8192
     layers: int = 3
+    # VICReg's table 5: encoder of the second branch, with a projector of its own; None shares both.
+    second: Backbone | None = field(default=None, metadata={"omit_when": None})
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -39,6 +42,7 @@ class Config:
             raise BenchError(f"barlow_twins needs 2 views, found {len(pretrain.views)}.")
         if self.layers < 1:
             raise BenchError(f"barlow_twins: layers is {self.layers}, expected at least 1.")
+        check_second(self.second, pretrain)
 
 
 def barlow_twins_loss(za_BD: Tensor, zb_BD: Tensor, *, lambda_: float) -> dict[str, Tensor]:
@@ -68,13 +72,17 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        dims = (facts.feature_dim, *(config.hidden,) * (config.layers - 1), config.output)
-        self.projector = mlp(dims, last_norm=False)
+        tail = (*(config.hidden,) * (config.layers - 1), config.output)
+        self.projector = mlp((facts.feature_dim, *tail), last_norm=False)
+        if config.second is not None:
+            second = build_second(config.second, facts)
+            self.second = nn.Sequential(second, mlp((second.feature_dim, *tail), last_norm=False))
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Two passes, as in the released code."""
-        za, zb = (self.projector(self.encoder(view)) for view in batch.views)
-        return {"za": za, "zb": zb}
+        first, second = batch.views
+        za = self.projector(self.encoder(first))
+        return {"za": za, "zb": self.projector(self.encoder(second)) if self.config.second is None else self.second(second)}
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Equation 1, with its two terms."""
@@ -91,11 +99,11 @@ def _paper_view(blur: float, solarize: float) -> Augment:
 
 RECIPES = {
     "embedded": Recipe(
-        method=Config(lambda_=0.02, hidden=256, output=512, layers=2),
+        method=Config(lambda_=0.005, hidden=256, output=512),
         views=(digits(), digits()),
-        optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
-        batch_size=256,
-        epochs=24,
+        optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=3, betas=(0.9, 0.99)),
+        batch_size=128,
+        epochs=30,
         precision="bf16",
     ),
     "cifar": Recipe(

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Augment, Backbone, Optim, Pretrain
+from methods._branches import build_second, check_second
 from methods._heads import mlp
 from methods._views import cifar, digits
 
@@ -31,6 +32,8 @@ class Config:
     temperature: float = 0.1  # section 5.1, table 5
     hidden: int = 2048  # section 4.2: 2048 -> 2048 -> 128
     output: int = 128
+    # VICReg's table 5: encoder of the second branch, with a projector of its own; None shares both.
+    second: Backbone | None = field(default=None, metadata={"omit_when": None})
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -39,6 +42,7 @@ class Config:
             raise BenchError(f"simclr needs 2 views, found {len(pretrain.views)}.")
         if self.temperature <= 0:
             raise BenchError(f"simclr: temperature is {self.temperature}, expected more than 0.")
+        check_second(self.second, pretrain)
 
 
 def nt_xent(za_BD: Tensor, zb_BD: Tensor, *, temperature: float) -> Tensor:
@@ -65,9 +69,14 @@ class Method(nn.Module):
         self.config = config
         self.encoder = encoder
         self.projector = mlp((facts.feature_dim, config.hidden, config.output), last_norm=True, last_shift=False)
+        if config.second is not None:
+            second = build_second(config.second, facts)
+            self.second = nn.Sequential(second, mlp((second.feature_dim, config.hidden, config.output), last_norm=True, last_shift=False))
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Both views in one pass, so that batch norm sees 2N views as in the released code."""
+        """Both views in one pass, so that batch norm sees 2N views as in the released code; one pass each with two branches."""
+        if self.config.second is not None:
+            return {"za": self.projector(self.encoder(batch.views[0])), "zb": self.second(batch.views[1])}
         za, zb = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)
         return {"za": za, "zb": zb}
 
@@ -85,9 +94,9 @@ RECIPES = {
     "embedded": Recipe(
         method=Config(temperature=0.5, hidden=256),
         views=(digits(), digits()),
-        optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
+        optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=3.6, betas=(0.9, 0.99)),
         batch_size=256,
-        epochs=24,
+        epochs=36,
         precision="bf16",
     ),
     "cifar": Recipe(  # appendix B.9

@@ -55,9 +55,9 @@ RECIPES = {
     "embedded": Recipe(
         method=Config(),
         views=(digits(),),
-        optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
+        optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=3.6, betas=(0.9, 0.99)),
         batch_size=256,
-        epochs=24,
+        epochs=36,
         precision="bf16",
     ),
     "cifar": Recipe(

@@ -13,7 +13,7 @@ from typing import cast
 import pytest
 import torch
 
-from bench import plugins, train
+from bench import checkpoint, plugins, train
 from bench.check import check_pretrain
 from bench.contracts import Method, Recipe
 from bench.data.loader import Batch
@@ -118,4 +118,4 @@ def test_a_short_training_leaves_weights_and_a_finite_loss(method: str, site: Si
     assert set(saved["method"]) == set(fresh.state_dict())
     moved = [key for key, value in fresh.state_dict().items() if not torch.equal(value, saved["method"][key])]
     assert any(key.startswith("encoder.conv1") for key in moved)
-    assert trained.weights_sha256 == train.sha256_of(run.weights)
+    assert trained.weights_sha256 == checkpoint.sha256_of(run.weights)
