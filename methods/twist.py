@@ -1,0 +1,160 @@
+"""TWIST: self-supervised learning by estimating twin class distributions (arXiv:2110.07402, v4).
+
+A softmax over C classes ends the projector. The distributions of two views of an image shall agree (consistency), each
+shall be sharp, and their mean over the GLOBAL batch flat (diversity). No stop-gradient, predictor or momentum encoder
+for ResNets. The released code (bytedance/TWIST) made the printed numbers, and this file has what the paper leaves out:
+- batch norm without affine before the softmax, over bunches of 256 images with all their crops, not the global batch;
+- 1e-5 inside every logarithm (the paper has none) and linear layers with bias; alpha = 1 + lam1 and beta = lam2;
+- multi-crop: each of the two global crops with every later view, so two local crops never meet;
+- ViT: an EMA teacher sees the global crops, KL(teacher || student) over different views, entropies of the student only;
+- after multi-crop pretraining a self-labelling stage, here a second pretraining that starts from the first.
+The code's logged terms are sums over ranks; here they are means, as in the paper; the gradients are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.contracts import Facts, Recipe
+from bench.data.loader import Batch
+from bench.errors import BenchError
+from bench.spec import Augment, Optim, Pretrain
+from methods._momentum import cosine_momentum, move_towards, slow_copy
+from methods._twist import BunchNorm, keep_share, logits_of, projector, self_label_loss, teacher_loss, twin_loss
+from methods._views import cifar, digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The paper's symbols in words, with the code's defaults."""
+
+    classes: int = 4096  # C
+    hidden: int = 4096
+    alpha: float = 1.0  # of the sharpness; 1 + lam1 in the code
+    beta: float = 1.0  # of the diversity; lam2 in the code
+    temperature: float = 1.0  # tau; of the two entropies, with a teacher of the consistency too
+    epsilon: float = 1e-5  # inside logarithms
+    bunch: int | None = 256  # consecutive images of the global batch that share the last norm's statistics; None: all
+    activation: Literal["relu", "gelu"] = "relu"  # of the projector
+    small_init: bool = False  # projector weights from a truncated normal of 0.02, biases 0: the code's choice for ViT
+    teacher: float | None = None  # momentum at the start of an EMA teacher, cosine to 1; None: no teacher
+    stage: Literal["cluster", "self_label"] = "cluster"
+    keep: tuple[float, float] = (0.5, 0.6)  # self-labelling: share of images that get a label, cosine from first to last
+    # Self-labelling: consecutive images of the global batch among which the most confident are kept. The code has the
+    # images of one GPU (128 for ResNet-50, 60 for ResNet-50 2x); None: the global batch.
+    keep_among: int | None = None
+    VERSION: int = field(default=1, init=False)
+
+    def check(self, pretrain: Pretrain) -> None:
+        """Enough views and classes, groups that divide the batch, and for self-labelling a first stage that fits."""
+        if len(pretrain.views) < 2:
+            raise BenchError(f"twist needs at least 2 views, the first two of them global crops, found {len(pretrain.views)}.")
+        if self.classes < 2:
+            raise BenchError(f"twist: classes is {self.classes}, expected at least 2.")
+        if self.temperature <= 0 or self.epsilon <= 0:
+            raise BenchError(f"twist: temperature is {self.temperature} and epsilon {self.epsilon}, expected more than 0.")
+        for name, size in (("bunch", self.bunch), ("keep_among", self.keep_among)):
+            if size is not None and (size < 2 or pretrain.batch_size % size):
+                raise BenchError(f"twist: {name} is {size}, expected None or 2 and more images that divide the batch of {pretrain.batch_size}.")
+        if self.teacher is not None and not 0 <= self.teacher <= 1:
+            raise BenchError(f"twist: teacher is {self.teacher}, expected None or a momentum from 0 to 1.")
+        if not all(0 < share <= 1 for share in self.keep):
+            raise BenchError(f"twist: keep is {self.keep}, expected shares above 0 and up to 1.")
+        if self.stage == "self_label":
+            self._check_start(pretrain.start)
+
+    def _check_start(self, start: Pretrain | None) -> None:
+        first = None if start is None else start.method
+        if self.teacher is not None:
+            raise BenchError("twist: the self-labelling stage has no teacher (the released code cannot run it with one).")
+        if not isinstance(first, Config) or first.stage != "cluster":
+            raise BenchError("twist: the self-labelling stage needs a start: a twist pretraining with stage 'cluster'.")
+        if (first.classes, first.hidden, first.teacher) != (self.classes, self.hidden, None):
+            raise BenchError("twist: the self-labelling stage needs the classes and hidden of its start, which must have no teacher.")
+
+
+class Method(nn.Module):
+    """Encoder, projector and the norm before the softmax; for ViT a teacher of the first two."""
+
+    progress: Tensor
+
+    def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
+        super().__init__()
+        self.config, self.steps = config, facts.steps
+        self.encoder = encoder
+        self.projector = projector(facts.feature_dim, config.hidden, config.classes, gelu=config.activation == "gelu", small_init=config.small_init)
+        self.norm = BunchNorm(config.classes, config.bunch)
+        self.teacher = None if config.teacher is None else nn.ModuleList([slow_copy(self.encoder), slow_copy(self.projector)])
+        self.teacher_norm = None if config.teacher is None else BunchNorm(config.classes, config.bunch)
+        # Share of the self-labelling stage that is done; a buffer, so that a checkpoint holds it. The first stage leaves it at 0.
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Logits before the norm: z0, z1 of the global crops, z2 ... of local ones, and t0, t1 of the teacher."""
+        logits = {f"z{number}": z for number, z in enumerate(logits_of(self.encoder, self.projector, batch.views))}
+        if self.teacher is not None:
+            logits |= {f"t{number}": t for number, t in enumerate(logits_of(self.teacher[0], self.teacher[1], batch.views[:2]))}
+        return logits
+
+    def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
+        """The three terms, or the cross entropy of the self-labelling stage."""
+        c = self.config
+        z_VBC = self.norm(torch.stack([z for name, z in embeddings.items() if name.startswith("z")]))
+        if c.stage == "self_label":
+            return self_label_loss(z_VBC, keep=keep_share(*c.keep, float(self.progress)), among=c.keep_among)
+        if self.teacher_norm is None:
+            return twin_loss(z_VBC, alpha=c.alpha, beta=c.beta, temperature=c.temperature, epsilon=c.epsilon)
+        t_TBC = self.teacher_norm(torch.stack([embeddings["t0"], embeddings["t1"]]))
+        return teacher_loss(t_TBC, z_VBC, alpha=c.alpha, beta=c.beta, temperature=c.temperature, epsilon=c.epsilon)
+
+    def after_step(self, progress: float) -> None:
+        """Move the teacher; the code's step number starts at 0, so its momentum is that of the progress before the step."""
+        if self.config.stage == "self_label":
+            self.progress.fill_(progress)
+        if self.teacher is not None and self.config.teacher is not None:
+            momentum = cosine_momentum(self.config.teacher, progress - 1 / self.steps)
+            for slow, fast in zip(self.teacher, (self.encoder, self.projector), strict=True):
+                move_towards(slow, fast, momentum)
+
+
+def paper_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
+    """BYOL's pipeline, as the code has it for every crop (augmentation.py)."""
+    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
+
+
+RECIPES = {
+    # The best of 5 settings on the `val` split, seed 0. Temperature 1 stays on the plateau of near-uniform distributions for
+    # the few hundred steps there are; sharper entropies (0.4, 0.5, 0.6 tried) and small batches leave it.
+    "embedded": Recipe(
+        method=Config(classes=256, hidden=256, bunch=None, temperature=0.5),
+        views=(digits(), digits()),
+        optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.4, betas=(0.9, 0.99)),
+        batch_size=128,
+        epochs=24,
+        precision="bf16",
+    ),
+    "cifar": Recipe(  # untuned: the paper has no CIFAR; its rate 0.5 x B / 256, with fewer classes for fewer images
+        method=Config(hidden=2048),
+        views=(cifar(), cifar()),
+        optim=Optim(name="lars", lr=1.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001),
+        batch_size=512,
+        epochs=800,
+        precision="bf16",
+    ),
+    # ResNet-50 without multi-crop and self-labelling (72.6 % in table 3; README, 8 GPUs x 256): rate 0.5 x B / 256 = 4.
+    # The other published runs are in methods/_twist_recipes.py.
+    "paper": Recipe(
+        method=Config(classes=32768),
+        views=(paper_view(1.0), paper_view(0.1, 0.2)),
+        optim=Optim(name="lars", lr=4.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001),
+        batch_size=2048,
+        epochs=800,
+        precision="bf16",
+        normalize="imagenet",
+        zero_init_residual=False,  # as the released resnet.py
+    ),
+}
