@@ -1,4 +1,4 @@
-"""The three figures of a report: published against measured, training curves, the sweep of a linear evaluation."""
+"""The figures of a report: published against measured, training curves, the sweep of a linear evaluation, spectra and their dynamics."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeGuard
 
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -19,6 +20,8 @@ Curves = Sequence[Mapping[str, float]]
 
 LABEL_LENGTH = 42  # longer row names are cut in the figure; the table has them whole
 NOT_A_TERM = ("step", "steps", "epoch", "img_s")
+FEW_VALUES = 32
+DECADES = 12  # below the largest singular value; what is under them is rounding and would press the rest together
 DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 
@@ -140,6 +143,91 @@ def sweep_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
         return svg.to_svg(figure, name=name, title=title)
 
 
+def spectrum_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
+    """Log10 of singular values over their index, largest first, a line for each label. "" without a spectrum.
+
+    Values of 0 have no logarithm and are left out; the axis ends 12 decades under the largest value.
+    """
+    spectra = [(label, [(place, math.log10(value)) for place, value in enumerate(values) if value > 0]) for label, values in spectra_of(details)]
+    spectra = [(label, points) for label, points in spectra if points]
+    if not spectra:
+        return ""
+    with svg.drawing_style():
+        legend = 0.0 if len(spectra) == 1 else 0.22 * math.ceil(len(spectra) / 2)
+        width, height = 6.2, 2.9 + legend
+        figure = Figure(figsize=(width, height))
+        axes = figure.subplots()
+        figure.subplots_adjust(left=0.6 / width, right=1 - 0.15 / width, top=1 - (legend + 0.15) / height, bottom=0.5 / height)
+        handles = []
+        for place, (label, points) in enumerate(spectra):
+            dash = DASHES[place // len(svg.SERIES) % len(DASHES)]
+            marker = "." if len(points) <= FEW_VALUES else ""  # a spectrum of few values is read value by value
+            axes.plot(*zip(*points, strict=True), color=_series(place), linestyle=dash, marker=marker, linewidth=1.4)
+            handles.append(Line2D([], [], color=_series(place), linestyle=dash, label=_short(label)))
+        lowest, highest = min(value for _, points in spectra for _, value in points), max(value for _, points in spectra for _, value in points)
+        if lowest < highest - DECADES:
+            axes.set_ylim(highest - DECADES, highest + 0.03 * DECADES)
+        axes.set_xlabel("index")
+        axes.set_ylabel("log10 singular value")
+        axes.tick_params(length=0, labelcolor=svg.MUTED)
+        if legend:
+            _legend(figure, handles, 0.55 / width, columns=2)
+        return svg.to_svg(figure, name=name, title=title)
+
+
+def dynamics_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
+    """Singular values over training, a panel for each matrix, then the alignment and its last matrix. "" without dynamics.
+
+    Steps stand on a logarithmic axis, which has no place for step 0; the largest singular value is the darkest line.
+    """
+    dynamics = details.get("dynamics")
+    if not isinstance(dynamics, dict):
+        return ""
+    steps, matrices = _row(dynamics.get("steps")), dynamics.get("singular_values")
+    found = [(label, _matrix(rows)) for label, rows in matrices.items()] if isinstance(matrices, dict) else []
+    panels = [(label, rows) for label, rows in found if steps and len(rows) == len(steps)]
+    if not panels:
+        return ""
+    alignment, last = _row(dynamics.get("alignment")), _matrix(dynamics.get("alignment_matrix"))
+    count = len(panels) + (len(alignment) == len(steps)) + bool(last)
+    with svg.drawing_style():
+        columns = min(count, 3)
+        lines = math.ceil(count / columns)
+        width, height = 0.55 + 2.55 * columns, 2.3 * lines
+        figure = Figure(figsize=(width, height))
+        grid = figure.subplots(lines, columns, squeeze=False).ravel()
+        figure.subplots_adjust(left=0.55 / width, right=1 - 0.1 / width, top=1 - 0.3 / height, bottom=0.45 / height, wspace=0.36, hspace=0.55)
+        for axes, (label, rows) in zip(grid, panels, strict=False):
+            axes.set_title(f"{svg.clean(label)}, log10 singular values")
+            for place in range(len(rows[0])):
+                shade = svg.RAMP[round((len(svg.RAMP) - 1) * (1 - place / max(1, len(rows[0]) - 1)))]
+                points = [(step, math.log10(row[place])) for step, row in zip(steps, rows, strict=True) if step > 0 and row[place] > 0]
+                _over_steps(axes, points, shade)
+        rest = list(grid[len(panels) :])
+        if len(alignment) == len(steps):
+            axes = rest.pop(0)
+            axes.set_title("alignment, mean of the diagonal")
+            axes.set_ylim(0, 1.02)
+            _over_steps(axes, [(step, value) for step, value in zip(steps, alignment, strict=True) if step > 0], svg.SERIES[0])
+        if last:
+            axes = rest.pop(0)
+            axes.set_title("last alignment matrix, 0 to 1")
+            axes.pcolormesh(last, cmap=ListedColormap(list(svg.RAMP)), vmin=0, vmax=1)
+            axes.set(aspect="equal", xticks=[], yticks=[])
+            axes.invert_yaxis()
+            axes.grid(visible=False)
+        for axes in rest:
+            axes.remove()
+        return svg.to_svg(figure, name=name, title=title)
+
+
+def spectra_of(details: Mapping[str, Json]) -> list[tuple[str, list[float]]]:
+    """(label, singular values) of every entry of `spectra` that has both."""
+    entries = details.get("spectra")
+    found = [(entry.get("label"), _row(entry.get("values"))) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [(label, values) for label, values in found if isinstance(label, str) and values]
+
+
 def _draw_rows(view: TableView, column: Column, rows: Sequence[tuple[Row, float]], paper: Axes, here: Axes) -> None:
     for row, place in rows:
         cell = view.cell(row, column)
@@ -204,6 +292,27 @@ def _heads(sweep: object) -> list[tuple[float, float, float]]:
     entries = [entry for entry in sweep if isinstance(entry, dict)] if isinstance(sweep, list) else []
     found = [tuple(entry.get(key) for key in ("learning_rate", "weight_decay", "val_top1")) for entry in entries]
     return [(a, b, c) for a, b, c in found if _is_number(a) and _is_number(b) and _is_number(c)]
+
+
+def _over_steps(axes: Axes, points: Sequence[tuple[float, float]], color: str) -> None:
+    """A line over the logarithm of the step; ticks at powers of ten in plain numbers, which matplotlib's own log axis has not."""
+    places = [math.log10(step) for step, _ in points]
+    axes.plot(places, [value for _, value in points], color=color, linewidth=1.2)
+    powers = range(math.floor(max(places, default=0)) + 1)
+    axes.set_xticks(powers, [f"{10**power:,}" for power in powers])
+    axes.set_xlabel("step")
+    axes.tick_params(length=0, labelcolor=svg.MUTED)
+
+
+def _row(values: object) -> list[float]:
+    """The numbers of a list; nothing when there is anything else in it."""
+    return [float(value) for value in values if _is_number(value)] if isinstance(values, list) and all(map(_is_number, values)) else []
+
+
+def _matrix(rows: object) -> list[list[float]]:
+    """Rows of equal length; nothing when they are not."""
+    found = [_row(row) for row in rows] if isinstance(rows, list) else []
+    return found if found and found[0] and len({len(row) for row in found}) == 1 else []
 
 
 def _is_number(value: object) -> TypeGuard[float]:

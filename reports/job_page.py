@@ -32,6 +32,9 @@ def job_page(record: JobRecord, records: Mapping[str, JobRecord], views: Sequenc
     details = dict(record.result.details) if record.result is not None and isinstance(record.result.details, Mapping) else {}
     children = [other for other in records.values() if other.parent == record.id]
     sweep = figures.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
+    spectra = figures.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
+    dynamics = figures.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
+    drawn = {key for key, figure in (("sweep", sweep), ("spectra", spectra), ("dynamics", dynamics)) if figure}
     curves = figures.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
     return pages.render(
         "job.html.j2",
@@ -42,8 +45,10 @@ def job_page(record: JobRecord, records: Mapping[str, JobRecord], views: Sequenc
             "children": children,
             "uses": _uses(record.id, [child.id for child in children], views),
             "sweep": Markup(sweep),
+            "spectra": Markup(spectra),
+            "dynamics": Markup(dynamics),
             "curves": Markup(curves),
-            "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key != "sweep" or not sweep],
+            "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
         },
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from bench.identity import Json
 from reports import figures, pages, words
 from reports.job import JobRecord
 from reports.text import has_architecture
@@ -84,6 +85,7 @@ def table_page(view: TableView, records: Mapping[str, JobRecord], siblings: Sequ
             "agreement": [words.agreement_sentence(agreement) for agreement in view.agreement],
             "protocols": _protocols(view),
             "plots": _plots(view),
+            "spectra": _spectra(view, records),
             "curves": _curves(view, records),
             "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))],
         },
@@ -154,6 +156,42 @@ def _plots(view: TableView) -> list[PageFigure]:
             caption = f"{column.name}: {better} is better. Bars are one sample standard deviation over seeds."
             found.append(PageFigure(svg=Markup(drawn), caption=caption))
     return [figure for figure in found if figure.svg]
+
+
+def _spectra(view: TableView, records: Mapping[str, JobRecord]) -> list[PageFigure]:
+    """What evaluations left of singular values, each row's first finished seed.
+
+    A spectrum that several rows have (the embedding's, say) is one figure with a line for each row; those that only one
+    row has share a figure.
+    """
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}  # (protocol, label) -> row -> values
+    dynamics: dict[str, tuple[str, Mapping[str, Json]]] = {}
+    for row in (*view.rows, *view.references):
+        for column in view.columns:
+            finished = [records[job] for job in view.cell(row, column).jobs if job in records and records[job].result is not None]
+            details = finished[0].result.details if finished and finished[0].result is not None else {}
+            if not isinstance(details, Mapping):
+                continue
+            for label, values in figures.spectra_of(details):
+                found.setdefault((view.protocols[column.name], label), {})[row.name] = values
+            if "dynamics" in details:
+                dynamics.setdefault(finished[0].id, (row.name, details))
+    groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}  # (protocol, what the figure is of) -> its lines
+    for (protocol, label), rows in found.items():
+        if len(rows) > 1:
+            groups[protocol, label] = list(rows.items())
+        else:
+            subject, values = next(iter(rows.items()))
+            groups.setdefault((protocol, subject), []).append((label, values))
+    plots = []
+    for place, ((protocol, subject), lines) in enumerate(groups.items()):
+        spectra: list[Json] = [{"label": label, "values": list(values)} for label, values in lines]
+        drawn = figures.spectrum_figure({"spectra": spectra}, name=f"spectra-{place}", title=f"Singular values: {subject}")
+        plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: {protocol}. Largest first; one seed."))
+    for place, (subject, details) in enumerate(dynamics.values()):
+        drawn = figures.dynamics_figure(details, name=f"dynamics-{place}", title=f"Singular values over training: {subject}")
+        plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: singular values over training, the largest darkest; one seed."))
+    return [plot for plot in plots if plot.svg]
 
 
 def _curves(view: TableView, records: Mapping[str, JobRecord]) -> list[PageFigure]:

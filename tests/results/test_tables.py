@@ -9,6 +9,8 @@ import pytest
 
 from bench import plugins
 from bench.scales import SCALES
+from bench.scales import encoder as scale_encoder
+from bench.spec import Evaluate, Pretrain
 from results.table import cell_jobs, load_table, protocol_of
 
 # Typed from the paper's page, independently of the table file: table 6 of arXiv:2002.05709v3.
@@ -36,6 +38,41 @@ def test_simclr_table6_prints_what_the_paper_prints() -> None:
     for row in found:
         row[4] = row[4] or ""
     assert found == expected
+
+
+# Table 1 of the same paper, independently typed; the header is 1/8, 1/4, 1/2, 1, 1 (+Blur), AutoAug.
+SIMCLR_TABLE_1 = """\
+SimCLR,59.6,61.0,62.6,63.2,64.5,61.1
+Supervised,77.0,76.7,76.5,75.7,75.4,77.1
+"""
+
+
+def test_simclr_table1_prints_what_the_paper_prints() -> None:
+    table = load_table("simclr_table1")
+    assert [column.name for column in table.columns] == ["1/8", "1/4", "1/2", "1", "1 (+Blur)", "AutoAug"]
+    found = [[row.label, *(row.printed[column.name] for column in table.columns)] for row in table.rows]
+    assert found == list(csv.reader(io.StringIO(SIMCLR_TABLE_1)))
+
+
+def test_simclr_table1_trains_one_encoder_a_column_at_the_papers_length() -> None:
+    table = load_table("simclr_table1")
+    for scale, length in (("paper", 100), ("embedded", encoder_of("simclr", "embedded").epochs)):
+        cells = cell_jobs(table, SCALES[scale], 1, rows=["SimCLR"])
+        trained = {
+            cell.column.name: encoder for cell in cells if isinstance(cell.spec, Evaluate) and isinstance(encoder := cell.spec.encoder, Pretrain)
+        }
+        assert {encoder.epochs for encoder in trained.values()} == {length}
+        assert len({encoder.views for encoder in trained.values()}) == len(table.columns) == len(trained)
+        assert [encoder.views[0].hue for encoder in trained.values()] == pytest.approx([0.025, 0.05, 0.1, 0.2, 0.2, 0])
+        assert [encoder.views[0].blur for encoder in trained.values()] == [0, 0, 0, 0, 0.5, 0]
+        assert [encoder.views[0].policy for encoder in trained.values()] == ["none"] * 5 + ["autoaugment"]
+        assert all(encoder.views[0] == encoder.views[1] for encoder in trained.values())
+
+
+def encoder_of(method: str, scale: str) -> Pretrain:
+    made = scale_encoder(SCALES[scale], method, network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    assert isinstance(made, Pretrain)
+    return made
 
 
 def test_the_three_simclr_rows_run_and_the_others_say_what_they_lack() -> None:
