@@ -64,7 +64,10 @@ def test_global_batch_norm_equals_torchs_on_the_whole_batch(found: dict[str, dic
     assert {"state.0.running_mean", "state.0.running_var", "state.0.num_batches_tracked"} <= set(alone)
 
 
-@pytest.mark.parametrize("method", ["simclr", "barlow_twins"])
+STEPS = ["simclr", "barlow_twins", "byol", "directclr", "fnc", "fnc memory", "truncated_triplet", "twist", "twist teacher", "vicreg"]
+
+
+@pytest.mark.parametrize("method", STEPS)
 def test_losses_and_gradients_do_not_depend_on_the_number_of_ranks(found: dict[str, dict[str, Any]], method: str) -> None:
     alone = found["alone"][f"step {method}"]
     assert sum(key.startswith("gradient.encoder") for key in alone) > 10

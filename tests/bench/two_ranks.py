@@ -24,12 +24,30 @@ from bench.runs import RunFolder
 from bench.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods.barlow_twins import Config as BarlowTwins
+from methods.byol import Config as Byol
+from methods.directclr import Config as DirectCLR
+from methods.fnc import Config as Fnc
 from methods.simclr import Config as SimCLR
+from methods.truncated_triplet import Config as TruncatedTriplet
+from methods.twist import Config as Twist
+from methods.vicreg import Config as VICReg
 
 CPU = torch.device("cpu")
 IMAGES = 8
 STEPS = 2  # of the training loop: later, last digits that decide the side of a ReLU's kink add up
 METHODS: dict[str, object] = {"simclr": SimCLR(temperature=0.5, hidden=16, output=8), "barlow_twins": BarlowTwins(hidden=16, output=8)}
+
+# Every other loss: one step in float64 on one rank and on two. With their queues, teachers, pools and bunches.
+STEP_METHODS: dict[str, object] = {
+    "byol": Byol(projector=(16, 8), predictor=(16, 8)),
+    "directclr": DirectCLR(d0=8),
+    "fnc": Fnc(memory=0, multi_crop=False, top_k=3, threshold=None, hidden=16, output=8, mode="elimination"),
+    "fnc memory": Fnc(memory=4, top_k=3, threshold=None, hidden=16, output=8),
+    "truncated_triplet": TruncatedTriplet(deputy="rank", k=2, negatives_pool=4, projector=(16, 8), predictor=(16, 8)),
+    "twist": Twist(hidden=16, classes=6, bunch=4),
+    "twist teacher": Twist(hidden=16, classes=6, bunch=4, teacher=0.9),
+    "vicreg": VICReg(hidden=16, output=8),
+}
 
 
 def spec_of(method: object) -> Pretrain:
@@ -122,6 +140,8 @@ def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
     for name, method in METHODS.items():
         parts[f"step {name}"] = lambda method=method: step_of(method, ranks, rows)  # type: ignore[misc]
         parts[f"train {name}"] = lambda method=method: trained(method, ranks, folder)  # type: ignore[misc]
+    for name, method in STEP_METHODS.items():
+        parts[f"step {name}"] = lambda method=method: step_of(method, ranks, rows)  # type: ignore[misc]
     return {name: part() for name, part in parts.items()}
 
 

@@ -1,0 +1,119 @@
+"""A method, an evaluation and a table of one's own: three files in a folder, no list to edit."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import BENCH
+
+pytestmark = pytest.mark.slow
+
+METHOD = '''"""Toy: pull two views together and push the batch apart by its variance (arXiv:0000.00000)."""
+from dataclasses import dataclass, field, replace
+
+import torch
+from methods import simclr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    weight: float = 1.0
+    VERSION: int = field(default=1, init=False)
+
+
+class Method(torch.nn.Module):
+    def __init__(self, config, encoder, facts):
+        super().__init__()
+        self.config, self.encoder = config, encoder
+        self.projector = torch.nn.Linear(facts.feature_dim, 16)
+
+    def embed(self, batch):
+        return {"za": self.projector(self.encoder(batch.views[0])), "zb": self.projector(self.encoder(batch.views[1]))}
+
+    def loss(self, z, labels):
+        pull = (z["za"] - z["zb"]).square().mean()
+        push = torch.relu(1 - z["za"].std(dim=0)).mean() + torch.relu(1 - z["zb"].std(dim=0)).mean()
+        return {"loss": pull + self.config.weight * push, "pull": pull, "push": push}
+
+    def after_step(self, progress):
+        pass
+
+
+RECIPES = {name: replace(recipe, method=Config()) for name, recipe in simclr.RECIPES.items()}
+'''
+EVALUATION = '''"""Counts dead channels of the representation."""
+from dataclasses import dataclass, field
+
+from bench.contracts import Metric, Outcome
+from evals._features import features_of
+
+METRICS = {"dead": Metric("", higher_is_better=False)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    below: float = 1e-6
+    VERSION: int = field(default=1, init=False)
+
+
+RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config()}
+
+
+def evaluate(config, subject, context):
+    features, _ = features_of(subject, context)["test"]
+    return Outcome(metrics={"dead": float((features.std(dim=0) < config.below).sum())})
+'''
+TABLE = '''"""Mine, table 1: https://arxiv.org/abs/0000.00000."""
+from results.table import Column, Row, Table
+
+TABLE = Table(
+    id="mine_table1", paper="Mine", arxiv="0000.00000", number="1", title="A table of my own",
+    columns=(Column(name="Top-1", metric="top1", protocol="knn"), Column(name="Dead", metric="dead", protocol="dead_channels", unit="", digits=0)),
+    rows=(Row(label="Toy", method="toy", printed={"Top-1": "50.0"}), Row(label="Random", method="random", printed={"Top-1": "40.0"})),
+)
+'''
+
+
+@pytest.fixture
+def plugged(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for folder, name, text in (("methods", "toy", METHOD), ("evals", "dead_channels", EVALUATION), ("tables", "mine_table1", TABLE)):
+        (workplace / "plugins" / folder).mkdir(parents=True)
+        (workplace / "plugins" / folder / f"{name}.py").write_text(text)
+    monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "plugins"))
+    return workplace
+
+
+def bench(*arguments: str) -> str:
+    found = subprocess.run([*BENCH, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def test_three_files_are_found_planned_trained_evaluated_and_reported(plugged: Path) -> None:
+    assert "toy                Toy: pull two views together" in bench("list", "methods")
+    assert "dead_channels      Counts dead channels" in bench("list", "evals")
+    assert "mine_table1" in bench("list", "tables")
+    assert "5 after each is taken once, 2 edges; 0 done, 5 to run" in bench("plan", "--table", "mine_table1", "--scale", "smoke")
+    assert "| Toy |" in bench("run", "--table", "mine_table1", "--scale", "smoke")
+    lines = list(csv.DictReader((plugged / "results/out/smoke/mine_table1.csv").read_text().splitlines()))
+    assert [(line["row"], line["column"], line["status"]) for line in lines] == [
+        ("Toy", "Top-1", "done"),
+        ("Toy", "Dead", "done"),
+        ("Random", "Top-1", "done"),
+        ("Random", "Dead", "done"),
+    ]
+    page = (plugged / "reports/out/smoke/mine_table1.html").read_text()
+    assert "A table of my own" in page
+    job = next(line["job_ids"] for line in lines if line["row"] == "Toy")
+    assert (plugged / f"reports/out/jobs/{job}.html").exists()
+
+
+def test_a_plugin_folder_that_is_not_there_is_named(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "gone"))
+    found = subprocess.run([*BENCH, "list", "methods"], capture_output=True, text=True, timeout=60, check=False)
+    assert found.returncode == 2
+    assert "BENCH_PLUGINS names" in found.stderr
