@@ -37,6 +37,7 @@ class Manifest:
     seeds: int
     rows: tuple[str, ...]  # as asked for; empty: all
     columns: tuple[str, ...]
+    chunks: int  # of bench.toml when it ran
     jobs: tuple[PlannedJob, ...]
 
     @property

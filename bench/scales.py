@@ -31,6 +31,7 @@ class Scale:
     data: Mapping[str, Data]  # the paper's data set -> the one here
     shrink: float = 1.0  # further factor on the recipe's epochs
     published: bool = False  # whether numbers may be held against the printed ones
+    chunks: int = 1  # sub-batches of a pretraining's step, from bench.toml
     # What the stand-in of a data set needs otherwise in every view, where the paper's view has it at all (is not 0).
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
@@ -179,6 +180,7 @@ def encoder(
         epochs=length,
         precision=recipe.precision,
         seed=seed,
+        chunks=scale.chunks,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import executors, graph, manifest, progress, scheduler
@@ -63,7 +63,8 @@ def run(request: Request, executor: str, force: Sequence[str]) -> int:
     scheduler.prepare(jobs, runs, request.site, scheduler.RetryRules(), forced)
     for table, cells in zip(planned.tables, planned.cells, strict=True):
         part = graph.plan((cell.label, cell.spec) for cell in cells)
-        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, request.seeds, request.rows, request.columns, manifest.of_graph(part)))
+        asked = (request.seeds, request.rows, request.columns, request.site.chunks)
+        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part)))
     todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     if todo:
         saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
@@ -134,7 +135,7 @@ def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
     views = []
     for m in known:
         try:
-            views.append(_view(load_table(m.table), scale_of(m.scale), runs, m.seeds, m.rows, m.columns))
+            views.append(_view(load_table(m.table), replace(scale_of(m.scale), chunks=m.chunks), runs, m.seeds, m.rows, m.columns))
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
             print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
     if not views:
@@ -154,7 +155,7 @@ def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
 
 
 def _plan(request: Request) -> _Planned:
-    scale = scale_of(request.scale)
+    scale = replace(scale_of(request.scale), chunks=request.site.chunks)
     tables = tuple(load_table(name) for name in request.tables)
     cells = tuple(tuple(cell_jobs(table, scale, request.seeds, rows=request.rows, columns=request.columns)) for table in tables)
     jobs = graph.plan((cell.label, cell.spec) for part in cells for cell in part)
@@ -216,6 +217,7 @@ def _recipe(spec: Pretrain) -> str:
     return (
         f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
         f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
+        + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
     )
 
 

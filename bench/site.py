@@ -1,4 +1,4 @@
-"""The place where the harness runs: `bench.toml`. Never hashed, so moving to another machine changes no job id.
+"""The place where the harness runs: `bench.toml`. Not hashed (but for `chunks`): another machine changes no job id.
 
     [paths]
     runs = "runs"               # run folders
@@ -12,6 +12,9 @@
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
+    chunks = 1                  # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss
+                                # stays that of the whole batch, but batch norm sees one sub-batch at a time, so this
+                                # one entry does make other jobs
 
 Relative paths are relative to the folder of bench.toml, or to the working folder when there is none.
 """
@@ -28,7 +31,7 @@ from bench.errors import BenchError, unknown_name
 from bench.spec import Resources
 
 NAME = "bench.toml"
-KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks"}}
+KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "chunks"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,7 @@ class Site:
     slots: int | None = None
     threads: int = 1
     ranks: int = 1
+    chunks: int = 1
 
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
@@ -109,4 +113,5 @@ def _site(root: Path, data: Mapping[str, Mapping[str, str | int]], file: Path | 
         slots=int(slots) if slots is not None else None,
         threads=int(local.get("threads", 1)),
         ranks=int(local.get("ranks", 1)),
+        chunks=int(local.get("chunks", 1)),
     )

@@ -134,3 +134,14 @@ def test_bench_toml_in_another_encoding_is_named(workplace: Path) -> None:
     found = bench("status")
     assert found.returncode == 2
     assert "is not valid TOML" in found.stderr
+
+
+def test_a_large_batch_can_be_cut_into_chunks_by_the_place(workplace: Path) -> None:
+    (workplace / "bench.toml").write_text("[local]\nchunks = 4\n")
+    found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "SimCLR (ours), ResNet-50")
+    assert found.returncode == 0, found.stderr
+    assert "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step" in found.stdout
+    (workplace / "bench.toml").write_text("[local]\nchunks = 3\n")
+    found = bench("plan", "--table", "simclr_table6", "--scale", "paper")
+    assert found.returncode == 2
+    assert "batch_size 4096 does not divide into 3 chunks" in found.stderr
