@@ -128,8 +128,9 @@ class GlobalBatchNorm(nn.Module):
         others = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics are never in half precision
-        count = x.numel() / x.shape[1] * dist.get_world_size()
-        mean = _sum(wide.sum(others)) / count
+        # Counted, not assumed: with random resolutions the ranks' images differ in size.
+        sums = _sum(torch.cat([wide.sum(others), wide.new_tensor([x.numel() / x.shape[1]])]))
+        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
         centred = wide - mean.view(shape)
         variance = _sum(centred.square().sum(others)) / count
         with torch.no_grad():
