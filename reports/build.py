@@ -91,11 +91,14 @@ def read_records(views: Sequence[TableView], runs: Runs) -> Mapping[str, JobReco
 def _swap(fresh: Path, target: Path) -> None:
     """Two renames with nothing between them; the old folder is put back when the second fails.
 
-    A lock beside the folder keeps builds that end together apart.
+    A lock on the folder above keeps builds that end together apart, and leaves no file behind.
     """
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    above = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(above, fcntl.LOCK_EX)
         _replace(fresh, target)
+    finally:
+        os.close(above)
 
 
 def _replace(fresh: Path, target: Path) -> None:
