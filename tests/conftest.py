@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.graph import Job, plan
 from bench.runs import Runs
@@ -15,7 +16,10 @@ from evals.knn import Config as Knn
 from evals.linear import Config as Linear
 from methods.simclr import Config as SimCLR
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two OpenMP pools on one core are many times slower than one thread each
+# One thread here and in every process that a test starts: two OpenMP pools on one core are many times slower than one
+# thread each, and the digits depend on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 ROOT = Path(__file__).parents[1]
 
 TINY = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
