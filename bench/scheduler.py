@@ -203,6 +203,8 @@ class _Driver:
         if state is State.DONE:
             self.finished.add(job)
             return
+        if self.stopping and state is not State.FAILED:
+            return  # what waits for it is not blocked, only not reached; the next run goes on
         for lost in self.graph.dependents(job):
             if lost in self.left:
                 del self.left[lost]
