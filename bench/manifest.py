@@ -47,8 +47,14 @@ class Manifest:
 
 
 def write(runs: Runs, manifest: Manifest) -> None:
-    """Remember a run."""
-    write_json(runs.root / "plans" / f"{manifest.name}.json", {"format": FORMAT, **asdict(manifest)})
+    """Remember a run; a file that says the same already is left alone."""
+    path = runs.root / "plans" / f"{manifest.name}.json"
+    try:
+        if _read(path) == manifest:
+            return
+    except (FileNotFoundError, InputCorrupt, KeyError, TypeError):
+        pass  # not there, or damaged: written below
+    write_json(path, {"format": FORMAT, **asdict(manifest)})
 
 
 def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:

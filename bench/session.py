@@ -192,7 +192,24 @@ def _publish(planned: _Planned, request: Request) -> None:
         print("\n" + to_markdown(shown))
         for path in write_outputs(shown, request.site.output):
             print(f"wrote {path}")
-    print(f"report: {build_report(request.site, planned.runs, None)}", flush=True)
+    if _report_is_current(request.site, planned):
+        print(f"report: {request.site.report / 'index.html'} (up to date)", flush=True)
+    else:
+        print(f"report: {build_report(request.site, planned.runs, None)}", flush=True)
+
+
+def _report_is_current(site: Site, planned: _Planned) -> bool:
+    """Whether the report is newer than every result and plan, and than the code and tables that make it."""
+    index = site.report / "index.html"
+    if not index.is_file():
+        return False
+    runs = planned.runs
+    made_from = [file for job in planned.graph for file in (runs[job.id].result_file, runs[job.id].error_file)]
+    made_from += [*(runs.root / "plans").glob("*.json")]
+    for package in ("reports", "results", "bench"):
+        made_from += [file for file in (Path(__file__).parents[1] / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
+    newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
+    return newest < index.stat().st_mtime and all(runs[job.id].result_file.exists() for job in planned.graph)
 
 
 def _view(table: Table, scale: Scale, runs: Runs, seeds: int, rows: Sequence[str], columns: Sequence[str]) -> TableView:
