@@ -9,12 +9,15 @@ A file evals/<name>.py exports
     METRICS   {metric name: Metric}
     RECIPES   {scale: Config}
     evaluate  (config, Subject, Context) -> Outcome
+    VARIANTS    {variant name: {scale: Config}}, optional: other published settings of the protocol, which a table's
+                column or row names (the paper's own protocol, say); every variant has the scales that RECIPES has
     NEEDS_PROJECTOR = True, optional: the subject comes with the method's projector where it has one
+    RESUMES = True, optional: a long evaluation that keeps its state through bench/resume.py and stops when asked to
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -106,6 +109,8 @@ class Context:
     seed: int
     device: torch.device
     features: Path  # folder of the feature cache
+    folder: Path | None = None  # run folder of the job, for bench/resume.py; None: nothing is kept
+    should_stop: Callable[[], bool] = bool  # bool() is False: never
 
 
 @dataclass(frozen=True)

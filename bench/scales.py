@@ -184,13 +184,19 @@ def encoder(
     )
 
 
-def evaluation(scale: Scale, subject: Encoder, protocol: str, *, dataset: str, options: Mapping[str, Any], seed: int) -> Evaluate:
-    """The evaluation spec of a table cell; `options` replace fields of the protocol's recipe."""
-    recipes = plugins.load("evaluation", protocol).RECIPES
+def evaluation(
+    scale: Scale, subject: Encoder, protocol: str, *, dataset: str, seed: int, options: Mapping[str, Any] | None = None, variant: str = ""
+) -> Evaluate:
+    """The evaluation spec of a table cell: a recipe of the protocol or of one of its variants; `options` replace fields of it."""
+    module = plugins.load("evaluation", protocol)
+    variants: Mapping[str, Mapping[str, object]] = {"": module.RECIPES, **getattr(module, "VARIANTS", {})}
+    if variant not in variants:
+        raise unknown_name(f"variant of evaluation {protocol}", variant, variants.keys() - {""})
+    recipes = variants[variant]
     if scale.recipe not in recipes:
         raise BenchError(f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
     data = _translated("data set", scale.data, dataset, scale)
-    return Evaluate(encoder=subject, protocol=replace(recipes[scale.recipe], **options), data=data, seed=seed)
+    return Evaluate(encoder=subject, protocol=_replaced(recipes[scale.recipe], options or {}), data=data, seed=seed)
 
 
 def recipe_of(method: str, scale: Scale) -> tuple[Recipe, float]:

@@ -56,6 +56,20 @@ class Augment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crop:
+    """The deterministic transformation at test time: the central square of `Data.size` pixels of the resized image.
+
+    Images in memory already have that size and are taken as they are.
+    """
+
+    resize: float = 256 / 224  # shorter side before the crop, as a multiple of the square's side
+    squash: bool = False  # no crop: both sides are resized to the square's (VISSL's VOC07 transformation)
+
+
+CENTRE = Crop()  # what all seven papers do but where their protocol says otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
 class Optim:
     """Optimizer and schedule: linear warm-up from 0, then cosine to `final_lr_ratio`, both per step."""
 

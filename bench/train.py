@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -23,8 +22,8 @@ from bench.data.datasets import open_split
 from bench.data.loader import Batch, Plan, train_batches
 from bench.distributed import Ranks, gather, synchronise_norms
 from bench.errors import BenchError, Stopped
-from bench.files import write_atomic
 from bench.health import check_health, effective_rank, embedding_std
+from bench.resume import truncate_metrics
 from bench.runs import RunFolder
 from bench.seeding import seed_of
 from bench.site import Site
@@ -106,7 +105,7 @@ class _Loop:
             _agree(self.before, device)
             self.embed = DistributedDataParallel(self.embed, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
         if ranks.first:
-            _truncate(run.metrics, self.before.step)
+            truncate_metrics(run.metrics, self.before.step)
         self.log_every = max(1, self.total // LOGGED_STEPS)
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.logged_at, self.logged_step = time.monotonic(), self.before.step
@@ -224,20 +223,6 @@ def build_method(spec: Pretrain, steps: int) -> nn.Module:
         torch.manual_seed(seed_of(spec.seed, "method"))
         made: nn.Module = module.Method(spec.method, encoder, facts)
     return made
-
-
-def _truncate(metrics: Path, step: int) -> None:
-    """Drop lines from after the checkpoint, so that each step stands once."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text(errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_atomic(metrics, "".join(kept))
 
 
 def _any(flag: bool, ranks: Ranks, device: torch.device) -> bool:

@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
+from typing import TypeVar
 
 import torch
 
@@ -25,13 +26,14 @@ from bench.contracts import Context, Outcome, Subject
 from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
-from bench.identity import job_id
+from bench.identity import digest, job_id
 from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.site import Site, find_site
-from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Resources
+from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Resources, Spec
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later
+Done = TypeVar("Done")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
@@ -68,13 +70,14 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
         device = _prepare(resources, ranks)
-        with process_group(ranks, device), _stop_on_signal(raises=isinstance(spec, Evaluate)) as should_stop:
+        with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop:
             trained = None
             if isinstance(spec, Pretrain):
-                trained = _pretrain(spec, train.Place(run, site, ranks, device, should_stop, workers=0 if device.type == "cpu" else 8))
+                place = train.Place(run, site, ranks, device, should_stop, workers=0 if device.type == "cpu" else 8)
+                trained = _again(lambda: train.pretrain(spec, place))
                 outcome = Outcome(metrics=trained.metrics, details={"weights_sha256": trained.weights_sha256})
             else:
-                outcome = _evaluate(spec, run, site, device)
+                outcome = _evaluate(spec, run, site, device, should_stop)
         if not ranks.first:
             return DONE
         provenance = Provenance(
@@ -106,19 +109,29 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
     return DONE
 
 
-def _pretrain(spec: Pretrain, place: train.Place) -> train.Trained:
+def _again(work: Callable[[], Done]) -> Done:
+    """Do it; once more from nothing when a checkpoint was damaged and is set aside."""
     try:
-        return train.pretrain(spec, place)
-    except InputCorrupt:  # the checkpoint was damaged and is set aside: start from nothing
-        return train.pretrain(spec, place)
+        return work()
+    except InputCorrupt:
+        return work()
 
 
-def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device) -> Outcome:
+def _resumes(spec: Spec) -> bool:
+    """Whether the job keeps its state and so may finish its step when asked to stop."""
+    return isinstance(spec, Pretrain) or getattr(_evaluation(spec), "RESUMES", False)
+
+
+def _evaluation(spec: Evaluate) -> ModuleType:
+    return plugins.load("evaluation", type(spec.protocol).__module__.rpartition(".")[2])
+
+
+def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device, should_stop: Callable[[], bool]) -> Outcome:
     runs = Runs(run.path.parent)
-    module = plugins.load("evaluation", type(spec.protocol).__module__.rpartition(".")[2])
+    module = _evaluation(spec)
     subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=getattr(module, "NEEDS_PROJECTOR", False))
-    context = Context(site=site, data=spec.data, seed=spec.seed, device=device, features=runs.features)
-    outcome: Outcome = module.evaluate(spec.protocol, subject, context)
+    context = Context(site=site, data=spec.data, seed=spec.seed, device=device, features=runs.features, folder=run.path, should_stop=should_stop)
+    outcome: Outcome = _again(lambda: module.evaluate(spec.protocol, subject, context))
     unknown = set(outcome.metrics) - set(module.METRICS)
     if unknown:
         raise BenchError(f"evaluation {module.__name__} returned {sorted(unknown)}, which its METRICS do not name.")
@@ -128,10 +141,10 @@ def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device) 
 def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
     """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside."""
     if isinstance(spec, Pixels):
-        return Subject(key=f"pixels-{size}", network=_frozen(encoders.PixelEncoder(size), device), feature_dim=3 * size * size)
+        return Subject(key=f"{digest(spec)}-pixels", network=_frozen(encoders.PixelEncoder(size), device), feature_dim=3 * size * size)
     if isinstance(spec, Random):
         network = encoders.build(spec.backbone, spec.seed)
-        return Subject(key=weights_key(network), network=_frozen(network, device), feature_dim=network.feature_dim)
+        return Subject(key=f"{digest(spec)}-{weights_key(network)}", network=_frozen(network, device), feature_dim=network.feature_dim)
     parent = runs[job_id(spec)]
     network = encoders.build(spec.backbone, spec.seed)
     head: torch.nn.Module | None = None
@@ -147,7 +160,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
             parent.set_aside(file)
         raise InputCorrupt(f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again.") from error
     return Subject(
-        key=weights_key(network),
+        key=f"{digest(spec)}-{weights_key(network)}",
         network=_frozen(network, device),
         feature_dim=network.feature_dim,
         projector=None if head is None else _frozen(head, device),

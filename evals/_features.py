@@ -1,28 +1,45 @@
-"""Features of a frozen encoder, computed once per (weights, split, size) and shared by every evaluation."""
+"""Features of a frozen encoder, computed once per (weights, crop, split, size) and shared by every evaluation.
+
+A cache entry is a folder with `features.npy` (N, D) in float32, `labels.npy` and their checksums, opened memory-mapped:
+evaluations that run side by side share one copy in memory. Concurrent writers each write a folder of their own and the
+first rename wins.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contracts import Context, Subject
 from bench.data.datasets import SPLITS, Split, open_split
 from bench.data.loader import eval_batches
 from bench.errors import BenchError
-from bench.files import atomic_path
+from bench.files import disk_full, is_disk_full, make_folder, read_json, write_json
+from bench.identity import digest
+from bench.spec import CENTRE, Crop
 
 BATCH = 250
-VERSION = 1  # raised when the transform or the precision of extraction changes
+VERSION = 2  # raised when the transform or the precision of extraction changes
 
 
-def features_of(subject: Subject, context: Context) -> Mapping[Split, tuple[Tensor, Tensor]]:
-    """For each split, features (N, D) in float32 and labels (N,), on the CPU."""
-    return {split: _split_features(subject, context, split) for split in SPLITS}
+def features_of(
+    subject: Subject, context: Context, *, splits: Iterable[Split] = SPLITS, crop: Crop = CENTRE
+) -> Mapping[Split, tuple[Tensor, Tensor]]:
+    """For each split, features (N, D) in float32 and labels, on the CPU; memory-mapped, copied where somebody writes to them.
+
+    "trainval" is made of the entries of its two parts, without another pass over the backbone.
+    """
+    return {split: _split_features(subject, context, split, crop) for split in splits}
 
 
 def classes_of(context: Context) -> int:
@@ -30,38 +47,83 @@ def classes_of(context: Context) -> int:
     return open_split(context.data, "train", context.site).classes
 
 
-def _split_features(subject: Subject, context: Context, split: Split) -> tuple[Tensor, Tensor]:
-    """From the cache, or by one pass over the backbone. Concurrent writers write the same bytes to names of their own."""
-    name = f"{subject.key}-{context.data.name}-{context.data.size}-{split}-v{VERSION}.npz"
-    path = context.features / name
-    cached = _read(path)
+def entry_name(key: str, context: Context, split: Split, crop: Crop) -> str:
+    """Folder of a cache entry. Only what changes the features is in it: not the evaluation, not its seed."""
+    cut = "" if crop == CENTRE else f"-{digest(crop)[:8]}"
+    return f"{key}-{context.data.name}-{context.data.size}{cut}-{split}-v{VERSION}"
+
+
+def _split_features(subject: Subject, context: Context, split: Split, crop: Crop) -> tuple[Tensor, Tensor]:
+    if split == "trainval":
+        train, val = (_split_features(subject, context, part, crop) for part in SPLITS[:2])
+        return torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
+    folder = context.features / entry_name(subject.key, context, split, crop)
+    cached = _read(folder)
     if cached is not None:
         return cached
+    features, labels = _extract(subject, context, split, crop)
+    _write(folder, features, labels)
+    return features, labels
+
+
+def _extract(subject: Subject, context: Context, split: Split, crop: Crop) -> tuple[Tensor, Tensor]:
+    """One pass over the backbone."""
     data = open_split(context.data, split, context.site)
     workers = 0 if context.device.type == "cpu" else 8
-    parts: list[Tensor] = []
-    labels: list[Tensor] = []
+    features: Tensor | None = None
+    done = 0
     with torch.inference_mode():
-        for images, targets in eval_batches(data, context.data.size, BATCH, context.device, workers):
-            parts.append(subject.network(images).float().cpu())
-            labels.append(targets.cpu())
-    features, targets = torch.cat(parts), torch.cat(labels)
+        for images, _ in eval_batches(data, context.data.size, BATCH, context.device, workers, crop):
+            part = subject.network(images).float().cpu()
+            if features is None:
+                features = torch.empty(len(data), part.shape[1])
+            features[done : done + len(part)] = part
+            done += len(part)
+    if features is None or done != len(data):
+        raise BenchError(f"the {split} split of {context.data.name} gave {done} of {len(data)} images.")
     if not features.isfinite().all():
         raise BenchError(f"the encoder gives features that are not finite on the {split} split of {context.data.name}.")
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, features=features.numpy(), labels=targets.numpy())
-        file.flush()
-        os.fsync(file.fileno())
-    return features, targets
+    return features.clone(), data.labels.cpu().clone()
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor] | None:
-    """None when there is no cached file or it is damaged (it is then written anew)."""
+def _write(folder: Path, features: Tensor, labels: Tensor) -> None:
+    make_folder(folder.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:  # given a path, numpy leaves a damaged file open
-            return torch.from_numpy(file["features"]), torch.from_numpy(file["labels"])
-    except FileNotFoundError:
+        for name, values in (("features", features), ("labels", labels)):
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, values.numpy(), allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        write_json(temporary / "checksums.json", {name: _checksum(values.numpy()) for name, values in (("features", features), ("labels", labels))})
+        temporary.chmod(0o755)
+        try:
+            temporary.rename(folder)
+        except OSError:  # another process was faster: its entry holds the same
+            if not folder.is_dir():
+                raise
+    except OSError as error:
+        raise disk_full(folder) if is_disk_full(error) else error from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(folder: Path) -> tuple[Tensor, Tensor] | None:
+    """None when there is no entry, or it is damaged: it is then put away and written anew."""
+    if not folder.is_dir():
         return None
-    except Exception as error:  # zipfile and numpy raise many kinds for a damaged file
-        print(f"cached features {path.name} are damaged ({type(error).__name__}): computing them anew", flush=True)
+    try:
+        known = read_json(folder / "checksums.json")
+        found = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("features", "labels")}
+        for name, values in found.items():
+            if _checksum(values) != known[name]:
+                raise ValueError(f"{name} have another checksum")
+        return torch.from_numpy(found["features"]), torch.from_numpy(found["labels"])
+    except Exception as error:  # numpy raises many kinds for a damaged file
+        print(f"cached features {folder.name} are damaged ({type(error).__name__}): computing them anew", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _checksum(values: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)

@@ -22,6 +22,7 @@ class Column:
     metric: str
     protocol: str | None = None  # a file of evals/
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol's Config that differ from its recipe
+    variant: str = ""  # one of the protocol's VARIANTS, e.g. the paper's own settings; "": its RECIPES
     dataset: str = "imagenet"  # in the paper's words
     unit: str = "%"
     digits: int = 1  # decimals shown for measured values
@@ -45,6 +46,7 @@ class Row:
     full_run: float | None = None  # epochs that at other scales shrink to the whole recipe; None: those of the headline run
     dataset: str = "imagenet"  # pretrained on
     change: Change | None = None  # what this row changes in the method's recipe
+    variants: Mapping[str, str] = field(default_factory=dict)  # protocol -> the variant of it that this row has instead of the column's
     printed: Mapping[str, str] = field(default_factory=dict)  # column name -> value as printed; "" where the paper has none
     note: str = ""
 
@@ -124,7 +126,7 @@ def cell_jobs(table: Table, scale: scales.Scale, seeds: int, *, rows: Iterable[s
         for seed in range(seeds):
             for column in wanted_columns:
                 encoder = _encoder(row, column, scale, seed)
-                spec = _spec(encoder, column, scale, seed)
+                spec = _spec(encoder, row, column, scale, seed)
                 if spec is not None:
                     found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return found
@@ -145,7 +147,7 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
     if column.protocol is None:
         return "read off the pretraining job"
     module = plugins.load("evaluation", column.protocol)
-    spec = scales.evaluation(scale, Pixels(), column.protocol, dataset=column.dataset, options=column.options, seed=0)
+    spec = scales.evaluation(scale, Pixels(), column.protocol, variant=column.variant, dataset=column.dataset, options=column.options, seed=0)
     text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", column.protocol)
     return f"{spec.data.name}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
 
@@ -168,9 +170,10 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
     return encoder
 
 
-def _spec(encoder: Encoder, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
+def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
     if column.protocol is not None:
-        return scales.evaluation(scale, encoder, column.protocol, dataset=column.dataset, options=column.options, seed=seed)
+        variant = row.variants.get(column.protocol, column.variant)
+        return scales.evaluation(scale, encoder, column.protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
     return encoder if isinstance(encoder, Pretrain) else None
 
 

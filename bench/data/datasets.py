@@ -19,13 +19,16 @@ from bench.seeding import generator
 from bench.site import Site
 from bench.spec import Data
 
-Split: TypeAlias = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Split: TypeAlias = Literal["train", "val", "trainval", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")  # "trainval" is the first two together
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """One split in memory: uint8 images (N, 3, H, W) and labels (N,) in 0..classes-1."""
+    """One split in memory: uint8 images (N, 3, H, W) and labels.
+
+    Labels are (N,) in 0..classes-1 or, where an image has several, int8 (N, classes): 1 present, 0 absent, -1 not counted.
+    """
 
     images: Tensor
     labels: Tensor
@@ -37,7 +40,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class Files:
-    """One split on disk: paths and labels in 0..classes-1."""
+    """One split on disk: paths, and labels as in `Arrays`."""
 
     paths: tuple[Path, ...]
     labels: Tensor
@@ -53,7 +56,17 @@ SplitData: TypeAlias = Arrays | Files
 def open_split(data: Data, split: Split, site: Site) -> SplitData:
     """One split of a data set at the size that the spec asks for."""
     check_present(data.name, site)
-    return LOADERS[data.name](site, data.size)[split]
+    splits = LOADERS[data.name](site, data.size)
+    return _joined(splits["train"], splits["val"]) if split == "trainval" else splits[split]
+
+
+def _joined(first: SplitData, second: SplitData) -> SplitData:
+    labels = torch.cat([first.labels, second.labels])
+    if isinstance(first, Arrays) and isinstance(second, Arrays):
+        return Arrays(torch.cat([first.images, second.images]), labels, first.classes)
+    if isinstance(first, Files) and isinstance(second, Files):
+        return Files(first.paths + second.paths, labels, first.classes)
+    raise TypeError("the parts of a data set must be of one kind")
 
 
 def labelled_subset(labels: Tensor, classes: int, fraction: float, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from bench.data import augment
 from bench.data.datasets import Arrays, Files, SplitData
 from bench.errors import BenchError
 from bench.seeding import generator, seed_of
-from bench.spec import Augment
+from bench.spec import CENTRE, Augment, Crop
 
 
 @dataclass(frozen=True)
@@ -176,17 +176,19 @@ def _resized_box(image_CHW: Tensor, view: Augment, drawn: augment.Draw) -> Tenso
     return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]
 
 
-def eval_batches(split: SplitData, size: int, batch_size: int, device: torch.device, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All images once, in order, without randomness: float (b, 3, size, size) in [0, 1] and labels (b,).
+def eval_batches(
+    split: SplitData, size: int, batch_size: int, device: torch.device, workers: int, crop: Crop = CENTRE
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images once, in order, without randomness: float (b, 3, size, size) in [0, 1] and labels (b, ...).
 
-    Files: shorter side resized to size * 256 / 224, centre crop of `size`, as all seven papers.
+    Files are resized and cropped as `crop` says; its default is that of all seven papers.
     """
     if isinstance(split, Arrays):
         for start in range(0, len(split), batch_size):
             part = slice(start, start + batch_size)
             yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
         return
-    batches = _CentreCrops(split, size, batch_size)
+    batches = _CentreCrops(split, size, batch_size, crop)
     for images, labels in _load(batches, range(0, len(split), batch_size), device, seed=0, workers=workers):
         yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
 
@@ -194,8 +196,8 @@ def eval_batches(split: SplitData, size: int, batch_size: int, device: torch.dev
 class _CentreCrops(_Batches):
     """Batch `start`: the images from there on, uint8."""
 
-    def __init__(self, split: Files, size: int, batch_size: int) -> None:
-        self.split, self.size, self.batch_size = split, size, batch_size
+    def __init__(self, split: Files, size: int, batch_size: int, crop: Crop) -> None:
+        self.split, self.size, self.batch_size, self.crop = split, size, batch_size, crop
 
     def batch(self, number: int) -> tuple[Tensor, Tensor]:
         """Centre crops and labels."""
@@ -205,7 +207,8 @@ class _CentreCrops(_Batches):
     def _crop(self, index: int) -> Tensor:
         from torchvision.transforms.v2 import functional as T
 
-        image = T.resize(decode(self.split, index), [round(self.size * 256 / 224)], interpolation=T.InterpolationMode.BICUBIC, antialias=True)
+        side = [self.size, self.size] if self.crop.squash else [round(self.size * self.crop.resize)]
+        image = T.resize(decode(self.split, index), side, interpolation=T.InterpolationMode.BICUBIC, antialias=True)
         cropped: Tensor = T.center_crop(image, [self.size, self.size])
         return cropped
 

@@ -53,7 +53,7 @@ def test_module_says_what_it_does_and_what_its_numbers_are(name: str) -> None:
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_recipe_can_be_planned_and_read_back_by_a_worker(name: str, scale: str) -> None:
     subject = encoder(SCALES[scale], "random", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
-    spec = evaluation(SCALES[scale], subject, name, dataset="imagenet", options={}, seed=3)
+    spec = evaluation(SCALES[scale], subject, name, dataset="imagenet", seed=3)
     back = from_json(json.loads(json.dumps(canonical(spec))))
     assert back == spec
     assert job_id(back) == job_id(spec)

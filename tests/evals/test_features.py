@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
 from bench.data.datasets import SPLITS, Arrays, open_split
+from bench.spec import Crop
 from evals._features import classes_of, features_of
 
 
@@ -79,7 +81,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_cache_is_computed_anew_and_repaired(counting: Subject, context: Context, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     first = features_of(counting, context)
-    (file,) = context.features.glob("*-test-*")
+    (file,) = context.features.glob("*-test-*/features.npy")
     whole = file.read_bytes()
     file.write_bytes(DAMAGE[damage](whole))
     again = features_of(counting, context)
@@ -90,15 +92,42 @@ def test_a_damaged_cache_is_computed_anew_and_repaired(counting: Subject, contex
     assert seen(counting) == 6000
 
 
-def test_a_cache_without_its_arrays_is_computed_anew(counting: Subject, context: Context) -> None:
-    import numpy as np
-
+@pytest.mark.parametrize("name", ["features.npy", "labels.npy", "checksums.json"])
+def test_a_cache_that_lacks_a_file_is_computed_anew(counting: Subject, context: Context, name: str) -> None:
     features_of(counting, context)
-    (file,) = context.features.glob("*-val-*")
-    with file.open("wb") as handle:
-        np.savez(handle, features=np.zeros((500, 67), dtype=np.float32))
+    (file,) = context.features.glob(f"*-val-*/{name}")
+    file.unlink()
     assert len(features_of(counting, context)["val"][1]) == 500
     assert seen(counting) == 5500
+
+
+def test_trainval_is_train_and_val_without_another_pass(counting: Subject, context: Context) -> None:
+    parts = features_of(counting, context, splits=("train", "val"))
+    joined, labels = features_of(counting, context, splits=("trainval",))["trainval"]
+    assert seen(counting) == 4000
+    assert torch.equal(joined, torch.cat([parts["train"][0], parts["val"][0]]))
+    assert torch.equal(labels, torch.cat([parts["train"][1], parts["val"][1]]))
+
+
+def test_another_crop_is_another_entry(counting: Subject, context: Context) -> None:
+    features_of(counting, context, splits=("val",))
+    features_of(counting, context, splits=("val",), crop=Crop(squash=True))
+    assert seen(counting) == 1000
+
+
+def test_two_processes_that_write_the_same_entry_agree(counting: Subject, context: Context) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: features_of(replace(counting, network=Counting()), context, splits=("test",))["test"][0], range(4)))
+    assert all(torch.equal(found[0], other) for other in found)
+    (entry,) = context.features.iterdir()
+    assert {f.name for f in entry.iterdir()} == {"features.npy", "labels.npy", "checksums.json"}
+
+
+def test_writing_to_the_features_never_reaches_the_cache(counting: Subject, context: Context) -> None:
+    features_of(counting, context)
+    features_of(counting, context)["val"][0].zero_()
+    assert float(features_of(counting, context)["val"][0].abs().sum()) > 0
+    assert seen(counting) == 5000
 
 
 def test_no_temporary_file_is_left(counting: Subject, context: Context) -> None:
