@@ -4,6 +4,7 @@ A file methods/<name>.py exports
     Config    frozen dataclass, hashed into the job id; optionally with check(pretrain), raising BenchError at plan time
     Method    see below
     RECIPES   {scale: Recipe}
+    VARIANTS  {variant name: {scale: Recipe}}, optional: other published runs of the method, which a table's row names
 A file evals/<name>.py exports
     Config    frozen dataclass, hashed into the job id
     METRICS   {metric name: Metric}
@@ -46,6 +47,7 @@ class Recipe:
     precision: Literal["fp32", "bf16"]
     normalize: Literal["none", "imagenet"] = "none"
     zero_init_residual: bool | None = None  # of the network; None: as the scale has it
+    first: Recipe | None = None  # of the stage before: a pretraining of its own, from whose weights this one goes on
 
 
 @dataclass(frozen=True, kw_only=True)

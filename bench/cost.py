@@ -87,16 +87,25 @@ class Costs:
     def wall_clock(self, graph: JobGraph, todo: Iterable[Job], slots: int) -> float:
         """Seconds until all of `todo` is done on so many slots, longest chain first."""
         jobs = {job.id: job for job in todo}
+        missing = {job: sum(need in jobs for need in jobs[job].needs) for job in jobs}
+        children: dict[str, list[str]] = {job: [] for job in jobs}
+        for job in jobs.values():
+            for need in job.needs:
+                if need in jobs:
+                    children[need].append(job.id)
         free = [0.0] * slots
         ends: dict[str, float] = {}
-        waiting = sorted(jobs, key=lambda job: -self.longest_path(graph, job))
-        while waiting:
-            ready = [job for job in waiting if all(need in ends or need not in jobs for need in jobs[job].needs)]
-            job = ready[0]
-            start = max(heapq.heappop(free), max((ends.get(need, 0.0) for need in jobs[job].needs), default=0.0))
-            ends[job] = start + self.estimate(jobs[job]).seconds
-            heapq.heappush(free, ends[job])
-            waiting.remove(job)
+        ready = [(-self.longest_path(graph, job), job) for job in jobs if not missing[job]]
+        heapq.heapify(ready)
+        while ready:
+            _, job_id = heapq.heappop(ready)
+            start = max(heapq.heappop(free), max((ends.get(need, 0.0) for need in jobs[job_id].needs), default=0.0))
+            ends[job_id] = start + self.estimate(jobs[job_id]).seconds
+            heapq.heappush(free, ends[job_id])
+            for child in children[job_id]:
+                missing[child] -= 1
+                if not missing[child]:
+                    heapq.heappush(ready, (-self.longest_path(graph, child), child))
         return max(ends.values(), default=0.0)
 
     def _learn(self, spec: Pretrain, runs: Runs, job: str) -> None:

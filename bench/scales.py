@@ -128,13 +128,17 @@ class Change:
     views: Mapping[str, Any] = field(default_factory=dict)  # fields of every view's Augment
     batch: float = 1.0  # factor on the batch of the recipe
     lr: float = 1.0  # factor on the learning rate of the recipe
+    second: str = ""  # architecture of a second branch with weights of its own
 
-    def apply(self, recipe: Recipe) -> Recipe:
+    def apply(self, recipe: Recipe, scale: Scale) -> Recipe:
         """The recipe with the changes. Raises BenchError for a field that does not exist."""
         lr, vector = recipe.optim.lr * self.lr, recipe.optim.vector_lr
+        method = _replaced(recipe.method, self.method)
+        if self.second:
+            method = _replaced(method, {"second": _network(_translated("architecture", scale.networks, self.second, scale), recipe)})
         return replace(
             recipe,
-            method=_replaced(recipe.method, self.method),
+            method=method,
             views=tuple(_replaced(view, self.views) for view in recipe.views),
             batch_size=round(recipe.batch_size * self.batch),
             optim=replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr),
@@ -150,38 +154,47 @@ def encoder(
     epochs: float | None,
     dataset: str,
     seed: int,
+    variant: str = "",
     changes: Sequence[Change] = (),
     full_run: float | None = None,
 ) -> Encoder:
     """The encoder spec of a table row. `random` and `pixels` need no training; `epochs` None is the recipe's length.
 
     Away from the published scale epochs shrink as the recipe's: `full_run` of the paper's epochs (None: the method's
-    headline run) become the recipe's.
+    headline run) become the recipe's. A recipe with a `first` stage starts from a pretraining of its own; `epochs` is
+    then the length of the first, and the second keeps its own.
     """
     if method == "pixels":
         return Pixels()
     backbone = replace(_translated("architecture", scale.networks, network, scale), width=width)
     if method == "random":
         return Random(backbone=backbone, seed=seed)
-    recipe, full = recipe_of(method, scale)
-    for change in changes:
-        recipe = change.apply(recipe)
-    full = full if scale.published or full_run is None else full_run
-    length = recipe.epochs * scale.shrink * (epochs / full if epochs else 1.0)
-    # A short run keeps the paper's warm-up at the published scale (its ablations do) and a tenth of itself elsewhere.
-    warmup = recipe.optim.warmup_epochs if scale.published else min(recipe.optim.warmup_epochs, 0.1 * length)
-    return Pretrain(
-        method=recipe.method,
-        backbone=_network(backbone, recipe),
-        data=_translated("data set", scale.data, dataset, scale),
-        views=tuple(_adapted(view, scale.views.get(dataset, {})) for view in recipe.views),
-        optim=replace(recipe.optim, warmup_epochs=warmup),
-        batch_size=recipe.batch_size,
-        epochs=length,
-        precision=recipe.precision,
-        seed=seed,
-        chunks=scale.chunks,
-    )
+    recipe, full = recipe_of(method, scale, variant)
+    share = epochs / (full if scale.published or full_run is None else full_run) if epochs else 1.0
+
+    def pretrain(recipe: Recipe, share: float, start: Pretrain | None) -> Pretrain:
+        for change in changes:
+            recipe = change.apply(recipe, scale)
+        length = recipe.epochs * scale.shrink * share
+        # A short run keeps the paper's warm-up at the published scale (its ablations do) and a tenth of itself elsewhere.
+        warmup = recipe.optim.warmup_epochs if scale.published else min(recipe.optim.warmup_epochs, 0.1 * length)
+        return Pretrain(
+            method=recipe.method,
+            backbone=_network(backbone, recipe),
+            data=_translated("data set", scale.data, dataset, scale),
+            views=tuple(_adapted(view, scale.views.get(dataset, {})) for view in recipe.views),
+            optim=replace(recipe.optim, warmup_epochs=warmup),
+            batch_size=recipe.batch_size,
+            epochs=length,
+            precision=recipe.precision,
+            seed=seed,
+            start=start,
+            chunks=scale.chunks,
+        )
+
+    if recipe.first is None:
+        return pretrain(recipe, share, None)
+    return pretrain(recipe, 1.0, pretrain(recipe.first, share, None))
 
 
 def evaluation(
@@ -189,23 +202,27 @@ def evaluation(
 ) -> Evaluate:
     """The evaluation spec of a table cell: a recipe of the protocol or of one of its variants; `options` replace fields of it."""
     module = plugins.load("evaluation", protocol)
-    variants: Mapping[str, Mapping[str, object]] = {"": module.RECIPES, **getattr(module, "VARIANTS", {})}
-    if variant not in variants:
-        raise unknown_name(f"variant of evaluation {protocol}", variant, variants.keys() - {""})
-    recipes = variants[variant]
+    recipes = _variant("evaluation", protocol, module.RECIPES, getattr(module, "VARIANTS", {}), variant)
     if scale.recipe not in recipes:
         raise BenchError(f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
     data = _translated("data set", scale.data, dataset, scale)
     return Evaluate(encoder=subject, protocol=_replaced(recipes[scale.recipe], options or {}), data=data, seed=seed)
 
 
-def recipe_of(method: str, scale: Scale) -> tuple[Recipe, float]:
-    """The method's recipe at a scale, and the epochs of its paper recipe, to which a row's epochs are relative."""
-    recipes: Mapping[str, Recipe] = plugins.load("method", method).RECIPES
+def recipe_of(method: str, scale: Scale, variant: str = "") -> tuple[Recipe, float]:
+    """The recipe of a method or of one of its variants at a scale, and the epochs of its paper recipe, to which a row's are relative."""
+    module = plugins.load("method", method)
+    recipes: Mapping[str, Recipe] = _variant("method", method, module.RECIPES, getattr(module, "VARIANTS", {}), variant)
     if scale.recipe not in recipes:
         raise BenchError(f"method {method!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
-    recipe = recipes[scale.recipe]
-    return recipe, recipes["paper"].epochs if "paper" in recipes else recipe.epochs
+    recipe, paper = recipes[scale.recipe], recipes.get("paper", recipes[scale.recipe])
+    return recipe, (paper.first or paper).epochs
+
+
+def _variant(kind: str, name: str, recipes: Mapping[str, T], variants: Mapping[str, Mapping[str, T]], variant: str) -> Mapping[str, T]:
+    if variant and variant not in variants:
+        raise unknown_name(f"variant of {kind} {name}", variant, variants)
+    return variants[variant] if variant else recipes
 
 
 def _network(backbone: Backbone, recipe: Recipe) -> Backbone:

@@ -1,7 +1,7 @@
 """The other published runs of TWIST: the README and train.py of bytedance/TWIST, one recipe each.
 
-A self-labelling recipe is the second pretraining of a run: `start` is the pretraining with the recipe of its first
-stage. The networks are ResNet-50, ResNet-50 2x, DeiT-S/16 and ViT-B/16 with stochastic depth 0.1. The ViT recipes are
+A self-labelling recipe is the second pretraining of a run: `first` is the recipe of the one whose weights it goes on
+from. The networks are ResNet-50, ResNet-50 2x, DeiT-S/16 and ViT-B/16 with stochastic depth 0.1. The ViT recipes are
 those of the README's last form, with half the batch of the first one; the runs of table 3 with 300 epochs of ResNet-50
 (75.0 %) and of 1000 classes for unsupervised classification are not described.
 """
@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from bench.contracts import Recipe
 from bench.spec import Augment, Optim
-from methods.twist import RECIPES, Config, paper_view
+
+
+def paper_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
+    """BYOL's pipeline, as the code has it for every crop (augmentation.py)."""
+    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
 
 
 def _crops(local: int, *, large: tuple[float, float] = (0.4, 1.0), small: tuple[float, float] = (0.05, 0.4)) -> tuple[Augment, ...]:
@@ -29,6 +34,7 @@ def _self_label(first: Recipe, *, keep_among: int) -> Recipe:
     """
     return replace(
         first,
+        first=first,
         method=replace(first.method, stage="self_label", keep_among=keep_among),  # type: ignore[type-var]
         views=_crops(12, large=(0.14, 1.0), small=(0.05, 0.14)),
         optim=replace(first.optim, lr=0.05 * first.batch_size / 256, warmup_epochs=5),
@@ -36,10 +42,10 @@ def _self_label(first: Recipe, *, keep_among: int) -> Recipe:
     )
 
 
-def _vit(*, rate: float, decay: float, final_decay: float | None, local: int) -> Recipe:
+def _vit(default: object, *, rate: float, decay: float, final_decay: float | None, local: int) -> Recipe:
     """AdamW, clipping at 3, the EMA teacher and lam1 = -0.6 of the README's commands, on 1024 images."""
     return Recipe(
-        method=Config(alpha=0.4, teacher=0.996, activation="gelu", small_init=True),
+        method=replace(default, alpha=0.4, teacher=0.996, activation="gelu", small_init=True),  # type: ignore[type-var]
         views=_crops(local),
         optim=Optim(
             name="adamw",
@@ -54,18 +60,44 @@ def _vit(*, rate: float, decay: float, final_decay: float | None, local: int) ->
         epochs=300,
         precision="bf16",
         normalize="imagenet",
-        zero_init_residual=False,
     )
 
 
-_R50 = replace(RECIPES["paper"], method=Config(), views=_crops(12))  # 16 GPUs x 128; the defaults of train.py
-_R50W2 = replace(_R50, method=Config(bunch=240), batch_size=1920, epochs=200, optim=replace(_R50.optim, lr=0.5 * 1920 / 256))  # 32 GPUs x 60
+def _small(recipe: Recipe) -> Recipe:
+    """Multi-crop on digits: two global crops and four local ones of a quarter of the area; untuned."""
+    local = replace(recipe.views[0], size=16, crop_scale=(0.1, 0.4))
+    return replace(recipe, views=(*(replace(view, crop_scale=(0.3, 1.0)) for view in recipe.views), *(local,) * 4))
 
-VARIANTS: Mapping[str, Recipe] = {
-    "resnet50_multicrop": _R50,
-    "resnet50_self_label": _self_label(_R50, keep_among=128),
-    "resnet50w2_multicrop": _R50W2,
-    "resnet50w2_self_label": _self_label(_R50W2, keep_among=60),
-    "deit_small": _vit(rate=0.0003, decay=0.06, final_decay=0.12, local=6),
-    "vit_base": _vit(rate=0.00075, decay=0.06, final_decay=None, local=10),
-}
+
+def _small_self_label(first: Recipe) -> Recipe:
+    """A tenth of the rate and a sixteenth of the length, as in the published run."""
+    method = replace(first.method, stage="self_label", keep_among=None)  # type: ignore[type-var]
+    return replace(first, first=first, method=method, optim=replace(first.optim, lr=0.1 * first.optim.lr), epochs=first.epochs / 16)
+
+
+def _everywhere(recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["multicrop", "self_label", "teacher"]) -> Mapping[str, Recipe]:
+    """The run at the scales where nothing is published: the method's recipe there in the same form."""
+    made = {"paper": paper}
+    for scale in ("embedded", "cifar"):
+        recipe = _small(recipes[scale])
+        if kind == "teacher":
+            # A short run needs a faster teacher: 0.9 instead of 0.996.
+            made[scale] = replace(recipe, method=replace(recipe.method, alpha=0.4, teacher=0.9, activation="gelu"))  # type: ignore[type-var]
+        else:
+            made[scale] = _small_self_label(recipe) if kind == "self_label" else recipe
+    return made
+
+
+def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Mapping[str, Recipe]]:
+    """The runs by name and scale. `recipes` are those of methods/twist.py, `default` is its Config with the code's defaults."""
+    r50 = replace(recipes["paper"], method=default, views=_crops(12))  # 16 GPUs x 128; the defaults of train.py
+    wide = replace(r50.optim, lr=0.5 * 1920 / 256)
+    r50w2 = replace(r50, method=replace(default, bunch=240), batch_size=1920, epochs=200, optim=wide)  # type: ignore[type-var]  # 32 GPUs x 60
+    return {
+        "resnet50_multicrop": _everywhere(recipes, r50, "multicrop"),
+        "resnet50_self_label": _everywhere(recipes, _self_label(r50, keep_among=128), "self_label"),
+        "resnet50w2_multicrop": _everywhere(recipes, r50w2, "multicrop"),
+        "resnet50w2_self_label": _everywhere(recipes, _self_label(r50w2, keep_among=60), "self_label"),
+        "deit_small": _everywhere(recipes, _vit(default, rate=0.0003, decay=0.06, final_decay=0.12, local=6), "teacher"),
+        "vit_base": _everywhere(recipes, _vit(default, rate=0.00075, decay=0.06, final_decay=None, local=10), "teacher"),
+    }

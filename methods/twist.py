@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Optim, Pretrain
 from methods._momentum import cosine_momentum, move_towards, slow_copy
 from methods._twist import BunchNorm, keep_share, logits_of, projector, self_label_loss, teacher_loss, twin_loss
+from methods._twist_recipes import paper_view, variants
 from methods._views import cifar, digits
 
 
@@ -121,11 +122,6 @@ class Method(nn.Module):
                 move_towards(slow, fast, momentum)
 
 
-def paper_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
-    """BYOL's pipeline, as the code has it for every crop (augmentation.py)."""
-    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-
 RECIPES = {
     # The best of 5 settings on the `val` split, seed 0. Temperature 1 stays on the plateau of near-uniform distributions for
     # the few hundred steps there are; sharper entropies (0.4, 0.5, 0.6 tried) and small batches leave it.
@@ -146,7 +142,7 @@ RECIPES = {
         precision="bf16",
     ),
     # ResNet-50 without multi-crop and self-labelling (72.6 % in table 3; README, 8 GPUs x 256): rate 0.5 x B / 256 = 4.
-    # The other published runs are in methods/_twist_recipes.py.
+    # The other published runs are VARIANTS.
     "paper": Recipe(
         method=Config(classes=32768),
         views=(paper_view(1.0), paper_view(0.1, 0.2)),
@@ -158,3 +154,5 @@ RECIPES = {
         zero_init_residual=False,  # as the released resnet.py
     ),
 }
+
+VARIANTS = variants(RECIPES, Config())

@@ -39,6 +39,7 @@ class Row:
     architecture: str = ""  # as printed
     section: str = ""  # heading that groups rows in the paper
     method: str | None = None  # a file of methods/, or "random", or "pixels"
+    recipe: str = ""  # one of the method's VARIANTS; "": its RECIPES
     missing: str = ""
     network: str = "resnet50"  # in the paper's words; a scale translates it
     width: int = 1
@@ -157,6 +158,7 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
     encoder = scales.encoder(
         scale,
         row.method or "",
+        variant=row.recipe,
         network=row.network,
         width=row.width,
         epochs=row.epochs,

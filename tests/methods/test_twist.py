@@ -22,8 +22,7 @@ from bench.scales import SCALES, encoder, scale_of
 from bench.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
-from methods._twist_recipes import VARIANTS
-from methods.twist import RECIPES, Config, Method
+from methods.twist import RECIPES, VARIANTS, Config, Method
 
 CONSTANTS = {"alpha": 0.4, "beta": 1.3, "temperature": 0.7, "epsilon": 1e-5}
 PLAIN = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "epsilon": 1e-300}  # the paper's: nothing inside the logarithms
@@ -598,7 +597,7 @@ def test_paper_recipe_is_the_published_one() -> None:
     ("name", "bunch", "batch_size", "epochs", "lr"), [("resnet50_multicrop", 256, 2048, 800, 4.0), ("resnet50w2_multicrop", 240, 1920, 200, 3.75)]
 )
 def test_multicrop_recipes_are_the_published_ones(name: str, bunch: int, batch_size: int, epochs: int, lr: float) -> None:
-    recipe = VARIANTS[name]
+    recipe = VARIANTS[name]["paper"]
     assert recipe.method == Config(classes=4096, hidden=4096, alpha=1.0, beta=1.0, bunch=bunch)
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
     assert_lars(recipe, lr=lr, warmup=10)
@@ -610,7 +609,7 @@ def test_multicrop_recipes_are_the_published_ones(name: str, bunch: int, batch_s
     [("resnet50_self_label", 256, 2048, 128, 0.4), ("resnet50w2_self_label", 240, 1920, 60, 0.375)],
 )
 def test_self_labelling_recipes_are_the_published_ones(name: str, bunch: int, batch_size: int, keep_among: int, lr: float) -> None:
-    recipe = VARIANTS[name]
+    recipe = VARIANTS[name]["paper"]
     assert recipe.method == Config(classes=4096, hidden=4096, bunch=bunch, stage="self_label", keep=(0.5, 0.6), keep_among=keep_among)
     assert (recipe.batch_size, recipe.epochs) == (batch_size, 50)
     assert_lars(recipe, lr=lr, warmup=5)
@@ -619,7 +618,7 @@ def test_self_labelling_recipes_are_the_published_ones(name: str, bunch: int, ba
 
 @pytest.mark.parametrize(("name", "lr", "final_decay", "local"), [("deit_small", 0.0012, 0.12, 6), ("vit_base", 0.003, None, 10)])
 def test_vit_recipes_are_the_published_ones(name: str, lr: float, final_decay: float | None, local: int) -> None:
-    recipe, o = VARIANTS[name], VARIANTS[name].optim
+    recipe, o = VARIANTS[name]["paper"], VARIANTS[name]["paper"].optim
     assert recipe.method == Config(
         classes=4096, hidden=4096, alpha=0.4, beta=1.0, temperature=1.0, bunch=256, activation="gelu", small_init=True, teacher=0.996
     )
@@ -630,23 +629,32 @@ def test_vit_recipes_are_the_published_ones(name: str, lr: float, final_decay: f
     assert recipe.views == crops(local, (0.4, 1.0), (0.05, 0.4))
 
 
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_variant_can_be_planned(name: str) -> None:
-    recipe, scale = VARIANTS[name], SCALES["paper"]
-    network = name if name in scale.networks else "resnet50"
+def test_every_variant_can_be_planned_by_a_table_row(name: str, scale: str) -> None:
+    network = name if name in SCALES[scale].networks else "resnet50"
     assert network != "resnet50" or name.startswith("resnet50")
+    spec = encoder(SCALES[scale], "twist", variant=name, network=network, width=2 if "w2" in name else 1, epochs=None, dataset="imagenet", seed=0)
+    assert isinstance(spec, Pretrain)
+    check_pretrain(spec)
+    if not name.endswith("self_label"):
+        assert spec.start is None
+        return
+    assert spec.start is not None
+    assert spec.start == encoder(
+        SCALES[scale],
+        "twist",
+        variant=name.replace("self_label", "multicrop"),
+        network=network,
+        width=2 if "w2" in name else 1,
+        epochs=None,
+        dataset="imagenet",
+        seed=0,
+    )
+    if scale == "paper":
+        assert (spec.start.epochs, spec.epochs) == ({1: 800, 2: 200}[spec.backbone.width], 50)
 
-    def spec(recipe: Recipe, start: Pretrain | None = None) -> Pretrain:
-        return Pretrain(
-            method=recipe.method,
-            backbone=replace(scale.networks[network], width=2 if "w2" in name else 1, normalize=recipe.normalize),
-            data=scale.data["imagenet"],
-            views=recipe.views,
-            optim=recipe.optim,
-            batch_size=recipe.batch_size,
-            epochs=recipe.epochs,
-            start=start,
-        )
 
-    first = VARIANTS.get(name.replace("self_label", "multicrop"))
-    check_pretrain(spec(recipe, spec(first) if name.endswith("self_label") and first is not None else None))
+def test_an_unknown_variant_is_named_with_the_allowed_ones() -> None:
+    with pytest.raises(BenchError, match="resnet50_multicrop"):
+        encoder(SCALES["paper"], "twist", variant="resnet50_multicrp", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
