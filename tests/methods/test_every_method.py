@@ -80,9 +80,9 @@ def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(method:
     spec = replace(spec_of(method, "embedded"), backbone=TINY)
     network = train.build_method(spec, 10)
     made = cast(Method, network)
-    images = batch(16, len(spec.views))
+    images = batch(64, len(spec.views))
     embeddings = made.embed(images)
-    assert all(len(rows) == 16 for rows in embeddings.values())
+    assert all(len(rows) == 64 for rows in embeddings.values())
     losses = made.loss(embeddings, images.labels)
     assert all(value.ndim == 0 and bool(torch.isfinite(value)) for value in losses.values())
     names = [name for name, _ in made.encoder.named_parameters()]
