@@ -3,12 +3,15 @@
 A batch is a function of (seed, step): the order is a fresh permutation per epoch with the last partial batch dropped,
 the augmentation parameters come from a generator of the step. Each rank takes its rows of the global batch, so two
 ranks together see exactly what one process would.
+
+A damaged image is an error that names the file, or, where the caller says `replace_unreadable` (pretraining), the next
+readable image of the same global batch takes its place, whoever decodes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +28,21 @@ from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop
 
 
+class UnreadableImageError(BenchError):
+    """A file is there but its content is no whole image."""
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of a batch: float views (b, 3, size, size) in [0, 1], labels (b,), positions in the split (b,)."""
+    """One rank's part of a batch: float views (b, 3, size, size) in [0, 1], labels (b,), positions in the split (b,).
+
+    `unreadable` are positions of damaged images that were replaced; `indices` has what stands in their place.
+    """
 
     views: list[Tensor]
     labels: Tensor
     indices: Tensor
+    unreadable: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,12 +79,25 @@ class Plan:
         return slice(self.rank * each, (self.rank + 1) * each)
 
 
-def train_batches(split: SplitData, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
-    """The batches of `steps`; starting in the middle of an epoch costs nothing."""
+def train_batches(
+    split: SplitData,
+    views: tuple[Augment, ...],
+    plan: Plan,
+    steps: range,
+    device: torch.device,
+    *,
+    workers: int,
+    replace_unreadable: bool = False,
+) -> Iterator[Batch]:
+    """The batches of `steps`; starting in the middle of an epoch costs nothing.
+
+    Raises BenchError that names a file which cannot be read or decoded; with `replace_unreadable` only when no image
+    of a batch can be decoded, or the file system fails.
+    """
     if isinstance(split, Arrays):
         yield from _array_batches(split, views, plan, steps, device)
     else:
-        yield from _file_batches(split, views, plan, steps, device, workers=workers)
+        yield from _file_batches(_Crops(split, views, plan, replace_unreadable), steps, device, workers=workers)
 
 
 def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
@@ -122,47 +146,74 @@ def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, se
 class _Crops(_Batches):
     """Batch `step`: this rank's images decoded once each, and the uint8 crops of every view cut from them."""
 
-    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan) -> None:
-        self.split, self.views, self.plan = split, views, plan
+    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan, replace_unreadable: bool) -> None:
+        self.split, self.views, self.plan, self.replace_unreadable = split, views, plan, replace_unreadable
 
-    def batch(self, number: int) -> tuple[list[Tensor], Tensor]:
-        """Crops of each view, and which images they are."""
+    def batch(self, number: int) -> tuple[list[Tensor], Tensor, tuple[int, ...]]:
+        """Crops of each view, which images they are, and which could not be decoded."""
         step, indices = number, self.plan.indices(number)
         drawn = [
             augment.draw(view, self.plan.batch_size, generator(self.plan.seed, "augment", step, order)).rows(self.plan.rows)
             for order, view in enumerate(self.views)
         ]
         crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for view in self.views]
+        unreadable = []
         for row, index in enumerate(indices.tolist()):
-            image = decode(self.split, index)
+            try:
+                image = decode(self.split, index)
+            except UnreadableImageError:
+                if not self.replace_unreadable:
+                    raise
+                unreadable.append(index)
+                image, indices[row] = self._instead(step, row)
             for view, d, out in zip(self.views, drawn, crops, strict=True):
                 out[row] = _resized_box(image, view, d.rows(slice(row, row + 1)))
-        return crops, indices
+        return crops, indices, tuple(unreadable)
+
+    def _instead(self, step: int, row: int) -> tuple[Tensor, int]:
+        """The next readable image of the global batch, so that the ranks need not agree on anything."""
+        whole = replace(self.plan, rank=0, world=1).indices(step).tolist()
+        place = self.plan.rows.start + row
+        for index in whole[place + 1 :] + whole[:place]:
+            try:
+                return decode(self.split, index), index
+            except UnreadableImageError:
+                continue
+        raise BenchError(f"none of the {len(whole)} images of step {step + 1} can be decoded, {self.split.paths[whole[place]]} among them.")
 
 
-def _file_batches(split: Files, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
+def _file_batches(crops: _Crops, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
     """Workers decode and crop; flip and colour run batched on the device with the same drawn parameters."""
+    views, plan, labels = crops.views, crops.plan, crops.split.labels
     if any(view.rotation for view in views):
         raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
-    loaded = _load(_Crops(split, views, plan), steps, device, seed=plan.seed, workers=workers)
-    for step, (crops, indices) in zip(steps, loaded, strict=True):
+    loaded = _load(crops, steps, device, seed=plan.seed, workers=workers)
+    for step, (parts, indices, unreadable) in zip(steps, loaded, strict=True):
         made = []
-        for number, (view, part) in enumerate(zip(views, crops, strict=True)):
+        for number, (view, part) in enumerate(zip(views, parts, strict=True)):
             drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
             x = part.to(device, non_blocking=True).float().div_(255)
             x = torch.where(drawn.flip_B.to(device)[:, None, None, None], x.flip(3), x)
             made.append(_layout(augment.colour(x, view, drawn)))
-        yield Batch(views=made, labels=split.labels[indices].to(device, non_blocking=True), indices=indices)
+        yield Batch(views=made, labels=labels[indices].to(device, non_blocking=True), indices=indices, unreadable=tuple(unreadable))
 
 
 def decode(split: Files, index: int) -> Tensor:
-    """The image as uint8 (3, H, W), RGB. Raises BenchError that names the file when it cannot be decoded."""
+    """The image as uint8 (3, H, W), RGB.
+
+    Raises UnreadableImageError that names a damaged file, BenchError when the file system cannot give it: a lost mount
+    must not look like damaged images.
+    """
     path = split.paths[index]
     try:
         with Image.open(path) as file:
             pixels = np.array(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
-        raise BenchError(f"{path} cannot be decoded ({error}): replace the file.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise BenchError(f"{path} cannot be read ({error.strerror}).") from error
+        raise UnreadableImageError(f"{path} cannot be decoded ({error}): replace the file.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

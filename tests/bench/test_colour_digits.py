@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.data import datasets
+from bench.data import datasets, digits
 from bench.data.augment import GRAY_WEIGHTS
 from bench.data.catalogue import check_present, entry
 from bench.data.datasets import SPLITS, Arrays, Split, flat_colours, open_split
@@ -81,7 +81,7 @@ def test_colours_are_uniform_among_the_pairs_with_enough_contrast() -> None:
 
 def test_every_job_sees_the_same_colours(here: Site) -> None:
     first = opened(FLAT, "val", here).images
-    datasets._tflat.cache_clear()
+    digits.tflat.cache_clear()
     again = opened(FLAT, "val", here).images
     assert first is not again
     assert torch.equal(first, again)
