@@ -1,7 +1,8 @@
-"""Top-k accuracy."""
+"""Top-k and mean per-class accuracy."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -14,3 +15,16 @@ def top_k(scores_NC: Tensor, labels_N: Tensor, k: int) -> float:
         raise ValueError("scores hold NaN")
     best = scores_NC.topk(min(k, scores_NC.shape[1]), dim=1).indices
     return float((best == labels_N[:, None]).any(dim=1).double().mean()) * 100
+
+
+def mean_class_top1(scores_NC: Tensor, labels_N: Tensor) -> float:
+    """Percent of each class's rows with the highest score at their label, averaged over the classes that have rows.
+
+    Raises ValueError when a score is not a number.
+    """
+    if scores_NC.isnan().any():
+        raise ValueError("scores hold NaN")
+    right_N = scores_NC.argmax(dim=1) == labels_N
+    counts_C, hits_C = (torch.bincount(labels, minlength=scores_NC.shape[1]) for labels in (labels_N, labels_N[right_N]))
+    present_C = counts_C > 0
+    return float((hits_C[present_C].double() / counts_C[present_C]).mean()) * 100

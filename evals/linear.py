@@ -51,7 +51,8 @@ class Config:
         return f"linear classifier on frozen features, {labels}, {self.epochs} epochs, best of {grid} heads on the held-out split, last epoch"
 
 
-RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config(batch_size=4096, epochs=90)}
+# 40 epochs choose as well as 100 on the digits (within 0.3 points of 1,000 images) in 0.4 of the time.
+RECIPES = {"embedded": Config(epochs=40), "cifar": Config(), "paper": Config(batch_size=4096, epochs=90)}
 
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:

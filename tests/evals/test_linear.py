@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
 from bench.data.datasets import labelled_subset
@@ -194,3 +195,26 @@ def test_the_description_names_grid_labels_and_epochs() -> None:
     assert "best of 4 heads" in text
     assert "10 epochs" in text
     assert "all training labels" in FEW.describe()
+
+
+def test_the_best_head_is_within_half_a_point_of_scikit_learns_choice(subject: Subject, context: Context) -> None:
+    from sklearn.linear_model import LogisticRegressionCV
+
+    pooled = Subject(key="pooled-8x8", network=nn.Sequential(nn.AdaptiveAvgPool2d(8), FirstChannel()), feature_dim=64)
+    splits = features_of(pooled, context)
+    mean, std = splits["train"][0].mean(dim=0), splits["train"][0].std(dim=0)
+    alive = std > 1e-6
+    x = {name: ((features - mean) / std)[:, alive].double().numpy() for name, (features, _) in splits.items()}
+    model = LogisticRegressionCV(Cs=[1e-3, 1e-2, 1e-1, 1.0, 10.0], cv=3, scoring="accuracy", max_iter=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of defaults that are not used here
+        model.fit(x["train"], splits["train"][1].numpy())
+    found = linear.evaluate(linear.RECIPES["embedded"], pooled, context).metrics
+    assert found["top1"] == pytest.approx(100 * model.score(x["test"], splits["test"][1].numpy()), abs=0.5)
+
+
+class FirstChannel(nn.Module):
+    """Gray pixels as one vector an image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images[:, 0].flatten(1)

@@ -1,0 +1,285 @@
+"""Fine-tuning of a whole network under a new linear classifier: the loop, its schedules and its state.
+
+One process. A batch that does not fit into memory is cut into `chunks`: the gradient is still that of the mean over
+the whole batch, but batch norm in training mode sees one chunk at a time, as it would on as many devices without
+synchronised norms. Batches and crops are functions of (seed, step), so a resumed run ends bit-identical.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from bench import optim
+from bench.contracts import Context, Subject
+from bench.data import augment
+from bench.data.datasets import SplitData, open_split
+from bench.data.loader import Batch, Plan, eval_batches, train_batches
+from bench.errors import BenchError, unknown_name
+from bench.health import TrainingFailedError
+from bench.resume import Keeper
+from bench.seeding import generator, seed_of
+from bench.spec import Augment, Optim
+from evals._accuracy import top_k
+from evals._features import BATCH
+
+Schedule = Literal["cosine_step", "cosine_epoch", "milestones"]
+LOGGED_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """What the papers differ in. Rates are peaks; an epoch is `images / batch_size` steps, a fraction included."""
+
+    optimizer: Literal["sgd", "lars"] = "sgd"  # lars: SimCLR's, which leaves the new classifier to plain momentum
+    lr_backbone: float = 0.01
+    lr_head: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False  # sgd
+    weight_decay: float = 0.0  # of weights; biases and norms are not decayed
+    batch_size: int = 256  # cut to the number of images
+    chunks: int = 1  # parts of a batch; batch norm sees one at a time
+    epochs: int = 20
+    minimum_steps: int = 0  # with few images the schedule is stretched to so many steps
+    schedule: Schedule = "cosine_step"  # cosine to 0, a new rate every step or every epoch, or `factor` after each milestone
+    milestones: tuple[int, ...] = ()  # epochs
+    factor: float = 0.1
+    warmup_epochs: float = 0.0  # linear from 0
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area
+    flip: float = 0.5  # probability
+    rotation: float = 0.0  # degrees; small images in memory only
+    norm: Literal["train", "frozen"] = "train"  # frozen: running statistics of the pretraining, not updated; gain and shift still learn
+    head: Literal["normal", "zero"] = "normal"  # N(0, 0.01) with bias 0, or all 0
+    projector_layers: int = 0  # first layers of the projector that are kept below the classifier and fine-tuned
+    precision: Literal["fp32", "bf16"] = "fp32"  # of training; testing is in float32
+    tests: int = 1  # passes over the test split, evenly spread over the run, the last after the last step
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("optimizer", ("sgd", "lars")),
+            ("schedule", get_args(Schedule)),
+            ("norm", ("train", "frozen")),
+            ("head", ("normal", "zero")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise unknown_name(f"fine-tuning {name}", getattr(self, name), allowed)
+        for name, least in (("batch_size", 1), ("chunks", 1), ("epochs", 1), ("tests", 1), ("minimum_steps", 0), ("projector_layers", 0)):
+            if getattr(self, name) < least:
+                raise BenchError(f"fine-tuning: {name} is {getattr(self, name)}, expected at least {least}.")
+        if (self.schedule == "milestones") != bool(self.milestones):
+            raise BenchError(f"fine-tuning: schedule is {self.schedule!r} and milestones are {self.milestones}: one needs the other.")
+        if self.nesterov and self.optimizer == "lars":
+            raise BenchError("fine-tuning: nesterov is for sgd; lars has plain momentum.")
+        augment.check(self.view(1))
+
+    def view(self, size: int) -> Augment:
+        """The training crop."""
+        return Augment(size=size, crop_scale=self.crop_scale, flip=self.flip, rotation=self.rotation, jitter=0.0)
+
+    def steps(self, images: int) -> int:
+        """Steps of the run on so many labelled images."""
+        return max(1, self.minimum_steps, round(self.epochs * images / min(self.batch_size, images)))
+
+    def lr_factor(self, step: int, total: int) -> float:
+        """Share of the peak rates at a step."""
+        warmup = round(self.warmup_epochs / self.epochs * total)
+        if self.schedule == "cosine_step" or step < warmup:
+            return optim.schedule(step, total, warmup, 0.0)
+        epoch = step * self.epochs // total  # whole epochs that are done
+        if self.schedule == "cosine_epoch":
+            return 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
+        return float(self.factor ** sum(epoch >= milestone for milestone in self.milestones))
+
+    def summary(self) -> str:
+        """The settings in a few words, for column headings."""
+        name = ("Nesterov " if self.nesterov else "") + {"sgd": "SGD", "lars": "LARS"}[self.optimizer]
+        decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
+        length = f"{self.epochs} epochs" + (f" or, where these are fewer, {self.minimum_steps} steps" if self.minimum_steps else "")
+        course = {
+            "cosine_step": "cosine",
+            "cosine_epoch": "cosine by epoch",
+            "milestones": f"times {self.factor:g} after epochs {', '.join(map(str, self.milestones))}",
+        }[self.schedule]
+        norm = ", batch norm frozen" if self.norm == "frozen" else ""
+        crops = "random crops" + (" and mirrors" if self.flip else "") + (" and turns" if self.rotation else "")
+        kept = f", first {self.projector_layers} projector layers kept" if self.projector_layers else ""
+        return (
+            f"{name}, rates {self.lr_backbone:g} (network) and {self.lr_head:g} (classifier){decay}, "
+            f"batch {self.batch_size}, {length}, {course}, {crops}{norm}{kept}"
+        )
+
+
+class Classifier(nn.Module):
+    """A network to fine-tune and its new linear classifier."""
+
+    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Images in [0, 1] -> logits (B, classes)."""
+        logits: Tensor = self.head(self.backbone(x_BCHW))
+        return logits
+
+
+class Score(NamedTuple):
+    """One pass over the test split: after how many epochs, and the accuracies in percent."""
+
+    epoch: float
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A finished fine-tuning; the score of its end comes last."""
+
+    model: Classifier
+    scores: tuple[Score, ...]
+    steps: int
+    batch_size: int
+
+
+def fine_tune(config: FineTuning, subject: Subject, context: Context, images: SplitData) -> Tuned:
+    """Fine-tune a copy of the subject's network on labelled images; test on the test split, which chooses nothing.
+
+    Raises Stopped with the state saved when asked to stop, TrainingFailedError when the loss is not finite, BenchError
+    for labels of another kind or an encoder without weights or without so many projector layers.
+    """
+    if images.labels.ndim != 1:
+        raise BenchError(f"fine-tuning needs one label an image; {context.data.name} has several.")
+    device, seed = context.device, seed_of(context.seed, "fine-tuning")
+    workers = 0 if device.type == "cpu" else 8
+    plan = Plan(images=len(images), batch_size=min(config.batch_size, len(images)), seed=seed)
+    total = config.steps(len(images))
+    test = open_split(context.data, "test", context.site)
+    keeper = Keeper(context)
+    before = keeper.load()
+    # What draws from the global generator (a new layer, dropout) is seeded, and the generator left as it was.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        model = start(config, subject, images.classes, seed).to(device)
+        optimizer = _optimizer(config, model)
+        first, scores = _restore(model, optimizer, before)
+        logged_at, logged_step = time.monotonic(), first
+        steps = range(first, total)
+        batches = train_batches(images, (config.view(context.data.size),), plan, steps, device, workers=workers)
+        _train_mode(model, config)
+        for step, batch in zip(steps, batches, strict=True):
+            torch.manual_seed(seed_of(seed, "step", step))
+            factor = config.lr_factor(step, total)
+            optim.set_lr(optimizer, factor)
+            loss = _update(model, optimizer, batch, config)
+            done, epoch = step + 1, (step + 1) * plan.batch_size / len(images)
+            if _falls(step, total, LOGGED_STEPS):
+                now = time.monotonic()
+                line = {"step": done, "steps": total, "epoch": epoch, "lr": config.lr_backbone * factor, "loss": float(loss)}
+                _check(math.isfinite(line["loss"]), "the loss", done, total)
+                keeper.log_line(line | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)})
+                logged_at, logged_step = now, done
+            if _falls(step, total, config.tests):
+                logits, labels = _logits(model, test, context, workers)
+                _check(bool(logits.isfinite().all()), "the logits of the test split", done, total)
+                scores.append(Score(epoch, top_k(logits, labels, 1), top_k(logits, labels, 5)))
+                _train_mode(model, config)
+            keeper.keep(done, lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": [list(score) for score in scores]})
+    return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size)
+
+
+def start(config: FineTuning, subject: Subject, classes: int, seed: int) -> Classifier:
+    """The network (a copy, trainable), the projector layers that are kept, and a new classifier drawn from the seed."""
+    if not any(True for _ in subject.network.parameters()):
+        raise BenchError("this encoder has no weights to fine-tune; evaluate it with a frozen protocol, such as linear.")
+    backbone, width = deepcopy(subject.network), subject.feature_dim
+    if config.projector_layers:
+        kept, width = _first_layers(subject.projector, config.projector_layers)
+        backbone = nn.Sequential(backbone, *kept)
+    model = Classifier(backbone.requires_grad_(True), width, classes)
+    with torch.no_grad():
+        drawn = torch.randn(model.head.weight.shape, generator=generator(seed, "head"))
+        model.head.weight.copy_(0.01 * drawn if config.head == "normal" else torch.zeros_like(drawn))
+        model.head.bias.zero_()
+    return model
+
+
+def _first_layers(projector: nn.Module | None, count: int) -> tuple[nn.Sequential, int]:
+    """Copies of a projector's first linear maps, each with the norm and ReLU that follow it, and the width they end with."""
+    parts = list(projector.children()) if isinstance(projector, nn.Sequential) else []
+    linear = [(place, part) for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
+    if len(linear) < count:
+        raise BenchError(
+            f"projector_layers is {count}, but this encoder comes with {len(linear)} such layers: "
+            "evaluate a method that has a projector, or set projector_layers to 0."
+        )
+    end = linear[count][0] if count < len(linear) else len(parts)
+    return deepcopy(nn.Sequential(*parts[:end])), linear[count - 1][1].out_features
+
+
+def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:
+    """Groups for weights and for biases and norms, of the network and of the classifier."""
+    spec = Optim(name=config.optimizer, lr=config.lr_backbone, weight_decay=config.weight_decay, warmup_epochs=0, momentum=config.momentum)
+    optimizer = optim.build(spec, model.backbone)
+    for parameter, decay in ((model.head.weight, config.weight_decay), (model.head.bias, 0.0)):
+        optimizer.add_param_group({"params": [parameter], "weight_decay": decay, "peak_lr": config.lr_head, "adapt": False})
+    if config.optimizer == "sgd":
+        for group in optimizer.param_groups:
+            group["nesterov"] = config.nesterov
+    return optimizer
+
+
+def _restore(model: Classifier, optimizer: Optimizer, state: Mapping[str, Any] | None) -> tuple[int, list[Score]]:
+    """Take over the saved state, if there is one; returns the steps that are done and the scores so far."""
+    if state is None:
+        return 0, []
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"]), [Score(*score) for score in state["scores"]]
+
+
+def _train_mode(model: Classifier, config: FineTuning) -> None:
+    model.train()
+    for module in model.modules():
+        if config.norm == "frozen" and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _update(model: Classifier, optimizer: Optimizer, batch: Batch, config: FineTuning) -> Tensor:
+    """One step; returns the mean cross entropy of the batch, still on the device."""
+    optimizer.zero_grad(set_to_none=True)
+    images, parts = len(batch.labels), min(config.chunks, len(batch.labels))
+    mean = torch.zeros((), device=batch.labels.device)
+    for views, labels in zip(batch.views[0].tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits = model(views)
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum") / images
+        loss.backward()  # type: ignore[no-untyped-call]
+        mean += loss.detach()
+    optimizer.step()
+    return mean
+
+
+def _logits(model: Classifier, test: SplitData, context: Context, workers: int) -> tuple[Tensor, Tensor]:
+    """Logits (N, classes) and labels (N,) of a split, in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        found = [(model(images), labels) for images, labels in eval_batches(test, context.data.size, BATCH, context.device, workers)]
+    return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])
+
+
+def _falls(step: int, total: int, times: int) -> bool:
+    """Whether one of so many evenly spread moments, the last at the end, falls on this step."""
+    return (step + 1) * times // total > step * times // total
+
+
+def _check(fine: bool, what: str, done: int, total: int) -> None:
+    if not fine:
+        raise TrainingFailedError("diverged", f"fine-tuning diverged: {what} is not finite at step {done} of {total}. Lower lr_backbone or lr_head.")
