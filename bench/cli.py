@@ -31,6 +31,8 @@ ScaleName = Annotated[str, typer.Option("--scale", "-s", help="embedded (two CPU
 Seeds = Annotated[int, typer.Option("--seeds", help="Repeat every number with so many seeds; the table shows mean and sd.")]
 Rows = Annotated[list[str] | None, typer.Option("--rows", help="Only this row: its label, full name or method. May be given several times.")]
 Columns = Annotated[list[str] | None, typer.Option("--columns", help="Only this column. May be given several times.")]
+Released = Annotated[bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")]
+ExecutorName = Annotated[str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")]
 
 
 @app.command("list")
@@ -43,12 +45,28 @@ def list_(what: Annotated[str, typer.Argument(help="methods, evals, tables, scal
 
 @app.command()
 def plan(
-    table: Tables = None, all_: All = False, scale: ScaleName = "embedded", seeds: Seeds = 1, rows: Rows = None, columns: Columns = None
+    table: Tables = None,
+    all_: All = False,
+    scale: ScaleName = "embedded",
+    seeds: Seeds = 1,
+    rows: Rows = None,
+    columns: Columns = None,
+    released: Released = False,
+    nodes: Annotated[int | None, typer.Option("--nodes", help="Also simulate this plan on a cluster of so many nodes.")] = None,
+    time_limit: Annotated[float | None, typer.Option("--time-limit", help="Of that cluster, in hours; default: none.")] = None,
+    preemption_rate: Annotated[float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")] = 0.0,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
     from bench import session
 
-    session.show_plan(_request(table, all_, scale, seeds, rows, columns))
+    if nodes is None and (time_limit is not None or preemption_rate):
+        raise BenchError("--time-limit and --preemption-rate describe the cluster of --nodes: give --nodes too.")
+    imagined = None
+    if nodes is not None:
+        from bench.forecast import Imagined
+
+        imagined = Imagined(nodes, time_limit, preemption_rate)
+    session.show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined)
 
 
 @app.command()
@@ -59,13 +77,36 @@ def run(
     seeds: Seeds = 1,
     rows: Rows = None,
     columns: Columns = None,
-    executor: Annotated[str, typer.Option("--executor", help="local (one process a core or GPU) or inline (this process).")] = "local",
+    released: Released = False,
+    executor: ExecutorName = "local",
+    watch: Annotated[bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")] = False,
     force: Annotated[list[str] | None, typer.Option("--force", help="Run this job again even if it is done: its id or the beginning.")] = None,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench import session
 
-    raise typer.Exit(session.run(_request(table, all_, scale, seeds, rows, columns), executor, force or []))
+    raise typer.Exit(session.run(_request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A file with the weights of an encoder, in any layout of bench/weights.py.")],
+    protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="An evaluation, see `bench list evals`. May be given several times.")],
+    network: Annotated[str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Its width: 1, 2, 4.")] = None,
+    normalize: Annotated[
+        str | None, typer.Option("--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1).")
+    ] = None,
+    scale: ScaleName = "embedded",
+    dataset: Annotated[str, typer.Option("--dataset", help="In the papers' words; the scale translates it.")] = "imagenet",
+    variant: Annotated[str, typer.Option("--variant", help="A paper's own settings of the protocol, e.g. simclr.")] = "",
+    executor: ExecutorName = "local",
+) -> None:
+    """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
+    from bench import evaluate as evaluating
+
+    asked = evaluating.Request(_site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant)
+    raise typer.Exit(evaluating.run(asked, executor))
 
 
 @app.command()
@@ -101,6 +142,44 @@ def cancel(
 
 
 @app.command()
+def retry(
+    job: Annotated[str | None, typer.Argument(help="Job id or its beginning.")] = None,
+    table: Tables = None,
+) -> None:
+    """Submit to Slurm again what failed there: a job with what waits for it, or all failed jobs of a table."""
+    from bench import monitor
+
+    if (job is None) == (not table):
+        raise BenchError("retry needs either a job id or --table.")
+    monitor.retry(_site(), job, table or [])
+
+
+@app.command()
+def doctor() -> None:
+    """What works on this machine and site, what does not, and what to do about it; exit code 1 when something is broken."""
+    from bench import doctor as looks
+
+    raise typer.Exit(looks.show(_site()))
+
+
+@app.command()
+def check(
+    table: Tables = None,
+    all_: All = False,
+    scale: ScaleName = "embedded",
+    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, a test case a cell.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Make the finished results the new reference instead.")] = False,
+    references: Annotated[
+        Path | None, typer.Option("--references", help="Folder of the references; default: results/reference of the project.")
+    ] = None,
+) -> None:
+    """Hold the results of a table against its reference; exit code 1 names the cells that regressed, went missing or changed protocol."""
+    from bench import session
+
+    raise typer.Exit(session.check(_request(table, all_, scale, 1, None, None), junit, references, update=update))
+
+
+@app.command()
 def report(
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: [paths] report of bench.toml, else reports/out.")] = None,
     serve: Annotated[
@@ -111,6 +190,43 @@ def report(
     from bench import session
 
     session.report(_site(), out, serve)
+
+
+data_app = typer.Typer(help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+DataName = Annotated[str, typer.Argument(help="A data set or a published list: see `bench data list`.")]
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Every data set and list: whether it is here, where, and what it is. Opens none of them."""
+    from bench.data import check as checking
+
+    for line in checking.overview(_site()):
+        print(line)
+
+
+@data_app.command("check")
+def data_check(name: DataName) -> None:
+    """Count classes and images, compare with the known numbers, decode a sample; exit 1 when something is wrong."""
+    from bench.data import check as checking
+
+    found = checking.check(name, _site())
+    for line in found.lines:
+        print(line)
+    for problem in found.problems:
+        print(f"problem: {problem}")
+    print(f"{name}: {'not ' if found.problems else ''}as it should be")
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@data_app.command("fetch")
+def data_fetch(name: DataName) -> None:
+    """Download a data set that torchvision can get, or a published list, to [data] of bench.toml or to data/NAME beside it."""
+    from bench.data import fetch
+
+    site = _site()
+    print(f"{name}: {fetch.fetch(name, site)}")
 
 
 def main() -> None:
@@ -133,7 +249,16 @@ def _site() -> Site:
     return find_site()
 
 
-def _request(table: list[str] | None, all_: bool, scale: str, seeds: int, rows: list[str] | None, columns: list[str] | None) -> session.Request:
+def _request(
+    table: list[str] | None,
+    all_: bool,
+    scale: str,
+    seeds: int,
+    rows: list[str] | None,
+    columns: list[str] | None,
+    *,
+    released: bool = False,
+) -> session.Request:
     from bench import plugins, session
 
     if all_ and table:
@@ -141,7 +266,7 @@ def _request(table: list[str] | None, all_: bool, scale: str, seeds: int, rows: 
     if not all_ and not table:
         raise BenchError(f"which table? --table NAME or --all. Tables: {', '.join(plugins.names('table'))}.")
     tables = plugins.names("table") if all_ else list(dict.fromkeys(table or []))
-    return session.Request(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()))
+    return session.Request(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()), released)
 
 
 if __name__ == "__main__":

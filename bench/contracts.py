@@ -13,6 +13,8 @@ A file evals/<name>.py exports
     VARIANTS    {variant name: {scale: Config}}, optional: other published settings of the protocol, which a table's
                 column or row names (the paper's own protocol, say); every variant has the scales that RECIPES has
     NEEDS_PROJECTOR = True, optional: the subject comes with the method's projector where it has one
+    MISSING     () -> str, optional: why it cannot run here (a package that is not installed), in one line; "" when it can
+    USES_RANKS = True, optional: it trains over all ranks and so gets the resources of a pretraining
     RESUMES = True, optional: a long evaluation that keeps its state through bench/resume.py and stops when asked to
 """
 
@@ -66,7 +68,8 @@ class Facts:
 class Method(Protocol):
     """An nn.Module made by `Method(config, encoder, facts)`, which keeps the encoder as `self.encoder`.
 
-    A projector between representation and embedding, if there is one, is kept as `self.projector`.
+    Optional: `before_step(progress)` is called between backward and the optimizer's step, for gradients that must not act
+    (prototypes that are frozen at first). A projector between representation and embedding, if there is one, is kept as `self.projector`.
 
     The engine calls `embed` on each rank's images, gathers every tensor of the result over the ranks with gradient,
     and hands the global batch to `loss`. So a loss knows nothing of ranks.
@@ -100,6 +103,7 @@ class Subject:
     network: nn.Module
     feature_dim: int
     projector: nn.Module | None = None  # from representation to embedding; only for evaluations with NEEDS_PROJECTOR = True
+    origin: Mapping[str, Json] = field(default_factory=dict)  # of weights that were not trained here: file, hash, keys; goes into the result
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,10 @@ class Costs:
             anchor = self._rate(spec.backbone)
             images = spec.epochs * entry(spec.data.name).train_images * len(spec.views) / 2
             return Estimate(STARTUP_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
+        own = getattr(spec.protocol, "cost", None)  # of a protocol that trains a network of its own
+        if own is not None and not isinstance(spec.encoder, Pixels):
+            seconds, device, source = own(spec.encoder.backbone)
+            return Estimate(STARTUP_SECONDS + seconds, device, source)
         if isinstance(spec.encoder, Pixels):
             return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed guess")
         anchor = self._rate(spec.encoder.backbone)

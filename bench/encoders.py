@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import vit
@@ -33,6 +34,7 @@ RESNETS: Mapping[str, Layers] = {
     "resnet18": Layers((2, 2, 2, 2), bottleneck=False),
     "resnet50": Layers((3, 4, 6, 3), bottleneck=True),
     "resnet101": Layers((3, 4, 23, 3), bottleneck=True),
+    "resnet200": Layers((3, 24, 36, 3), bottleneck=True),
 }
 
 
@@ -70,6 +72,20 @@ class Block(nn.Module):
         return out
 
 
+class SamePool(nn.Module):
+    """3x3/2 max-pool with TensorFlow's "SAME" padding: what the windows lack, the odd pixel of it right and below.
+
+    Sides of even length get (0, 1), odd ones (1, 1). The released SimCLR and FNC networks (google-research/simclr,
+    resnet.py) have this pool; their strided convolutions pad explicitly by (k - 1) / 2 on both sides, as torchvision's.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, ceil(H / 2), ceil(W / 2))."""
+        height, width = x_BCHW.shape[2:]
+        padded = F.pad(x_BCHW, (width % 2, 1, height % 2, 1), value=-torch.inf)
+        return F.max_pool2d(padded, 3, 2)
+
+
 class ResNet(Network):
     """Images (B, 3, H, W) in [0, 1] -> pooled features (B, feature_dim)."""
 
@@ -86,7 +102,8 @@ class ResNet(Network):
         self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if spec.stem == "imagenet" else nn.Identity()
+        pool = SamePool() if spec.padding == "tensorflow" else nn.MaxPool2d(3, 2, 1)
+        self.maxpool = pool if spec.stem == "imagenet" else nn.Identity()
         inputs = channels
         for stage, count in enumerate(layers.blocks):
             blocks = []

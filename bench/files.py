@@ -13,8 +13,8 @@ from bench.errors import BenchError, InputCorrupt
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is synced and renamed over `path`, else removed.
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced (`durable`) and renamed over `path`, else removed.
 
     Raises BenchError when the disk is full; the old file, if any, is untouched.
     """
@@ -22,8 +22,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     make_folder(path.parent)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.rename(path)
     except Exception as error:
         temporary.unlink(missing_ok=True)
@@ -42,15 +43,15 @@ def make_folder(folder: Path) -> None:
         raise BenchError(f"the folder {folder} cannot be written to.")
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace the content of `path` in one step."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, data: object) -> None:
+def write_json(path: Path, data: object, *, durable: bool = True) -> None:
     """Replace `path` by readable JSON; NaN and infinity are refused with ValueError."""
-    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_atomic(path, json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> dict[str, object]:

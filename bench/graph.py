@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,13 @@ class Job:
     def kind(self) -> str:
         """`pretrain` or `evaluate`."""
         return type(self.spec).__name__.lower()
+
+    @property
+    def resources_as(self) -> str:
+        """Whose resources it is given: an evaluation that trains over all ranks (USES_RANKS) needs those of a pretraining."""
+        if isinstance(self.spec, Evaluate) and getattr(sys.modules.get(type(self.spec.protocol).__module__), "USES_RANKS", False):
+            return "pretrain"
+        return self.kind
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ runs/plans/<table>@<scale>.json   jobs in order, with labels, kinds and edges
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ class PlannedJob:
     label: str
     kind: str
     needs: tuple[str, ...]
+    resources_as: str = "evaluate"  # kind of job whose resources it is given
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Manifest:
     columns: tuple[str, ...]
     chunks: int  # of bench.toml when it ran
     jobs: tuple[PlannedJob, ...]
+    released: Mapping[str, str] | None = None  # of a run with --released: the authors' weights and the sha256 of each file
 
     @property
     def name(self) -> str:
@@ -59,7 +61,7 @@ def write(runs: Runs, manifest: Manifest) -> None:
 
 def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:
     """The jobs of a graph."""
-    return tuple(PlannedJob(job.id, job.label, job.kind, job.needs) for job in graph)
+    return tuple(PlannedJob(job.id, job.label, job.kind, job.needs, job.resources_as) for job in graph)
 
 
 def read_all(runs: Runs) -> list[Manifest]:
@@ -77,7 +79,7 @@ def _read(path: Path) -> Manifest:
     data = read_json(path)
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
-    jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"])) for j in data["jobs"])  # type: ignore[attr-defined]
+    jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
     body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"])}  # type: ignore[arg-type]
     return Manifest(**body)  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -66,6 +66,15 @@ def build(spec: Optim, network: nn.Module) -> Optimizer:
         },
     ]
     groups[0]["adapt"], groups[1]["adapt"] = True, spec.vector_weight_decay
+    if spec.constant:
+        held = {id(p) for name, p in named if name.startswith(f"{spec.constant}.")}
+        if not held:
+            raise BenchError(f"optimizer: constant is {spec.constant!r}, but the method has no such module.")
+        groups = [
+            {**group, "params": [p for p in group["params"] if (id(p) in held) is constant], "constant": constant}
+            for group in groups
+            for constant in (False, True)
+        ]
     groups = [group for group in groups if group["params"]]
     match spec.name:
         case "lars":
@@ -77,18 +86,23 @@ def build(spec: Optim, network: nn.Module) -> Optimizer:
     raise BenchError(f"unknown optimizer {spec.name!r}. Allowed: adamw, lars, sgd.")
 
 
-def schedule(step: int, total: int, warmup: int, final_ratio: float) -> float:
-    """Factor on the peak rate at a step: linear from 0 over `warmup` steps, then half a cosine to `final_ratio`."""
+def schedule(step: int, total: int, warmup: int, final_ratio: float, milestones: Sequence[float] = ()) -> float:
+    """Factor on the peak rate at a step: linear from 0 over `warmup` steps, then half a cosine to `final_ratio`.
+
+    With milestones, shares of `total`: a tenth of the rate from each of them on.
+    """
     if step < warmup:
         return step / warmup
+    if milestones:
+        return float(0.1 ** sum(step >= round(share * total) for share in milestones))
     progress = (step - warmup) / max(1, total - warmup)
     return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:
-    """Set every group's rate to its peak times the factor."""
+    """Set every group's rate to its peak times the factor; a constant group keeps its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * (1.0 if group.get("constant") else factor)
 
 
 def set_weight_decay(optimizer: Optimizer, spec: Optim, progress: float) -> None:

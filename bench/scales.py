@@ -35,12 +35,19 @@ class Scale:
     # What the stand-in of a data set needs otherwise in every view, where the paper's view has it at all (is not 0).
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def stand_in(self, dataset: str) -> str:
+        """What is read here where the paper has a data set, e.g. "digits1797"; "" at the published scale."""
+        if self.published or dataset not in self.data:
+            return ""
+        here = self.data[dataset]
+        return f"{here.name} at {here.size} px" if here.name == dataset else here.name
+
     def caveat(self, datasets: Iterable[str]) -> str:
         """What a reader of a table on these data sets must know at this scale, "" at the published one."""
         if self.published:
             return ""
         names = [name for name in self.data if name in set(datasets)]
-        here = " and ".join(f"{self.data[name].name} stands in for {NAMES.get(name, name)}" for name in names)
+        here = " and ".join(f"{self.stand_in(name)} stands in for {NAMES.get(name, name)}" for name in names)
         return (
             f"This is not {' or '.join(dict.fromkeys(NAMES.get(name, name) for name in names))}. At the scale {self.name!r} ({self.summary}) {here}, "
             "so the printed numbers are no target: compare the order of the rows, not the values."
@@ -58,9 +65,40 @@ def _digits_networks(base: int) -> Mapping[str, Backbone]:
     }
 
 
+# SimCLR's transfer to twelve data sets (arXiv:2002.05709, table 8) besides VOC2007: few classes of another source, or many fine ones.
+_FEW_CLASSES = {"food101": "Food-101", "cifar10": "CIFAR-10", "dtd": "DTD", "pets": "Pets"}
+_MANY_CLASSES = {
+    "cifar100": "CIFAR-100",
+    "birdsnap": "Birdsnap",
+    "sun397": "SUN397",
+    "cars": "Cars",
+    "aircraft": "Aircraft",
+    "caltech101": "Caltech-101",
+    "flowers102": "Flowers",
+}
 # Data sets as papers write them. "imagenet-colour" is ImageNet in tables about colour: gray digits cannot stand in there.
-NAMES = {"imagenet": "ImageNet", "imagenet-colour": "ImageNet"}
-_DIGITS = {"imagenet": Data(name="mnist5k", size=32), "imagenet-colour": Data(name="tflat", size=32)}
+NAMES = {
+    "imagenet": "ImageNet",
+    "imagenet-colour": "ImageNet",
+    "places205": "Places205",
+    "voc2007": "VOC07",
+    "inat18": "iNat18",
+    "coco": "COCO",
+    "voc0712": "VOC07+12",
+    **_FEW_CLASSES,
+    **_MANY_CLASSES,
+}
+_DIGITS = {
+    "imagenet": Data(name="mnist5k", size=32),
+    "imagenet-colour": Data(name="tflat", size=32),
+    "places205": Data(name="digits1797", size=32),
+    "voc2007": Data(name="digit_scenes", size=64),
+    "inat18": Data(name="digit_pairs", size=32),
+    "coco": Data(name="scenes_coco", size=96),
+    "voc0712": Data(name="scenes_voc", size=96),
+    **dict.fromkeys(_FEW_CLASSES, Data(name="digits1797", size=32)),
+    **dict.fromkeys(_MANY_CLASSES, Data(name="digit_pairs", size=32)),
+}
 # With the paper's fifth of gray views SimCLR tells flat colours apart and nothing else: it ends below an untrained network.
 _DIGIT_VIEWS = {"imagenet-colour": {"gray": 0.5}}
 
@@ -94,7 +132,17 @@ SCALES: Mapping[str, Scale] = {
                 "deit_small": Backbone(name="vit_cifar"),
                 "vit_base": Backbone(name="vit_cifar"),
             },
-            data=dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="cifar10", size=32)),
+            # VOC07 is small enough to be itself. CIFAR-100 has iNat18's many fine classes, but not its long tail.
+            data={
+                "imagenet": Data(name="cifar10", size=32),
+                "imagenet-colour": Data(name="cifar10", size=32),
+                "places205": Data(name="cifar100", size=32),
+                "voc2007": Data(name="voc2007", size=64),
+                "inat18": Data(name="cifar100", size=32),
+                "coco": Data(name="coco", size=224),
+                "voc0712": Data(name="voc0712", size=224),
+                **dict.fromkeys((*_FEW_CLASSES, *_MANY_CLASSES), Data(name="cifar100", size=32)),
+            },
         ),
         Scale(
             name="paper",
@@ -106,7 +154,16 @@ SCALES: Mapping[str, Scale] = {
                 "deit_small": Backbone(name="vit_small16"),
                 "vit_base": Backbone(name="vit_base16"),
             },
-            data=dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="imagenet", size=224)),
+            data={
+                "imagenet": Data(name="imagenet", size=224),
+                "imagenet-colour": Data(name="imagenet", size=224),
+                "places205": Data(name="places205", size=224),
+                "voc2007": Data(name="voc2007", size=224),
+                "inat18": Data(name="inat18", size=224),
+                "coco": Data(name="coco", size=800),
+                "voc0712": Data(name="voc0712", size=800),
+                **{name: Data(name=name, size=224) for name in (*_FEW_CLASSES, *_MANY_CLASSES)},
+            },
             published=True,
         ),
     )
@@ -129,6 +186,7 @@ class Change:
     batch: float = 1.0  # factor on the batch of the recipe
     lr: float = 1.0  # factor on the learning rate of the recipe
     second: str = ""  # architecture of a second branch with weights of its own
+    optim: Mapping[str, Any] = field(default_factory=dict)  # fields of Optim
 
     def apply(self, recipe: Recipe, scale: Scale) -> Recipe:
         """The recipe with the changes. Raises BenchError for a field that does not exist."""
@@ -141,7 +199,7 @@ class Change:
             method=method,
             views=tuple(_replaced(view, self.views) for view in recipe.views),
             batch_size=round(recipe.batch_size * self.batch),
-            optim=replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr),
+            optim=_replaced(replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr), self.optim),
         )
 
 

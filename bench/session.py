@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import executors, graph, manifest, progress, scheduler
+from bench import driving, executors, graph, manifest, progress, released, scheduler
 from bench.cost import Costs, disk_bytes
-from bench.data.catalogue import check_present
-from bench.errors import BenchError, one_line, unknown_name
+from bench.driving import missing_data
+from bench.errors import BenchError, one_line
 from bench.files import make_folder
-from bench.graph import JobGraph
+from bench.forecast import Imagined
+from bench.forecast import lines as forecast
+from bench.graph import Job, JobGraph
+from bench.identity import digest
 from bench.runs import Runs, State
 from bench.scales import Scale, scale_of
 from bench.site import Site
-from bench.spec import Pretrain
+from bench.spec import Evaluate, Pretrain
 from results.store import Store
-from results.table import CellJob, Table, cell_jobs, load_table
-from results.view import TableView, view
+from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
+from results.view import view
 
 REBUILD_SECONDS = 5.0
 
@@ -34,6 +37,7 @@ class Request:
     seeds: int
     rows: tuple[str, ...]
     columns: tuple[str, ...]
+    released: bool = False  # take the authors' weights instead of pretraining
 
 
 @dataclass(frozen=True)
@@ -45,42 +49,47 @@ class _Planned:
     cells: tuple[tuple[CellJob, ...], ...]  # per table
     graph: JobGraph
     runs: Runs
+    released: Mapping[str, str] | None  # of --released: sha256 by name, "" for a file that is not here yet
+    absent: tuple[BenchError, ...] = ()  # weights that are not here
 
 
-def run(request: Request, executor: str, force: Sequence[str]) -> int:
-    """Bring the tables to done and write everything; 0 when every job is done, 1 when one failed, 130 when interrupted."""
-    if executor not in executors.NAMES:
-        raise unknown_name("executor", executor, executors.NAMES)
+def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = False) -> int:
+    """Bring the tables to done and write everything; 0 when every job is done, 1 when one failed, 130 when interrupted.
+
+    On Slurm the jobs are only submitted, and the tables come with `watch` or when the same request finds all jobs done.
+    """
+    driving.check_executor(executor)
+    if watch and executor != "slurm":
+        raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     planned = _plan(request)
-    runs, jobs = planned.runs, planned.graph
-    for name in missing_data(jobs, request.site):
-        raise name
-    forced = _forced(force, jobs)
+    for problem in missing_data(planned.graph, request.site):
+        raise problem
+    forced = _forced(force, planned.graph) if not request.released else frozenset()
     _check_folders(request.site)
-    scheduler.free_space(runs, sum(disk_bytes(job) for job in jobs if runs[job.id].state() is not State.DONE))
-    for event in scheduler.verify(jobs, runs, forced):
-        print(f"{event.what}: {jobs.jobs[event.job].label}: {event.message}", flush=True)
-    scheduler.prepare(jobs, runs, request.site, scheduler.RetryRules(), forced)
+    if request.released:  # now that all else is in order: their hashes make the job ids
+        planned = _plan(request, download=True)
+        forced = _forced(force, planned.graph)
+        for line in _skipped(planned, request):
+            print(line, flush=True)
+    runs, jobs = planned.runs, planned.graph
+    driving.prepare(jobs, request.site, forced, executor)
     for table, cells in zip(planned.tables, planned.cells, strict=True):
         part = graph.plan((cell.label, cell.spec) for cell in cells)
         asked = (request.seeds, request.rows, request.columns, request.site.chunks)
-        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part)))
-    todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
-    if todo:
-        saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
-        print(f"{len(jobs)} jobs{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
-        place = executors.make(executor, request.site)
-        with progress.shown(jobs, runs) as shown:
-            summary = scheduler.drive(jobs, runs, place, Costs(runs, jobs), shown)
+        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), planned.released))
+    if executor == "slurm":
+        titles = [f"{table.id}@{planned.scale.name}" for table in planned.tables]
+        summary = driving.drive_slurm(jobs, request.site, forced, titles, watch=watch)
+        if summary.queued:
+            return driving.closing(summary, jobs, request.site)
     else:
-        print(f"all {len(jobs)} jobs are done already: nothing to compute", flush=True)
-        summary = scheduler.Summary(done=len(jobs), already=len(jobs), failed=(), blocked=(), stopped=())
+        summary = driving.drive(jobs, request.site, executor)
     _publish(planned, request)
-    return _closing(summary, jobs, runs)
+    return driving.closing(summary, jobs, request.site)
 
 
-def show_plan(request: Request) -> None:
-    """Print the jobs and what they cost."""
+def show_plan(request: Request, imagined: Imagined | None = None) -> None:
+    """Print the jobs and what they cost, here and on an `imagined` cluster."""
     planned = _plan(request)
     runs, jobs = planned.runs, planned.graph
     costs = Costs(runs, jobs)
@@ -96,24 +105,54 @@ def show_plan(request: Request) -> None:
         print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {scheduler.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
+        elif summary := getattr(job.spec.protocol, "summary", None):  # it trains a network of its own
+            print(f"{'':<26} {summary()}")
+    for line in _cached(todo, runs):
+        print(line)
     edges = sum(len(job.needs) for job in jobs)
     print(f"\n{jobs.asked} jobs asked for, {len(jobs)} after each is taken once, {edges} edges; {len(jobs) - len(todo)} done, {len(todo)} to run")
-    if todo:
-        estimates = [costs.estimate(job) for job in todo]
-        for device in sorted({e.device for e in estimates}):
-            hours = sum(e.seconds for e in estimates if e.device == device) / 3600
-            print(f"about {hours:,.2f} {device}-hours")
-        slots = executors.default_slots(request.site)
-        print(f"about {progress.duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running")
-        for source in sorted({e.source for e in estimates}):
-            print(f"  rates: {source}")
-        print(f"about {sum(disk_bytes(job) for job in todo) / 1e9:.2f} GB on disk under {runs.root}")
+    for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
+        print(line)
     for table in planned.tables:
         rows = [row.name for row in table.rows if row.method is None]
-        if rows:
+        if rows and not request.released:
             print(f"{table.id}: not implemented: {'; '.join(rows)}")
-    for problem in missing_data(jobs, request.site):
+    for line in _skipped(planned, request) if request.released else ():
+        print(line)
+    for problem in (*missing_data(jobs, request.site), *planned.absent):
         print(f"missing: {problem}")
+
+
+def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagined: Imagined | None) -> Iterator[str]:
+    """What is left to run costs: hours by device, time here, time on an imagined cluster, sources, disk."""
+    estimates = [costs.estimate(job) for job in todo]
+    for device in sorted({e.device for e in estimates}):
+        hours = sum(e.seconds for e in estimates if e.device == device) / 3600
+        yield f"about {hours:,.2f} {device}-hours"
+    slots = executors.default_slots(site)
+    yield f"about {progress.duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running"
+    if imagined is not None:
+        yield from forecast(todo, costs, site, imagined)
+    for source in sorted({e.source for e in estimates}):
+        yield f"  rates: {source}"
+    yield f"about {sum(disk_bytes(job) for job in todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
+
+
+def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
+    """For how many of the evaluations left the features of the encoder are there already, so that they need no pass over the backbone."""
+    left = [job.spec for job in todo if isinstance(job.spec, Evaluate)]
+    if not left:
+        return
+    here = {name.split("-", 1)[0] + "-" + data for name, data in _entries(runs)}
+    count = sum(f"{digest(spec.encoder)}-{spec.data.name}-{spec.data.size}" in here for spec in left)
+    yield f"\nfeatures are cached for {count} of the {len(left)} evaluations to run"
+
+
+def _entries(runs: Runs) -> Iterator[tuple[str, str]]:
+    """Encoder's digest and data set, as "name-size", of each entry of the feature cache; see evals/_features.py."""
+    for folder in runs.features.glob("*-*-*-*-v*"):
+        encoder, _, name, size, *_ = folder.name.split("-")
+        yield encoder, f"{name}-{size}"
 
 
 def report(site: Site, out: Path | None, serve: int | None) -> None:
@@ -123,6 +162,24 @@ def report(site: Site, out: Path | None, serve: int | None) -> None:
     print(f"report: {index}")
     if serve is not None:
         _serve(site, runs, out, index.parent, serve)
+
+
+def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:
+    """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails."""
+    from results import checking, reference
+
+    root = references or reference.ROOT
+    if update:
+        for table in request.tables:
+            print(f"wrote {checking.update(table, request.scale, request.site, root=root)}")
+        return 0
+    found = [checking.check(table, request.scale, request.site, root=root) for table in request.tables]
+    for one in found:
+        print(one.text)
+    if junit is not None:
+        checking.write_junit(junit, found)
+        print(f"wrote {junit}")
+    return int(any(one.failures for one in found))
 
 
 def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
@@ -135,7 +192,8 @@ def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
     views = []
     for m in known:
         try:
-            views.append(_view(load_table(m.table), replace(scale_of(m.scale), chunks=m.chunks), runs, m.seeds, m.rows, m.columns))
+            scale = replace(scale_of(m.scale), chunks=m.chunks)
+            views.append(view(load_table(m.table), scale, Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released))
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
             print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
     if not views:
@@ -143,23 +201,39 @@ def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
     return build(views, runs, out or site.report)
 
 
-def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
-    """One error per data set that is not there."""
-    found = []
-    for name in dict.fromkeys(job.spec.data.name for job in jobs):
-        try:
-            check_present(name, site)
-        except BenchError as error:
-            found.append(error)
-    return found
-
-
-def _plan(request: Request) -> _Planned:
+def _plan(request: Request, *, download: bool = False) -> _Planned:
+    """Work a request out; `download` gets released weights that are not here, else they are only named."""
     scale = replace(scale_of(request.scale), chunks=request.site.chunks)
     tables = tuple(load_table(name) for name in request.tables)
-    cells = tuple(tuple(cell_jobs(table, scale, request.seeds, rows=request.rows, columns=request.columns)) for table in tables)
+    hashes: dict[str, str] | None = None
+    absent: list[BenchError] = []
+    if request.released:
+        check_released(scale)
+        hashes = {}
+        for name in dict.fromkeys(row.released for table in tables for row in chosen_rows(table, request.rows) if row.released):
+            try:
+                hashes[name] = (released.fetch if download else released.locate)(name, request.site).sha256
+            except BenchError as error:
+                if download:
+                    raise
+                hashes[name] = ""
+                absent.append(error)
+        if not hashes:
+            raise BenchError(f"--released: no chosen row of {', '.join(request.tables)} names released weights.")
+    asked = {"rows": request.rows, "columns": request.columns}
+    cells = tuple(tuple(cell_jobs(table, scale, request.seeds, **asked, released=hashes)) for table in tables)
     jobs = graph.plan((cell.label, cell.spec) for part in cells for cell in part)
-    return _Planned(scale, tables, cells, jobs, Runs(request.site.runs))
+    return _Planned(scale, tables, cells, jobs, Runs(request.site.runs), hashes, tuple(absent))
+
+
+def _skipped(planned: _Planned, request: Request) -> list[str]:
+    """A line a table for the rows that --released leaves out."""
+    lines = []
+    for table in planned.tables:
+        rows = [row.name for row in chosen_rows(table, request.rows) if not row.released]
+        if rows:
+            lines.append(f"{table.id}: no released weights, skipped: {'; '.join(rows)}")
+    return lines
 
 
 def _check_folders(site: Site) -> None:
@@ -188,7 +262,8 @@ def _publish(planned: _Planned, request: Request) -> None:
     from reports.text import to_markdown, write_outputs
 
     for table in planned.tables:
-        shown = _view(table, planned.scale, planned.runs, request.seeds, request.rows, request.columns)
+        asked = {"rows": request.rows, "columns": request.columns}
+        shown = view(table, planned.scale, Store(planned.runs), request.seeds, **asked, released=planned.released)
         print("\n" + to_markdown(shown))
         for path in write_outputs(shown, request.site.output):
             print(f"wrote {path}")
@@ -210,21 +285,6 @@ def _report_is_current(site: Site, planned: _Planned) -> bool:
         made_from += [file for file in (Path(__file__).parents[1] / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
     newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
     return newest < index.stat().st_mtime and all(runs[job.id].result_file.exists() for job in planned.graph)
-
-
-def _view(table: Table, scale: Scale, runs: Runs, seeds: int, rows: Sequence[str], columns: Sequence[str]) -> TableView:
-    return view(table, scale, Store(runs), seeds, rows=rows, columns=columns)
-
-
-def _closing(summary: scheduler.Summary, jobs: JobGraph, runs: Runs) -> int:
-    for job in summary.failed:
-        print(f"failed: {jobs.jobs[job].label}: {runs[job].failure().message}\n        log: {runs[job].log}")
-    if summary.blocked:
-        print(f"blocked by that: {len(summary.blocked)} jobs")
-    if summary.stopped:
-        print(f"stopped: {len(summary.stopped)} jobs; the same command goes on where they stopped")
-        return 130
-    return 0 if summary.complete else 1
 
 
 def _recipe(spec: Pretrain) -> str:

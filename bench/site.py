@@ -8,6 +8,10 @@
     [data]
     imagenet = "/datasets/imagenet"   # a folder per split, a folder per class in it
 
+    [released]
+    simclr_1x = "/weights/ResNet50_1x.zip"   # an authors' file that is here already (bench/released.py has the names)
+    barlow_twins = { sha256 = "64 hex digits" }   # accept no other file than this; `path` may stand beside it
+
     [local]
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
@@ -15,6 +19,12 @@
     chunks = 1                  # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss
                                 # stays that of the whole batch, but batch norm sees one sub-batch at a time, so this
                                 # one entry does make other jobs
+
+    [slurm]                     # what jobs ask Slurm for: bench/cluster.py
+    partition = "gpu"
+
+    [notify]
+    command = "echo $BENCH_MESSAGE | mail -s bench me"   # run once when all jobs of a submission to Slurm are over
 
 Relative paths are relative to the folder of bench.toml, or to the working folder when there is none.
 """
@@ -26,12 +36,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from bench.cluster import Cluster, read_cluster
 from bench.errors import BenchError, unknown_name
+from bench.released import CATALOGUE, Place
 from bench.spec import Resources
 
 NAME = "bench.toml"
-KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "chunks"}}
+KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "chunks"}, "notify": {"command"}}
+FREE = {"data", "released", "slurm"}  # sections whose keys are not listed here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +58,13 @@ class Site:
     output: Path
     report: Path
     data: Mapping[str, Path] = field(default_factory=dict)
+    released: Mapping[str, Place] = field(default_factory=dict)
     slots: int | None = None
     threads: int = 1
     ranks: int = 1
     chunks: int = 1
+    slurm: Cluster = field(default_factory=Cluster)
+    notify: str = ""  # a line of shell
 
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
@@ -57,8 +74,10 @@ class Site:
             raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
         return self.data[name]
 
-    def resources(self, kind: str) -> Resources:
-        """What a job of this kind is given here."""
+    def resources(self, kind: str, executor: str = "local") -> Resources:
+        """What a job of this kind is given here, or on Slurm's nodes."""
+        if executor == "slurm":
+            return self.slurm.request(kind).resources
         return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads)
 
 
@@ -81,23 +100,45 @@ def read_site(file: Path) -> Site:
     except OSError as error:
         raise BenchError(f"{file} cannot be read: {error.strerror}.") from error
     for section, body in data.items():
-        if section not in {*KEYS, "data"}:
-            raise unknown_name(f"section in {file}", section, {*KEYS, "data"})
+        if section not in {*KEYS, *FREE}:
+            raise unknown_name(f"section in {file}", section, {*KEYS, *FREE})
         if not isinstance(body, dict):
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
+        if section in ("released", "slurm"):
+            continue  # read by _released and read_cluster
         for key in body if section != "data" else ():
             if key not in KEYS[section]:
                 raise unknown_name(f"key in [{section}] of {file}", key, KEYS[section])
         wanted = int if section == "local" else str
         for key, value in body.items():
             if type(value) is not wanted or value in (0, ""):
-                raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {'positive number' if wanted is int else 'path'}.")
+                expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
+                raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
             if isinstance(value, int) and value < 1:
                 raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
     return _site(file.resolve().parent, data, file.resolve())
 
 
-def _site(root: Path, data: Mapping[str, Mapping[str, str | int]], file: Path | None = None) -> Site:
+def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, Place]:
+    """Section [released]: `name = "path"` or `name = { path = "...", sha256 = "..." }`, either key."""
+    found = {}
+    for name, value in body.items():
+        if name not in CATALOGUE:
+            raise unknown_name(f"weights under [released] of {file}", name, CATALOGUE)
+        entry = {"path": value} if isinstance(value, str) else value
+        if not isinstance(entry, dict) or not entry or not all(isinstance(v, str) and v for v in entry.values()):
+            raise BenchError(f'{file}: released.{name} is {value!r}, expected a path or {{ path = "...", sha256 = "..." }}.')
+        for key in entry:
+            if key not in {"path", "sha256"}:
+                raise unknown_name(f"key of released.{name} in {file}", key, {"path", "sha256"})
+        pin = entry.get("sha256", "").lower()
+        if pin and not (len(pin) == 64 and set(pin) <= set("0123456789abcdef")):
+            raise BenchError(f"{file}: released.{name}.sha256 is {pin!r}, expected 64 hexadecimal digits.")
+        found[name] = Place(path=root / Path(entry["path"]).expanduser() if "path" in entry else None, sha256=pin)
+    return found
+
+
+def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None = None) -> Site:
     def path(key: str, default: str) -> Path:
         return root / str(data.get("paths", {}).get(key, default))
 
@@ -110,8 +151,11 @@ def _site(root: Path, data: Mapping[str, Mapping[str, str | int]], file: Path | 
         output=path("output", "results/out"),
         report=path("report", "reports/out"),
         data={name: root / Path(str(folder)).expanduser() for name, folder in data.get("data", {}).items()},
+        released=_released(root, data.get("released", {}), file),
         slots=int(slots) if slots is not None else None,
         threads=int(local.get("threads", 1)),
         ranks=int(local.get("ranks", 1)),
         chunks=int(local.get("chunks", 1)),
+        slurm=read_cluster(str(file), data.get("slurm", {})),
+        notify=str(data.get("notify", {}).get("command", "")),
     )

@@ -30,6 +30,9 @@ class Backbone:
     stem: Literal["imagenet", "cifar", "small"] = "imagenet"  # 7x7/2 + max-pool, 3x3/1, 3x3/2
     zero_init_residual: bool = True
     normalize: Literal["none", "imagenet"] = "none"  # input statistics; part of the encoder, so no evaluation can forget it
+    # Of the imagenet stem's max-pool: one pixel on every side ("torch"), or TensorFlow's "SAME", which for even sizes pads only
+    # the right and the lower side: weights trained there expect it. Their strided convolutions pad as here (bench/encoders.py).
+    padding: Literal["torch", "tensorflow"] = field(default="torch", metadata={"omit_when": "torch"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,9 @@ class Optim:
     lars_norm: Literal["update", "separate"] = field(default="update", metadata={"omit_when": "update"})
     final_weight_decay: float | None = field(default=None, metadata={"omit_when": None})  # None: constant; else a cosine to it
     clip_norm: float | None = field(default=None, metadata={"omit_when": None})  # largest global gradient norm
+    # Shares of the run at which the rate falls to a tenth, instead of the cosine (MoCo v1: 120 and 160 of 200 epochs).
+    milestones: tuple[float, ...] = field(default=(), metadata={"omit_when": ()})
+    constant: str = field(default="", metadata={"omit_when": ""})  # module whose rate stays at its peak (SimSiam's predictor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +139,16 @@ class Pixels:
     seed: int = 0
 
 
-Encoder: TypeAlias = Pretrain | Random | Pixels
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """Weights in a file that was not trained here. Another file is another encoder: its hash is identity, its place is not."""
+
+    name: str  # an entry of bench/released.py, or "file" for a checkpoint of one's own
+    backbone: Backbone
+    sha256: str = ""  # of the file; "" only in plans that are made before it is here
+
+
+Encoder: TypeAlias = Pretrain | Random | Pixels | Released
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ from bench.contracts import Facts, Method
 from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.loader import Batch, Plan, train_batches
+from bench.data.splits import Files
+from bench.data.unreadable import Unreadable
 from bench.distributed import Ranks, gather, synchronise_norms
 from bench.errors import BenchError, Stopped
 from bench.health import check_health, effective_rank, embedding_std
@@ -104,6 +106,9 @@ class _Loop:
         if ranks.world > 1:
             _agree(self.before, device)
             self.embed = DistributedDataParallel(self.embed, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
+        self.unreadable = Unreadable(
+            run.path, ranks.rank, data=spec.data.name, images=len(self.split), batch_size=spec.batch_size, done=self.before.step
+        )
         if ranks.first:
             truncate_metrics(run.metrics, self.before.step)
         self.log_every = max(1, self.total // LOGGED_STEPS)
@@ -114,8 +119,12 @@ class _Loop:
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """The steps that are left, with their batches."""
         self.network.train()
-        steps = range(self.before.step, self.total)
-        return zip(steps, train_batches(self.split, self.spec.views, self.plan, steps, self.place.device, workers=self.place.workers), strict=True)
+        steps, place = range(self.before.step, self.total), self.place
+        batches = train_batches(self.split, self.spec.views, self.plan, steps, place.device, workers=place.workers, replace_unreadable=True)
+        for step, batch in zip(steps, batches, strict=True):
+            if isinstance(self.split, Files):
+                self.unreadable.add(step, [self.split.paths[index] for index in batch.unreadable])
+            yield step, batch
 
     def update(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Forward, backward, optimizer step; returns the losses and the embeddings of the global batch."""
@@ -139,6 +148,8 @@ class _Loop:
             losses["loss"].backward()  # type: ignore[no-untyped-call]
         if self.spec.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
+        if hasattr(self.method, "before_step"):
+            self.method.before_step(step / self.total)
         self.optimizer.step()
         self.method.after_step((step + 1) / self.total)
         return losses, embeddings
@@ -151,7 +162,7 @@ class _Loop:
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak learning rate."""
-        return optim.schedule(step, self.total, self.warmup, self.spec.optim.final_lr_ratio)
+        return optim.schedule(step, self.total, self.warmup, self.spec.optim.final_lr_ratio, self.spec.optim.milestones)
 
     def log(self, step: int, losses: dict[str, Tensor], embeddings: dict[str, Tensor]) -> None:
         """Every so many steps: check the health of the run, write a line of metrics."""
@@ -161,6 +172,8 @@ class _Loop:
         first = next(iter(embeddings.values()))
         self.terms |= {"embedding_std": embedding_std(first), "effective_rank": effective_rank(first)}
         check_health(self.terms, step, self.total)
+        if isinstance(self.split, Files):
+            self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
         if not self.place.ranks.first:
             return
         now = time.monotonic()
@@ -174,6 +187,8 @@ class _Loop:
             "img_s": round(rate, 1),
             "seconds": round(self.progress(step + 1).seconds, 2),
         }
+        if isinstance(self.split, Files):
+            line["unreadable_images"] = self.unreadable.count
         with self.place.run.metrics.open("a") as file:
             file.write(json.dumps(line | self.terms) + "\n")
 
@@ -195,6 +210,8 @@ class _Loop:
         """Write the weights."""
         encoder = self.method.encoder
         metrics = self.terms | {"parameters_million": encoders.parameters(encoder) / 1e6, "steps": float(self.total)}
+        if self.unreadable.count:
+            metrics["unreadable_images"] = float(self.unreadable.count)
         sha = save_weights(self.place.run.weights, self.network, encoder) if self.place.ranks.first else ""
         before = self.before
         return Trained(metrics=metrics, weights_sha256=sha, resumed=before.resumed, seconds=before.seconds, cpu_seconds=before.cpu_seconds)
@@ -223,6 +240,14 @@ def build_method(spec: Pretrain, steps: int) -> nn.Module:
         torch.manual_seed(seed_of(spec.seed, "method"))
         made: nn.Module = module.Method(spec.method, encoder, facts)
     return made
+
+
+def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:
+    if ranks.world == 1:
+        return [known]
+    found: list[set[str]] = [set()] * ranks.world
+    dist.all_gather_object(found, known)
+    return found
 
 
 def _any(flag: bool, ranks: Ranks, device: torch.device) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import faulthandler
 import platform
 import signal
-import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -21,7 +21,8 @@ from typing import TypeVar
 
 import torch
 
-from bench import encoders, plugins, train
+from bench import encoders, plugins, train, weights
+from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
 from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
@@ -30,15 +31,15 @@ from bench.identity import digest, job_id
 from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.site import Site, find_site
-from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Resources, Spec
+from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later
 Done = TypeVar("Done")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
-def main(folder: str) -> int:
-    """Work on one run folder until it is done, failed or asked to stop; returns the exit code."""
+def main(folder: str, slot: str = "") -> int:
+    """Work on one run folder until it is done, failed or asked to stop; returns the exit code. `slot` names the place in the claim."""
     faulthandler.enable()
     run = RunFolder(Path(folder).resolve())
     ranks = from_environment()
@@ -46,7 +47,7 @@ def main(folder: str) -> int:
         return _work(run, ranks)
     if run.state() is State.CANCELLED:
         return STOPPED
-    if not run.claim():
+    if not run.claim(slot):
         print("another process has this job, or it is done", flush=True)
         return TAKEN
     try:
@@ -88,7 +89,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             device=_device_name(device),
             ranks=ranks.world,
             threads=resources.threads,
-            commit=_commit(),
+            commit=commit(),
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             resumed=trained.resumed if trained else 0,
         )
@@ -135,7 +136,7 @@ def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device, 
     unknown = set(outcome.metrics) - set(module.METRICS)
     if unknown:
         raise BenchError(f"evaluation {module.__name__} returned {sorted(unknown)}, which its METRICS do not name.")
-    return outcome
+    return replace(outcome, details={**outcome.details, "encoder": dict(subject.origin)}) if subject.origin else outcome
 
 
 def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
@@ -145,6 +146,9 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
     if isinstance(spec, Random):
         network = encoders.build(spec.backbone, spec.seed)
         return Subject(key=f"{digest(spec)}-{weights_key(network)}", network=_frozen(network, device), feature_dim=network.feature_dim)
+    if isinstance(spec, Released):
+        network, origin = weights.load_released(spec, runs.root)
+        return Subject(f"{digest(spec)}-{weights_key(network)}", _frozen(network, device), network.feature_dim, origin=origin)
     parent = runs[job_id(spec)]
     network = encoders.build(spec.backbone, spec.seed)
     head: torch.nn.Module | None = None
@@ -256,19 +260,6 @@ def _device_name(device: torch.device) -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"cpu: {model}"
-
-
-def _commit() -> str:
-    """Commit of the checkout that this code is in."""
-    folder = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ The code's slow encoder starts from weights of its own, here from a copy: forgot
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import get_args
 
@@ -156,4 +157,32 @@ RECIPES = {
         epochs=1000,
         precision="fp32",
     ),
+}
+
+
+def _study(scale: str, *, views: int, mode: Mode, multi_crop: bool, slow: bool) -> Recipe:
+    """A run of the paper's studies (tables 1 to 3): 100 epochs, SimCLR's own views; away from ImageNet the length of RECIPES."""
+    recipe = RECIPES[scale]
+    own = recipe.method
+    memory, momentum = (16, 0.999) if scale == "paper" else (4, 0.97)  # a short run needs a faster slow encoder
+    assert isinstance(own, Config)
+    method = replace(own, mode=mode, multi_crop=multi_crop, memory=memory if slow else 0, momentum=momentum)
+    made = tuple(replace(recipe.views[0], policy="none") for _ in range(min(views, len(recipe.views)) if views > 2 else 2))
+    return replace(recipe, method=method, views=made, epochs=100 if scale == "paper" else recipe.epochs)
+
+
+# Views, mode, multi-crop, slow encoder with memory. The support views are 8 (section 4.2's choice); without a search and
+# without multi-crop only the two main views are made.
+_STUDIES: Mapping[str, tuple[int, Mode, bool, bool]] = {
+    "simclr": (2, "none", False, False),
+    "elimination": (10, "elimination", False, False),
+    "attraction": (10, "attraction", False, False),
+    "multi_crop_simclr": (10, "none", True, False),
+    "multi_crop": (10, "attraction", True, False),
+    "momentum_simclr": (10, "none", True, True),
+    "momentum": (10, "attraction", True, True),
+}
+VARIANTS = {
+    name: {scale: _study(scale, views=views, mode=mode, multi_crop=multi_crop, slow=slow) for scale in RECIPES}
+    for name, (views, mode, multi_crop, slow) in _STUDIES.items()
 }

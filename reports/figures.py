@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from bench.identity import Json
 from reports import svg
 from results.table import Column, Row
-from results.view import TableView
+from results.view import TableView, number
 
 Curves = Sequence[Mapping[str, float]]
 
@@ -69,7 +69,7 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
             here.set_title(f"measured here, scale {view.scale}", color=svg.HERE)
             if references:
                 _legend(figure, [_handle("D", svg.REFERENCE, "reference of ours, not in the paper")], left / width, columns=1)
-        caption = f"{column.name}: published and measured values of {view.table.paper}, table {view.table.number}, scale {view.scale}"
+        caption = f"{view.heading(column)}: published and measured values of {view.table.paper}, table {view.table.number}, scale {view.scale}"
         return svg.to_svg(figure, name=name, title=caption)
 
 
@@ -231,7 +231,7 @@ def spectra_of(details: Mapping[str, Json]) -> list[tuple[str, list[float]]]:
 def _draw_rows(view: TableView, column: Column, rows: Sequence[tuple[Row, float]], paper: Axes, here: Axes) -> None:
     for row, place in rows:
         cell = view.cell(row, column)
-        published = float(cell.published) if cell.published else None
+        published = number(cell.published)
         if published is not None and cell.mean is not None and paper is here:
             here.plot([published, cell.mean], [place, place], color=svg.MUTED, linewidth=0.8, zorder=1)
         if published is not None:
@@ -257,7 +257,7 @@ def _draw_references(view: TableView, column: Column, references: Sequence[tuple
 def _window(view: TableView, column: Column, rows: Sequence[Row]) -> tuple[float, float]:
     """Where a reference is drawn. Far outside the rows (a random encoder on ImageNet) it would press them into one blot."""
     cells = [view.cell(row, column) for row in rows]
-    values = [cell.mean for cell in cells if cell.mean is not None] + [float(cell.published) for cell in cells if cell.published]
+    values = [cell.mean for cell in cells if cell.mean is not None] + [value for cell in cells if (value := number(cell.published)) is not None]
     if view.caveat or not values or min(values) == max(values):
         return -math.inf, math.inf
     reach = max(values) - min(values)

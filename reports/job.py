@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from bench.errors import BenchError, one_line
 from bench.files import read_json
-from bench.identity import job_id
+from bench.identity import Json, job_id
 from bench.result import Result
 from bench.runs import Failure, RunFolder, State
 from bench.spec import Evaluate, Pretrain, Spec
@@ -34,6 +34,7 @@ class JobRecord:
     curves: tuple[Mapping[str, float], ...]
     log: str
     problems: tuple[str, ...] = field(default=())
+    scenes: tuple[Mapping[str, Json], ...] = field(default=())  # of a detection job: test images with truth and predictions
 
     @property
     def seed(self) -> str:
@@ -66,6 +67,7 @@ def read_job(run: RunFolder) -> JobRecord | None:
         failure=run.failure() if run.error_file.exists() and not run.result_file.exists() else None,
         curves=tuple(run.curves()),
         log=_TERMINAL_CODES.sub("", run.log_tail(LOG_LINES)),
+        scenes=_scenes(run, problems),
         problems=tuple(problems),
     )
 
@@ -105,6 +107,18 @@ def _result(run: RunFolder, problems: list[str]) -> Result | None:
     except (OSError, BenchError) as error:
         problems.append(f"the result cannot be read: {one_line(error)}")
         return None
+
+
+def _scenes(run: RunFolder, problems: list[str]) -> tuple[Mapping[str, Json], ...]:
+    file = run.path / "pictures.json"
+    if not file.is_file():
+        return ()
+    try:
+        found = read_json(file).get("scenes")
+        return tuple(scene for scene in found if isinstance(scene, dict)) if isinstance(found, list) else ()
+    except (OSError, BenchError) as error:
+        problems.append(f"pictures.json cannot be read: {one_line(error)}")
+        return ()
 
 
 def _text(run: RunFolder) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from bench.identity import Json
-from reports import figures, pages, words
+from reports import detection_figures, figures, pages, words
 from reports.job import JobRecord
 from results.view import TableView
 
@@ -34,6 +34,8 @@ def job_page(record: JobRecord, records: Mapping[str, JobRecord], views: Sequenc
     sweep = figures.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
     spectra = figures.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
     dynamics = figures.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
+    scenes = detection_figures.scene_figure(record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions")
+    class_columns, class_rows = detection_figures.class_rows(details)
     drawn = {key for key, figure in (("sweep", sweep), ("spectra", spectra), ("dynamics", dynamics)) if figure}
     curves = figures.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
     return pages.render(
@@ -48,7 +50,14 @@ def job_page(record: JobRecord, records: Mapping[str, JobRecord], views: Sequenc
             "spectra": Markup(spectra),
             "dynamics": Markup(dynamics),
             "curves": Markup(curves),
-            "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
+            "scenes": Markup(scenes),
+            "class_columns": [column.replace("_", " ") for column in class_columns],
+            "class_rows": class_rows,
+            "details": [
+                (key.replace("_", " "), _plain(value))
+                for key, value in details.items()
+                if key not in drawn and not (key == "ap_per_class" and class_rows)
+            ],
         },
     )
 
@@ -66,5 +75,5 @@ def _uses(job: str, children: Sequence[str], views: Sequence[TableView]) -> list
 def _plain(value: Json) -> str:
     """A detail in words: "learning rate 0.1, weight decay 0.001" for a flat object, JSON for anything deeper."""
     if isinstance(value, dict) and not any(isinstance(item, dict | list) for item in value.values()):
-        return ", ".join(f"{key.replace('_', ' ')} {words.number(item)}" for key, item in value.items())
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else words.number(value)
+        return ", ".join(f"{key.replace('_', ' ')} {words.compact(item)}" for key, item in value.items())
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else words.compact(value)

@@ -26,7 +26,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(lambda name: _read("templates", name)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": words.duration, "number": words.number}
+    environment.filters |= {"duration": words.duration, "number": words.compact}
     return environment
 
 

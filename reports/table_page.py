@@ -153,7 +153,7 @@ def _plots(view: TableView) -> list[PageFigure]:
         if column.printed and column.higher_is_better is not None:
             drawn = figures.dot_plot(view, column, name=f"dots-{place}")
             better = "higher" if column.higher_is_better else "lower"
-            caption = f"{column.name}: {better} is better. Bars are one sample standard deviation over seeds."
+            caption = f"{view.heading(column)}: {better} is better. Bars are one sample standard deviation over seeds."
             found.append(PageFigure(svg=Markup(drawn), caption=caption))
     return [figure for figure in found if figure.svg]
 

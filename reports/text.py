@@ -57,7 +57,7 @@ def to_csv(view: TableView) -> str:
 def to_markdown(view: TableView) -> str:
     """A GitHub table whose cells read `published / measured`; what must be known to read it stands under it."""
     lead = ["Method", "Architecture"] if has_architecture(view) else ["Method"]
-    header = [*lead, *(column.name if column.printed else f"{column.name} (not in the paper)" for column in view.columns)]
+    header = [*lead, *(view.heading(column) if column.printed else f"{view.heading(column)} (not in the paper)" for column in view.columns)]
     lines = [_line([_markdown(text) for text in header]), _line(["---"] * len(lead) + ["---:"] * len(view.columns))]
 
     def body(rows: tuple[Row, ...], *, reference: bool) -> None:
@@ -86,7 +86,7 @@ def to_latex(view: TableView) -> str:
     names, rules, parts, place = [], [], [], lead + 1
     for column in view.columns:
         span = 2 if column.printed else 1
-        names.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(column.name)}}}")
+        names.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(view.heading(column))}}}")
         rules.append(rf"\cmidrule(lr){{{place}-{place + span - 1}}}")
         parts += ["paper", "here"][-span:]
         place += span

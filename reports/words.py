@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from results.table import Row
-from results.view import Agreement, CellView, Status, TableView
+from results.view import Agreement, CellView, Status, TableView, number
 
 REFERENCES = "References (ours, not in the paper)"
 FEW_ROWS = 10  # below this a rank correlation is called weak evidence
@@ -35,9 +35,8 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def gap(cell: CellView) -> str:
     """Measured minus published with its sign, "" when one of them is missing."""
-    if not cell.published or cell.mean is None:
-        return ""
-    return signed(cell.mean - float(cell.published), cell.digits)
+    printed = number(cell.published)
+    return "" if printed is None or cell.mean is None else signed(cell.mean - printed, cell.digits)
 
 
 def signed(value: float, digits: int) -> str:
@@ -78,7 +77,7 @@ def duration(seconds: object) -> str:
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def number(value: object) -> str:
+def compact(value: object) -> str:
     """A metric for people: six significant digits, thousands kept whole."""
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"

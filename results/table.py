@@ -8,10 +8,12 @@ from typing import Any
 
 from bench import plugins, scales
 from bench.check import check_pretrain
+from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
+from bench.released import CATALOGUE, weights
 from bench.scales import Change
-from bench.spec import Encoder, Pixels, Pretrain, Spec
+from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Column:
     """One column. `protocol` None: the metric comes from the encoder's own pretraining job (its parameter count, say)."""
 
     name: str  # as printed; unique in the table
-    metric: str
+    metric: str = ""  # "": the column is printed only, nothing here measures it
     protocol: str | None = None  # a file of evals/
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol's Config that differ from its recipe
     variant: str = ""  # one of the protocol's VARIANTS, e.g. the paper's own settings; "": its RECIPES
@@ -29,6 +31,7 @@ class Column:
     higher_is_better: bool | None = True  # None: no order, nothing to win
     printed: bool = True  # False: a column of ours, beside what the paper prints
     change: Change | None = None  # what this column changes in the pretraining
+    epochs: float | None = None  # length of the pretraining in this column, where columns differ in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +50,13 @@ class Row:
     full_run: float | None = None  # epochs that at other scales shrink to the whole recipe; None: those of the headline run
     dataset: str = "imagenet"  # pretrained on
     change: Change | None = None  # what this row changes in the method's recipe
-    variants: Mapping[str, str] = field(default_factory=dict)  # protocol -> the variant of it that this row has instead of the column's
-    printed: Mapping[str, str] = field(default_factory=dict)  # column name -> value as printed; "" where the paper has none
+    variants: Mapping[str, str] = field(default_factory=dict)  # column name -> variant of its protocol that this row has instead
+    untrained: tuple[str, ...] = ()  # columns in which the row starts from the same network, never trained
+    without: tuple[str, ...] = ()  # columns that this row cannot have
+    printed: Mapping[str, str] = field(default_factory=dict)  # column name -> as printed, a number or a word; "" where the paper has none
+    doubts: Mapping[str, str] = field(default_factory=dict)  # column name -> why the printed value is not certain
     note: str = ""
+    released: str = ""  # the authors' weights for this row, a name of bench/released.py; `bench run --released` takes them
 
     @property
     def name(self) -> str:
@@ -81,8 +88,12 @@ class Table:
             if twice:
                 raise BenchError(f"table {self.id}: {kind} {twice.pop()!r} stands twice.")
         for row in self.rows:
-            if set(row.printed) - set(names):
-                raise BenchError(f"table {self.id}, row {row.name}: printed values for unknown columns {set(row.printed) - set(names)}.")
+            odd = {*row.printed, *row.doubts, *row.variants, *row.untrained, *row.without} - set(names)
+            if odd:
+                raise BenchError(f"table {self.id}, row {row.name}: values for unknown columns {sorted(odd)}.")
+        for row in (*self.rows, *self.references):
+            if row.released and row.released not in CATALOGUE:
+                raise unknown_name(f"released weights in row {row.name!r} of {self.id}", row.released, CATALOGUE)
 
     def column(self, name: str) -> Column:
         """Raises BenchError with the valid names."""
@@ -112,25 +123,46 @@ def load_table(name: str) -> Table:
     return table
 
 
-def cell_jobs(table: Table, scale: scales.Scale, seeds: int, *, rows: Iterable[str] = (), columns: Iterable[str] = ()) -> list[CellJob]:
+def cell_jobs(
+    table: Table,
+    scale: scales.Scale,
+    seeds: int,
+    *,
+    rows: Iterable[str] = (),
+    columns: Iterable[str] = (),
+    released: Mapping[str, str] | None = None,
+) -> list[CellJob]:
     """The jobs of all cells that can run, row by row; `rows` and `columns` restrict them.
 
-    A row is chosen by its label, its full name or its method. Raises BenchError for an unknown row, column or recipe.
+    A row is chosen by its label, its full name or its method. With `released`, the sha256 of the authors' weights by name,
+    rows take those instead of a pretraining; rows without them, and columns that change the pretraining, have no jobs.
+    Raises BenchError for an unknown row, column or recipe, and for `released` away from the published scale.
     """
     if seeds < 1:
         raise BenchError(f"seeds is {seeds}, expected at least 1.")
     wanted_columns = [table.column(name) for name in columns] or list(table.columns)
+    if released is not None:
+        check_released(scale)
     found = []
     for row in chosen_rows(table, rows):
-        if row.method is None:
+        if (row.method is None) if released is None else (row.released not in released):
             continue
         for seed in range(seeds):
             for column in wanted_columns:
-                encoder = _encoder(row, column, scale, seed)
+                if column.name in row.without or (released is not None and column.change is not None):
+                    continue
+                encoder = _encoder(row, column, scale, seed) if released is None else _released(row, released)
                 spec = _spec(encoder, row, column, scale, seed)
                 if spec is not None:
                     found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return found
+
+
+def check_released(scale: scales.Scale) -> None:
+    """Raises BenchError at a scale whose networks are not the published ones."""
+    if not scale.published:
+        names = ", ".join(name for name, other in scales.SCALES.items() if other.published)
+        raise BenchError(f"--released needs --scale {names}: the authors' weights are those of ImageNet networks, at {scale.name!r} they fit none.")
 
 
 def chosen_rows(table: Table, names: Iterable[str]) -> list[Row]:
@@ -150,18 +182,26 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
     module = plugins.load("evaluation", column.protocol)
     spec = scales.evaluation(scale, Pixels(), column.protocol, variant=column.variant, dataset=column.dataset, options=column.options, seed=0)
     text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", column.protocol)
-    return f"{spec.data.name}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
+    here = scale.stand_in(column.dataset)
+    data = f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})" if here else spec.data.name
+    return f"{data}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
+
+
+def stand_in_of(column: Column, table: Table, scale: scales.Scale) -> str:
+    """What a column that leaves the data set of the pretraining reads at this scale, e.g. "digits1797"; "" where that is as published."""
+    is_transfer = column.protocol is not None and column.dataset not in {row.dataset for row in table.rows}
+    return scale.stand_in(column.dataset) if is_transfer else ""
 
 
 def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encoder:
     changes = [change for change in (row.change, column.change) if change is not None]
     encoder = scales.encoder(
         scale,
-        row.method or "",
+        "random" if column.name in row.untrained else row.method or "",
         variant=row.recipe,
         network=row.network,
         width=row.width,
-        epochs=row.epochs,
+        epochs=row.epochs if column.epochs is None else column.epochs,
         dataset=row.dataset,
         seed=seed,
         changes=changes,
@@ -172,11 +212,15 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
     return encoder
 
 
+def _released(row: Row, released: Mapping[str, str]) -> Released:
+    return Released(name=row.released, backbone=weights(row.released).backbone, sha256=released[row.released])
+
+
 def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
     if column.protocol is not None:
-        variant = row.variants.get(column.protocol, column.variant)
+        variant = row.variants.get(column.name, column.variant)
         return scales.evaluation(scale, encoder, column.protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
-    return encoder if isinstance(encoder, Pretrain) else None
+    return encoder if column.metric and isinstance(encoder, Pretrain) else None
 
 
 def _label(row: Row, column: Column, seed: int, seeds: int) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from bench.released import weights
 from bench.runs import State
 from bench.scales import Scale
 from results.store import Store
-from results.table import CellJob, Column, Row, Table, cell_jobs, chosen_rows, protocol_of
+from results.table import CellJob, Column, Row, Table, cell_jobs, chosen_rows, protocol_of, stand_in_of
 
 Status = Literal["done", "partial", "pending", "running", "failed", "blocked", "stopped", "cancelled", "not implemented", "not asked", "none"]
 Verdict = Literal["match", "within noise", "below", "above", "not run"]
@@ -76,6 +77,7 @@ class TableView:
     references: tuple[Row, ...]
     cells: Mapping[tuple[str, str], CellView]  # (row name, column name)
     protocols: Mapping[str, str]  # column name -> sentence
+    stand_ins: Mapping[str, str]  # column name -> what is read in place of its data set, or ""
     agreement: tuple[Agreement, ...]
     problems: tuple[str, ...]
 
@@ -83,18 +85,35 @@ class TableView:
         """The cell of a row and a column."""
         return self.cells[row.name, column.name]
 
+    def heading(self, column: Column) -> str:
+        """The column's name, with what stands in for its data set: "Places205 (here: digits1797)"."""
+        here = self.stand_ins[column.name]
+        return f"{column.name} (here: {here})" if here else column.name
+
     @property
     def failed(self) -> list[tuple[str, str]]:
         """(row, column) of the cells that failed or are blocked."""
         return [key for key, cell in self.cells.items() if cell.status in ("failed", "blocked")]
 
 
-def view(table: Table, scale: Scale, store: Store, seeds: int, *, rows: Iterable[str] = (), columns: Iterable[str] = ()) -> TableView:
-    """Read the state of every cell. `rows` and `columns` say what was asked for; all cells are shown."""
+def view(
+    table: Table,
+    scale: Scale,
+    store: Store,
+    seeds: int,
+    *,
+    rows: Iterable[str] = (),
+    columns: Iterable[str] = (),
+    released: Mapping[str, str] | None = None,
+) -> TableView:
+    """Read the state of every cell. `rows` and `columns` say what was asked for; all cells are shown.
+
+    `released`: the sha256 of the authors' weights by name, for a table that was run on them; rows say so in their notes.
+    """
     asked_rows = {row.name for row in chosen_rows(table, rows)}
     asked_columns = {table.column(name).name for name in columns} or {column.name for column in table.columns}
     by_cell: dict[tuple[str, str], list[CellJob]] = {}
-    for cell in cell_jobs(table, scale, seeds):
+    for cell in cell_jobs(table, scale, seeds, released=released):
         by_cell.setdefault((cell.row.name, cell.column.name), []).append(cell)
     cells = {}
     for row in (*table.rows, *table.references):
@@ -106,13 +125,26 @@ def view(table: Table, scale: Scale, store: Store, seeds: int, *, rows: Iterable
         scale=scale.name,
         caveat=scale.caveat({row.dataset for row in table.rows} | {column.dataset for column in table.columns}),
         columns=table.columns,
-        rows=table.rows,
-        references=table.references,
+        rows=tuple(_with_source(row, released) for row in table.rows),
+        references=tuple(_with_source(row, released) for row in table.references),
         cells=cells,
         protocols={column.name: protocol_of(column, scale) for column in table.columns},
+        stand_ins={column.name: stand_in_of(column, table, scale) for column in table.columns},
         agreement=tuple(_agreement(table, column, cells) for column in table.columns if column.printed and column.higher_is_better is not None),
         problems=tuple(store.problems),
     )
+
+
+def _with_source(row: Row, released: Mapping[str, str] | None) -> Row:
+    """The row as it is, or with a note on the released weights that stand in for its pretraining."""
+    if released is None:
+        return row
+    if row.released not in released:
+        return replace(row, note="; ".join(filter(None, (row.note, "no released weights: not run"))))
+    entry = weights(row.released)
+    by_authors = f", linear top-1 {entry.top1:g} by their own account" if entry.top1 is not None else ""
+    note = f"not pretrained here: weights {row.released} of {entry.paper}, sha256 {released[row.released][:12]}{by_authors}"
+    return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 
 def _cell(row: Row, column: Column, jobs: Sequence[CellJob], store: Store, scale: Scale, *, is_asked: bool) -> CellView:
@@ -136,12 +168,12 @@ def _cell(row: Row, column: Column, jobs: Sequence[CellJob], store: Store, scale
         status=status,
         jobs=tuple(job.job for job in jobs),
         message=message,
-        verdict=verdict(published, values) if scale.published and published else None,
+        verdict=verdict(published, values) if scale.published and number(published) is not None else None,
     )
 
 
 def _status(row: Row, states: Sequence[State], store: Store, jobs: Sequence[CellJob], *, is_asked: bool, has_protocol: bool) -> Status:
-    if row.method is None:
+    if row.method is None and not states:
         return "not implemented" if has_protocol else "none"
     if not states:
         return "none"
@@ -156,6 +188,14 @@ def _status(row: Row, states: Sequence[State], store: Store, jobs: Sequence[Cell
     if State.DONE in states:
         return "partial"
     return "pending" if is_asked else "not asked"
+
+
+def number(published: str) -> float | None:
+    """A printed value as a number; None for a word ("collapse") or nothing."""
+    try:
+        return float(published)
+    except ValueError:
+        return None
 
 
 def verdict(published: str, measured: Sequence[float]) -> Verdict:
@@ -178,8 +218,9 @@ def _agreement(table: Table, column: Column, cells: Mapping[tuple[str, str], Cel
     pairs = []
     for row in table.rows:
         cell = cells[row.name, column.name]
-        if cell.published and cell.mean is not None:
-            pairs.append((float(cell.published), cell.mean))
+        printed = number(cell.published)
+        if printed is not None and cell.mean is not None:
+            pairs.append((printed, cell.mean))
     return Agreement(column=column.name, rows=len(pairs), tau=kendall_tau(pairs))
 
 

@@ -12,9 +12,13 @@ from results.table import Column, Row, Table
 LABELS = {
     "barlow_twins": "Barlow Twins",
     "byol": "BYOL",
+    "dino": "DINO",
     "directclr": "DirectCLR",
     "fnc": "FNC",
+    "moco": "MoCo v2",
     "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+    "swav": "SwAV",
     "truncated_triplet": "Truncated triplet",
     "twist": "TWIST",
     "vicreg": "VICReg",

@@ -47,7 +47,7 @@ def test_list_names_what_there_is(workplace: Path) -> None:
             ["plan", "--table", "simclr_table6", "--scale", "papr"],
             "unknown scale 'papr'. Did you mean 'paper'? Allowed: cifar, embedded, paper, smoke.",
         ),
-        (["run", "--table", "simclr_table6", "--executor", "locl"], "unknown executor 'locl'. Did you mean 'local'? Allowed: inline, local."),
+        (["run", "--table", "simclr_table6", "--executor", "locl"], "unknown executor 'locl'. Did you mean 'local'? Allowed: inline, local, slurm."),
         (
             ["plan", "--table", "simclr_table6", "--rows", "SimCRL (ours)"],
             "unknown row of simclr_table6 'SimCRL (ours)'. Did you mean 'SimCLR (ours)",
@@ -55,6 +55,9 @@ def test_list_names_what_there_is(workplace: Path) -> None:
         (["plan", "--table", "simclr_table6", "--columns", "Top-2"], "unknown column of simclr_table6 'Top-2'. Did you mean 'Top-"),
         (["plan", "--table", "simclr_table6", "--seeds", "0"], "seeds is 0, expected at least 1."),
         (["run", "--table", "simclr_table6", "--force", "pretrain-zzz"], "--force 'pretrain-zzz' fits 0 jobs of this plan"),
+        (["plan", "--table", "simclr_table6", "--time-limit", "24"], "describe the cluster of --nodes: give --nodes too."),
+        (["run", "--table", "simclr_table6", "--watch"], "--watch goes with --executor slurm"),
+        (["retry"], "retry needs either a job id or --table."),
         (["run"], "which table? --table NAME or --all. Tables: "),
         (["run", "--all", "--table", "simclr_table6"], "give either --table or --all."),
         (["list", "method"], "unknown list 'method'. Did you mean 'methods'?"),

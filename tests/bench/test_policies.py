@@ -294,4 +294,4 @@ def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
 def test_an_unknown_transformation_is_refused_with_the_nearest_when_a_table_is_planned() -> None:
     recipe, _ = recipe_of("simclr", SCALES["embedded"])
     with pytest.raises(BenchError, match=r"unknown field of bench\.spec 'solarise'\. Did you mean 'solarize'\? Allowed: .*gray"):
-        Change(views={"solarise": 0.2}).apply(recipe)
+        Change(views={"solarise": 0.2}).apply(recipe, SCALES["embedded"])

@@ -72,7 +72,7 @@ def test_false_alarms_are_as_rare_as_the_confidence_says() -> None:
         for side in range(2):
             values = draw.rvs(size=(40, 3), random_state=2 * trial + side)
             tables.append([replace(A, row=str(row), mean=float(v.mean()), sd=float(v.std(ddof=1))) for row, v in enumerate(values)])
-        findings = compare(*tables)
+        findings = compare(tables[0], tables[1])
         cells += len(findings)
         alarms += sum(finding.outcome in ("regressed", "improved") for finding in findings)
     # 1,000 cells at 0.2 %: 2 expected; 10 or more would happen in 5 of 100,000 runs.

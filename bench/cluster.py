@@ -1,0 +1,179 @@
+"""What jobs ask Slurm for: the section [slurm] of bench.toml. Not hashed: no entry changes a job's identity.
+
+[slurm]                     # every job
+partition = "gpu"           # as sbatch has them: partition, constraint, account, qos
+time = "24:00:00"           # time limit, "HH:MM:SS" or "D-HH:MM:SS"; a training goes on in as many slices as it needs
+cpus = 8                    # per process; also the number of OpenMP threads
+memory = "60G"              # per node
+gpus = 1                    # per node; a pretraining runs one process a GPU
+nodes = 1                   # of a pretraining
+tasks = 1                   # processes per node of a pretraining, where there are no GPUs
+setup = ["module load cuda"]            # lines of shell before the worker starts
+options = { exclude = "node7" }         # any further option of sbatch, by its long name
+array = 1000                # most jobs in one array; slurm.conf's MaxArraySize must not be smaller
+signal = 120                # seconds before the end of the time limit at which a worker is told to save its state
+
+[slurm.pretrain]            # the same keys, for pretrainings only
+[slurm.evaluate]            # and for evaluations only: always one process, with at most one GPU unless it says otherwise
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from bench.errors import BenchError, unknown_name
+from bench.spec import Resources
+
+KINDS = ("pretrain", "evaluate")
+_NUMBERS = {"gpus": 0, "cpus": 1, "nodes": 1, "tasks": 1, "array": 1, "signal": 1}  # smallest value of each
+_WORDS = ("partition", "constraint", "account", "qos", "memory", "time")
+_KEYS = {*_NUMBERS, *_WORDS, "setup", "options"}
+_RANKS = ("nodes", "tasks")  # meaningless for an evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What one job of a kind asks for."""
+
+    partition: str = ""  # "": sbatch's own default, as for every word below
+    constraint: str = ""
+    account: str = ""
+    qos: str = ""
+    memory: str = ""  # per node, in sbatch's form: "500M", "60G"
+    minutes: int = 24 * 60  # time limit
+    gpus: int = 0  # per node
+    cpus: int = 1  # per process
+    nodes: int = 1
+    tasks: int = 1  # processes per node
+    setup: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    array: int = 1000  # most jobs of one array
+    signal: int = 120  # seconds between the request to save and the end of the time limit
+
+    @property
+    def ranks(self) -> int:
+        """Processes of one job."""
+        return self.nodes * self.tasks
+
+    @property
+    def resources(self) -> Resources:
+        """What the worker is told."""
+        return Resources(ranks=self.ranks, threads=self.cpus)
+
+    @property
+    def signal_seconds(self) -> int:
+        """`signal`, but never more than a sixth of the limit: Slurm looks every 30 s and so may send it that much earlier."""
+        return max(1, min(self.signal, self.minutes * 10))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """The requests of both kinds of jobs."""
+
+    pretrain: Request = field(default_factory=Request)
+    evaluate: Request = field(default_factory=Request)
+
+    def request(self, kind: str) -> Request:
+        """For `pretrain` or `evaluate`."""
+        return self.pretrain if kind == "pretrain" else self.evaluate
+
+
+def read_cluster(where: str, data: Mapping[str, object]) -> Cluster:
+    """Check the section and fill it in; `where` names the file. Raises BenchError with the one entry that is wrong."""
+    common = {key: value for key, value in data.items() if key not in KINDS}
+    _check(f"{where}: slurm", common)
+    parts: dict[str, Mapping[str, object]] = {}
+    for kind in KINDS:
+        part = data.get(kind, {})
+        if not isinstance(part, dict):
+            raise BenchError(f"{where}: slurm.{kind} must be a section, [slurm.{kind}].")
+        _check(f"{where}: slurm.{kind}", part)
+        parts[kind] = part
+    for key in _RANKS:
+        if key in parts["evaluate"]:
+            raise BenchError(f"{where}: slurm.evaluate.{key}: an evaluation is one process on one node; take the entry out.")
+    pretrain = _request({**common, **parts["pretrain"]})
+    if "tasks" in {**common, **parts["pretrain"]} and pretrain.gpus not in (0, pretrain.tasks):
+        raise BenchError(
+            f"{where}: slurm.tasks is {pretrain.tasks}, but there are {pretrain.gpus} GPUs a node and each takes one process; give one of them."
+        )
+    if pretrain.gpus:
+        pretrain = replace(pretrain, tasks=pretrain.gpus)
+    evaluate = _request({**{k: v for k, v in common.items() if k not in _RANKS}, **parts["evaluate"]})
+    if "gpus" not in parts["evaluate"]:
+        evaluate = replace(evaluate, gpus=min(1, evaluate.gpus))
+    return Cluster(pretrain=pretrain, evaluate=evaluate)
+
+
+def minutes_of(text: str) -> int:
+    """Whole minutes, rounded up, of "HH:MM:SS" or "D-HH:MM:SS". Raises ValueError."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d{1,3}):([0-5]\d):([0-5]\d)", text)
+    if found is None:
+        raise ValueError(text)
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return (days * 24 + hours) * 60 + minutes + bool(seconds)
+
+
+def _check(where: str, body: Mapping[str, object]) -> None:
+    for key, value in body.items():
+        if key not in _KEYS:
+            raise unknown_name(f"key in {where}", key, _KEYS if where.endswith(KINDS) else {*_KEYS, *KINDS})
+        name = f"{where}.{key}"
+        if key in _NUMBERS:
+            least = _NUMBERS[key]
+            if type(value) is not int or value < least:
+                raise BenchError(f"{name} is {value!r}, expected a whole number, at least {least}.")
+        elif key in _WORDS and (not isinstance(value, str) or not value or "\n" in value):
+            raise BenchError(f"{name} is {value!r}, expected a text in quotes.")
+        elif key == "setup" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+            raise BenchError(f'{name} is {value!r}, expected a list of lines of shell: ["module load cuda"].')
+        elif key == "options":
+            _check_options(name, value)
+    time, memory = body.get("time"), body.get("memory")
+    if isinstance(time, str):
+        try:
+            positive = minutes_of(time) > 0
+        except ValueError:
+            positive = False
+        if not positive:
+            raise BenchError(f'{where}.time is {time!r}, expected "HH:MM:SS" or "D-HH:MM:SS", at least a minute.')
+    if isinstance(memory, str) and not re.fullmatch(r"[1-9]\d*[KMGT]", memory):
+        raise BenchError(f'{where}.memory is {memory!r}, expected a number and K, M, G or T, as in "60G".')
+
+
+def _check_options(name: str, value: object) -> None:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise BenchError(f'{name} is {value!r}, expected texts by option name: {{ exclude = "node7" }}.')
+    ours = {"array", "dependency", "job-name", "time", "nodes", "output", "error", "signal", "kill-on-invalid-dep", "requeue", "chdir"}
+    for option in value:
+        if option in ours or option in _KEYS or not re.fullmatch(r"[a-z][a-z-]*", option):
+            raise BenchError(f"{name}: {option!r} cannot stand there: it is set by an entry of its own or by the project.")
+
+
+def _request(body: Mapping[str, object]) -> Request:
+    def number(key: str, default: int) -> int:
+        value = body.get(key, default)
+        return value if isinstance(value, int) else default
+
+    def word(key: str) -> str:
+        return str(body.get(key, ""))
+
+    setup, options = body.get("setup", []), body.get("options", {})
+    return Request(
+        partition=word("partition"),
+        constraint=word("constraint"),
+        account=word("account"),
+        qos=word("qos"),
+        memory=word("memory"),
+        minutes=minutes_of(str(body.get("time", "24:00:00"))),
+        gpus=number("gpus", 0),
+        cpus=number("cpus", 1),
+        nodes=number("nodes", 1),
+        tasks=number("tasks", 1),
+        setup=tuple(str(line) for line in setup) if isinstance(setup, list) else (),
+        options={str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {},
+        array=number("array", 1000),
+        signal=number("signal", 120),
+    )

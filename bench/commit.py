@@ -1,0 +1,25 @@
+"""Which commit of the project this code is."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def commit() -> str:
+    """Twelve digits, with "+dirty" when the checkout was edited; "unknown" outside a checkout.
+
+    A snapshot (bench/executors/_slurm_snapshot.py) carries the answer of the checkout that it was taken from.
+    """
+    folder = Path(__file__).parent
+    pinned = folder.parent / "COMMIT"
+    if pinned.is_file():
+        return pinned.read_text()
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

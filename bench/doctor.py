@@ -1,0 +1,237 @@
+"""`bench doctor`: what works on this machine and site, what does not, and what to do about it. Changes nothing.
+
+Each check is one line: `ok` works, `off` is not there and nothing of the site asks for it, `broken` is something that
+the site asks for (bench.toml names it, or a driver is installed) and that does not work.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from bench import released
+from bench.cluster import Cluster
+from bench.commit import commit
+from bench.data.catalogue import CATALOGUE, check_present
+from bench.data.lists import PUBLISHED, list_file, read_list
+from bench.errors import BenchError, one_line
+from bench.executors import default_slots
+from bench.site import Site
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
+LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one
+SECONDS = 10.0  # that a command of the system may take
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: what was looked at, how it is, and what to do when it is not well."""
+
+    topic: str
+    state: Literal["ok", "off", "broken"]
+    text: str
+    advice: str = ""
+
+    def line(self) -> str:
+        """As printed."""
+        return f"{self.state:<7} {self.topic:<12} {self.text}" + (f" -> {self.advice}" if self.advice else "")
+
+
+def checks(site: Site) -> Iterator[Check]:
+    """All of them, in the order in which a new user needs them. A check that fails itself becomes a line, not a traceback."""
+    for topic, look in (
+        ("versions", _versions),
+        ("processor", _processor),
+        ("GPU", _gpu),
+        ("site", lambda: _site(site)),
+        ("disk", lambda: _disk(site)),
+        ("data", lambda: _data(site)),
+        ("lists", lambda: _lists(site)),
+        ("weights", lambda: _weights(site)),
+        ("Slurm", lambda: _slurm(site)),
+        ("Detectron2", _detection),
+    ):
+        yield from _guarded(topic, look)
+
+
+def _guarded(topic: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from look()
+    except Exception as error:  # whatever is wrong here must not hide the other checks
+        yield Check(topic, "broken", f"could not be looked at: {one_line(error)}")
+
+
+def _versions() -> Iterator[Check]:
+    found, lost = [f"Python {platform.python_version()}"], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lost.append(name)
+    found.append(f"commit {commit()}")
+    yield Check("versions", "ok", ", ".join(found))
+    if lost:
+        yield Check("versions", "broken", f"not installed: {', '.join(lost)}", "`pip install --editable .` in the checkout")
+
+
+def _processor() -> Iterator[Check]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    capability = torch.backends.cpu.get_cpu_capability()
+    yield Check("processor", "ok", f"{cores} cores, {platform.machine()}, {capability}")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads and threads.isdigit() and int(threads) > 1:
+        yield Check("processor", "off", f"OMP_NUM_THREADS is {threads}; workers set their own from bench.toml, so it does no harm")
+    memory = _memory_bytes()
+    if memory is not None:
+        few = memory < 2e9
+        advice = "close something, or set [local] slots = 1" if few else ""
+        yield Check("memory", "broken" if few else "ok", f"{memory / 1e9:.1f} GB available", advice)
+
+
+def _memory_bytes() -> float | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def _gpu() -> Iterator[Check]:
+    import torch
+
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(number)
+            half = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: recipes with it run slowly"
+            yield Check("GPU", "ok", f"{number}: {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, {half}")
+        return
+    if shutil.which("nvidia-smi") is None:
+        yield Check("GPU", "off", "none: the embedded scale needs none, `paper` does")
+        return
+    built = torch.version.cuda
+    reason = "this torch was built without CUDA" if built is None else f"torch (CUDA {built}) does not see the driver's GPUs"
+    yield Check("GPU", "broken", f"nvidia-smi is here, but {reason}", "install the torch build for the driver's CUDA version")
+
+
+def _site(site: Site) -> Iterator[Check]:
+    where = str(site.file) if site.file else f"no bench.toml at or above {site.root}: defaults"
+    yield Check("site", "ok", f"{where}; {default_slots(site)} slots, {site.threads} threads and {site.ranks} ranks a job")
+    for name, folder in (("runs", site.runs), ("output", site.output), ("report", site.report)):
+        near = next((f for f in (folder, *folder.parents) if f.exists()), Path("/"))
+        if not os.access(near, os.W_OK):
+            yield Check("site", "broken", f"[paths] {name}: {near} cannot be written to", "name another folder in bench.toml")
+
+
+def _disk(site: Site) -> Iterator[Check]:
+    near = next((f for f in (site.runs, *site.runs.parents) if f.exists()), Path("/"))
+    free = shutil.disk_usage(near).free
+    few = free < LEAST_DISK
+    advice = "`bench plan` says what a table takes; name another place under [paths] runs" if few else ""
+    yield Check("disk", "broken" if few else "ok", f"{free / 1e9:.0f} GB free for {site.runs}", advice)
+
+
+def _data(site: Site) -> Iterator[Check]:
+    here, absent = [], []
+    for name in CATALOGUE:
+        try:
+            check_present(name, site)
+            here.append(name)
+        except BenchError as error:
+            if name in site.data:
+                yield Check("data", "broken", one_line(error), f"`bench data check {name}` looks closer")
+            else:
+                absent.append(name)
+    yield Check("data", "ok", f"here: {', '.join(here) or 'none'}")
+    if absent:
+        yield Check("data", "off", f"not here: {', '.join(absent)}", "`bench data fetch NAME`, or its folder under [data] in bench.toml")
+
+
+def _lists(site: Site) -> Iterator[Check]:
+    for name in PUBLISHED:
+        try:
+            file = list_file(name, site)
+        except BenchError:
+            yield Check(
+                "lists", "off", f"{name}: SimCLR's list is not here", f"`bench data fetch {name}`; only ImageNet's semi-supervised tables need it"
+            )
+            continue
+        try:
+            read_list(name, file)
+        except BenchError as error:
+            yield Check("lists", "broken", one_line(error))
+        else:
+            yield Check("lists", "ok", f"{name}: {file}")
+
+
+def _weights(site: Site) -> Iterator[Check]:
+    absent = 0
+    for name in released.CATALOGUE:
+        try:
+            found = released.locate(name, site)
+        except BenchError as error:
+            if name in site.released:
+                yield Check("weights", "broken", one_line(error))
+            absent += 1
+        else:
+            yield Check("weights", "ok", f"{name}: {found.path}")
+    if absent:
+        yield Check("weights", "off", f"{absent} of {len(released.CATALOGUE)} files of authors' weights are not here", "only --released needs them")
+
+
+def _slurm(site: Site) -> Iterator[Check]:
+    if shutil.which("sbatch") is None:
+        yield Check("Slurm", "off", "sbatch is not on PATH: jobs run on this machine")
+        return
+    found = _output("scontrol", "ping")
+    if found is None or "UP" not in found:
+        asked = site.slurm != Cluster()  # without a [slurm] section Slurm may be installed and asleep
+        advice = "`scontrol ping` should say UP; is SLURM_CONF right?"
+        yield Check("Slurm", "broken" if asked else "off", f"slurmctld does not answer: {' '.join((found or 'nothing').split())}", advice)
+        return
+    partitions = (_output("sinfo", "--noheader", "--format=%P") or "").split()
+    yield Check("Slurm", "ok", f"{(_output('sbatch', '--version') or 'Slurm').strip()}, partitions: {', '.join(partitions) or 'none shown'}")
+    if shutil.which("sacct") is None or _output("sacct", "--noheader", "--format=JobID") is None:
+        yield Check("Slurm", "off", "no accounting (sacct): states come from squeue and the run folders, which is enough")
+    names = {name.rstrip("*") for name in partitions}
+    for kind in ("pretrain", "evaluate"):
+        wanted = site.slurm.request(kind).partition
+        if wanted and names and not set(wanted.split(",")) & names:
+            yield Check("Slurm", "broken", f"[slurm] asks for partition {wanted!r} for {kind}", f"there are {', '.join(sorted(names))}")
+
+
+def _detection() -> Iterator[Check]:
+    from evals import _detectron2_compat as compat
+
+    reason = compat.missing()
+    yield Check("Detectron2", "off" if reason else "ok", reason or compat.describe())
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints; None when it fails, is not there or takes too long."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout if found.returncode == 0 else None
+
+
+def show(site: Site) -> int:
+    """Print all checks; 1 when something is broken."""
+    if importlib.util.find_spec("torch") is None:
+        raise BenchError("torch is not installed: `pip install --editable .` in the checkout.")
+    broken = 0
+    for check in checks(site):
+        print(check.line(), flush=True)
+        broken += check.state == "broken"
+    print(f"\n{broken} {'thing is' if broken == 1 else 'things are'} broken" if broken else "\nnothing is broken")
+    return int(bool(broken))

@@ -1,0 +1,125 @@
+"""`bench evaluate`: a checkpoint of one's own under any protocol. Its jobs are ordinary ones; the file's sha256 is part of their ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from bench import driving, encoders, graph, plugins, scales, weights
+from bench.contracts import Metric
+from bench.errors import BenchError, InputCorrupt, unknown_name
+from bench.files import make_folder
+from bench.graph import Job
+from bench.released import OWN, folder_of, parts, register
+from bench.runs import RunFolder, Runs
+from bench.site import Site
+from bench.spec import Backbone, Evaluate, Pretrain, Released
+from bench.vit import VITS
+
+NORMALIZE = ("none", "imagenet")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate, and how. None: as the run folder beside the checkpoint says, or the scale's default."""
+
+    site: Site
+    checkpoint: Path
+    protocols: tuple[str, ...]
+    scale: str
+    network: str | None = None
+    width: int | None = None
+    normalize: str | None = None
+    dataset: str = "imagenet"
+    variant: str = ""
+
+
+def run(request: Request, executor: str) -> int:
+    """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted."""
+    driving.check_executor(executor)
+    path = _here(request.checkpoint)
+    backbone = backbone_of(request, path)
+    encoders.check(backbone)
+    _check_protocols(request)
+    _, report = weights.load(backbone, path)
+    make_folder(request.site.runs)
+    subject = Released(name=OWN, backbone=backbone, sha256=register(path, folder_of(request.site.runs)))
+    jobs = graph.plan((f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols)
+    for problem in driving.missing_data(jobs, request.site):
+        raise problem
+    inputs = "normalised with ImageNet's mean and deviation" if backbone.normalize == "imagenet" else "from 0 to 1"
+    print(f"{path}: sha256 {subject.sha256[:12]}, {report.line()}")
+    print(f"network {backbone.name} {backbone.width}x, inputs {inputs}", flush=True)
+    driving.prepare(jobs, request.site, frozenset(), executor)
+    if executor == "slurm":
+        summary = driving.drive_slurm(jobs, request.site, frozenset(), [path.name], watch=True)
+    else:
+        summary = driving.drive(jobs, request.site, executor)
+    runs = Runs(request.site.runs)
+    for job in jobs:
+        if runs[job.id].result_file.exists():
+            print("\n" + "\n".join(_numbers(job, runs)))
+    return driving.closing(summary, jobs, request.site)
+
+
+def backbone_of(request: Request, path: Path) -> Backbone:
+    """The network that the file is for. Weights in a run folder of this project know it themselves."""
+    if request.normalize is not None and request.normalize not in NORMALIZE:
+        raise unknown_name("--normalize", request.normalize, NORMALIZE)
+    normalize = cast(Literal["none", "imagenet"] | None, request.normalize)
+    scale = scales.scale_of(request.scale)
+    trained = _trained_as(path) if request.network is None and request.width is None else None
+    if trained is not None:
+        return replace(trained, normalize=normalize or trained.normalize)
+    network = request.network or "resnet50"
+    if network in scale.networks:
+        backbone = scale.networks[network]
+    elif scale.published and network in {*encoders.RESNETS, *VITS}:
+        backbone = Backbone(name=network)
+    else:
+        raise unknown_name(f"architecture at scale {scale.name}", network, {*scale.networks, *(encoders.RESNETS if scale.published else ())})
+    backbone = replace(backbone, width=request.width or 1)
+    if weights.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does
+        return replace(backbone, padding="tensorflow", normalize=normalize or "none")
+    return replace(backbone, normalize=normalize or ("imagenet" if scale.published else "none"))
+
+
+def _trained_as(path: Path) -> Backbone | None:
+    """The backbone in job.json beside a weights.pt, None where there is none to be read."""
+    try:
+        spec = RunFolder(path.resolve().parent).read_spec()
+    except (FileNotFoundError, InputCorrupt, BenchError, KeyError):
+        return None
+    return spec.backbone if isinstance(spec, Pretrain) else None
+
+
+def _here(path: Path) -> Path:
+    for part in parts(path):
+        if not part.is_file():
+            raise BenchError(f"the checkpoint {path} is not there.")
+    return path
+
+
+def _check_protocols(request: Request) -> None:
+    for protocol in request.protocols:
+        if getattr(plugins.load("evaluation", protocol), "NEEDS_PROJECTOR", False):
+            print(f"note: {protocol} looks at a projector, which a checkpoint of one's own does not bring: the representation stands in for it")
+
+
+def _spec(request: Request, subject: Released, protocol: str) -> Evaluate:
+    scale = scales.scale_of(request.scale)
+    return scales.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
+
+
+def _numbers(job: Job, runs: Runs) -> list[str]:
+    """One evaluation: the numbers, and the protocol behind them."""
+    spec = job.spec
+    assert isinstance(spec, Evaluate)
+    name = type(spec.protocol).__module__.rpartition(".")[2]
+    metrics: Mapping[str, Metric] = plugins.load("evaluation", name).METRICS
+    values = [f"{key} {value:.2f} {metrics[key].unit}".rstrip() for key, value in runs[job.id].result().metrics.items()]
+    describe = getattr(spec.protocol, "describe", None)
+    protocol = describe() if describe is not None else plugins.summary("evaluation", name)
+    return [f"{name} on {spec.data.name}: {', '.join(values)}", f"    {protocol} (version {getattr(spec.protocol, 'VERSION', 1)}), job {job.id}"]
