@@ -95,19 +95,20 @@ class Method(nn.Module):
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Loss and teacher's entropy of each image, and the unit bottlenecks: z of the student's first view, t0 and t1 of the teacher."""
         c = self.config
-        student = [self.last.unit(z) for z in logits_of(self.encoder, self.projector, batch.views)]
+        student = self.last.unit(torch.cat(logits_of(self.encoder, self.projector, batch.views)))
         with torch.no_grad():
-            teacher = [self.last.unit(z) for z in logits_of(self.teacher[0], self.teacher[1], batch.views[:GLOBAL])]
-            targets = [self.teacher[2](t) for t in teacher]
+            teacher = self.last.unit(torch.cat(logits_of(self.teacher[0], self.teacher[1], batch.views[:GLOBAL])))
+            targets = self.teacher[2](teacher)
         with torch.autocast(self.center.device.type, enabled=False):
             cross_entropy_B, entropy_B = dino_loss(
-                targets,
-                [self.last(z) for z in student],
+                targets.chunk(GLOBAL),
+                self.last(student).chunk(len(batch.views)),
                 self.center,
                 teacher_temperature=temperature_of(self._epoch(float(self.progress)), *c.teacher_temperature, c.temperature_epochs),
                 student_temperature=c.student_temperature,
             )
-        return {"z": student[0].detach(), "cross_entropy": cross_entropy_B, "entropy": entropy_B, "t0": teacher[0], "t1": teacher[1]}
+        t0, t1 = teacher.chunk(GLOBAL)
+        return {"z": student[: len(t0)].detach(), "cross_entropy": cross_entropy_B, "entropy": entropy_B, "t0": t0, "t1": t1}
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """The mean over images; what is left of it above the entropy is the divergence of student and teacher."""

@@ -81,6 +81,7 @@ def table_page(view: TableView, records: Mapping[str, JobRecord], siblings: Sequ
             "references_title": words.REFERENCES,
             "columns_wide": 1 + has_architecture(view) + sum(2 if column.printed else 1 for column in view.columns),
             "foreign": _missing(view),
+            "doubts": any(cell.doubt for cell in view.cells.values()),
             "footnotes": footnotes,
             "agreement": [words.agreement_sentence(agreement) for agreement in view.agreement],
             "protocols": _protocols(view),

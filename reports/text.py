@@ -144,9 +144,14 @@ def _pair(cell: CellView, column: Column, *, reference: bool) -> str:
     if reference or not column.printed:
         return cell.text
     if cell.status == "none" or (not cell.published and cell.status == "not implemented"):
-        return cell.published
+        return _printed(cell)
     verdict = f" ({gap(cell)}, {cell.verdict})" if cell.verdict and cell.mean is not None else ""
-    return f"{cell.published or _NO_VALUE} / {cell.text}{verdict}"
+    return f"{_printed(cell) or _NO_VALUE} / {cell.text}{verdict}"
+
+
+def _printed(cell: CellView) -> str:
+    """As printed, with a question mark where that is not certain."""
+    return f"{cell.published}?" if cell.doubt else cell.published
 
 
 def _latex_cells(view: TableView, row: Row) -> list[str]:
@@ -155,7 +160,7 @@ def _latex_cells(view: TableView, row: Row) -> list[str]:
         cell = view.cell(row, column)
         # A word of eleven letters in every cell would push the table off the page; the caption explains the dash.
         here = _NO_VALUE if cell.status == "not implemented" else cell.text
-        found += [_latex(cell.published), _latex(here)] if column.printed else [_latex(here)]
+        found += [_latex(_printed(cell)), _latex(here)] if column.printed else [_latex(here)]
     return found
 
 
@@ -168,7 +173,8 @@ def _caption(view: TableView) -> str:
 
 
 def _under(view: TableView) -> list[str]:
-    return [*([view.caveat] if view.caveat else []), *(agreement_sentence(agreement) for agreement in view.agreement)]
+    unsure = ["A question mark: the printed value is not certain."] if any(cell.doubt for cell in view.cells.values()) else []
+    return [*unsure, *([view.caveat] if view.caveat else []), *(agreement_sentence(agreement) for agreement in view.agreement)]
 
 
 def _line(cells: list[str]) -> str:

@@ -28,6 +28,7 @@ class CellView:
     status: Status
     jobs: tuple[str, ...]  # one per seed
     message: str = ""  # why it failed
+    doubt: str = ""  # why the printed value is not certain
     verdict: Verdict | None = None  # only at the published scale
 
     @property
@@ -168,6 +169,7 @@ def _cell(row: Row, column: Column, jobs: Sequence[CellJob], store: Store, scale
         status=status,
         jobs=tuple(job.job for job in jobs),
         message=message,
+        doubt=row.doubts.get(column.name, ""),
         verdict=verdict(published, values) if scale.published and number(published) is not None else None,
     )
 

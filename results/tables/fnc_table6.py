@@ -12,7 +12,7 @@ _SETS = {
     "Food": "food101", "CIFAR10": "cifar10", "CIFAR100": "cifar100", "Birdsnap": "birdsnap", "SUN397": "sun397", "Cars": "cars",
     "Aircraft": "aircraft", "VOC2007": "voc2007", "DTD": "dtd", "Pets": "pets", "Caltech-101": "caltech101", "Flowers": "flowers102",
 }  # fmt: skip
-_METRICS = {name: "mean_class_top1" for name in ("Aircraft", "Pets", "Caltech-101", "Flowers")} | {"VOC2007": "map_11_point"}
+_METRICS = dict.fromkeys(("Aircraft", "Pets", "Caltech-101", "Flowers"), "mean_class_top1") | {"VOC2007": "map_11_point"}
 _LINEAR, _TUNED = "Linear evaluation", "Fine-tuned"
 
 

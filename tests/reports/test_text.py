@@ -11,10 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.runs import Runs
+from bench.scales import scale_of
 from reports.text import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, duration, signed
-from results.table import Row
-from results.view import Agreement, CellView, TableView
+from results.store import Store
+from results.table import Row, load_table
+from results.view import Agreement, CellView, TableView, view
 from tests.reports.conftest import HOSTILE, TABLE, TOP1, Demo
 
 
@@ -178,3 +181,13 @@ def test_duration(seconds: object, expected: str) -> None:
 def test_the_demo_has_the_label_that_these_tests_are_about() -> None:
     assert HOSTILE in [row.label for row in TABLE.rows]
     assert set(TOP1) <= {row.name for row in (*TABLE.rows, *TABLE.references)}
+
+
+def test_a_printed_value_that_is_not_certain_carries_a_question_mark(runs: Runs) -> None:
+    shown = view(load_table("fnc_table5"), scale_of("embedded"), Store(runs), 1)
+    markdown = to_markdown(shown)
+    assert "30.7?" in markdown
+    assert "57.2?" not in markdown
+    assert "A question mark: the printed value is not certain." in markdown
+    assert "30.7?" in to_latex(shown)
+    assert "question mark" not in to_markdown(view(load_table("barlow_table1"), scale_of("embedded"), Store(runs), 1))
