@@ -3,14 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test check format clean
+.PHONY: run test detection check format clean
 
 run: .venv/run
 	$(BIN)/bench run --table simclr_table6
 
 test: .venv/test
+	@$(MAKE) --no-print-directory detection || echo "Detectron2 cannot be installed here: its tests will skip"
 	sh tests/system_packages.sh
 	$(BIN)/python -m pytest
+
+# Detectron2 for detection_voc and detection_coco; `make detection UPSTREAM=upstream` builds the current sources instead.
+detection: .venv/detection
 
 check: .venv/test
 	$(BIN)/ruff format --check .
@@ -27,6 +31,10 @@ clean:
 .venv/run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable .
+	touch $@
+
+.venv/detection: .venv/run requirements/install_detectron2.sh $(wildcard requirements/detectron2*)
+	sh requirements/install_detectron2.sh $(BIN)/python $(UPSTREAM)
 	touch $@
 
 .venv/test: .venv/run
