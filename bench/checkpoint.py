@@ -52,8 +52,9 @@ def load_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.O
 
 def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:
     """What evaluations read: the encoder, and the whole method for those that look at the embedding. Returns the sha256."""
-    with atomic_path(path) as temporary:
-        torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, temporary)
+    # Through a handle: given a path, torch writes the temporary name into the file, and equal weights would differ in their hash.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, file)
     return sha256_of(path)
 
 

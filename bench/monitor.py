@@ -1,4 +1,4 @@
-"""`bench status`, `logs` and `cancel`: read and touch run folders, import neither torch nor any plug-in."""
+"""`bench status`, `logs`, `cancel` and `retry`: run folders and Slurm's queue, neither torch nor any plug-in."""
 
 from __future__ import annotations
 
@@ -7,35 +7,42 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bench import manifest
-from bench.errors import BenchError
-from bench.manifest import Manifest
+from bench.errors import BenchError, one_line
+from bench.executors._slurm_journal import Journal, View, look
+from bench.executors._slurm_settle import note, states_of
+from bench.manifest import Manifest, PlannedJob
 from bench.progress import describe
 from bench.runs import RunFolder, Runs, State
 from bench.site import Site
 
 WATCH_SECONDS = 2.0
+ORDER = (*(state.value for state in State), "queued", "starting", "ending", "blocked", "lost")
+UNFINISHED = ("running", "queued", "starting", "ending")
 
 
 def show_status(site: Site, tables: Sequence[str], *, watch: bool) -> None:
-    """One line a table, or with names one line a job; `watch` repeats it until nothing runs."""
+    """One line a table, or with names one line a job; `watch` repeats it until nothing runs. Slurm is asked once a round."""
     runs = Runs(site.runs)
     while True:
         found = manifest.of_table(runs, tables)
         if not found:
             print(f"nothing was run under {runs.root}: `bench run --table simclr_table6` starts the first table")
             return
-        running = False
+        unfinished = False
+        view = _view(runs, [job.id for m in found for job in m.jobs])
         for m in found:
-            states = manifest.states(m, runs)
-            running = running or State.RUNNING in states.values()
+            states = states_of(m.jobs, runs, view)
+            unfinished = unfinished or any(state in UNFINISHED for state in states.values())
             print(f"{m.name}: {_counts(states)}", flush=True)
             if tables:
-                for line in _job_lines(m, states, runs):
+                for line in _job_lines(m, states, runs, view):
                     print(line, flush=True)
-        if not watch or not running:
+        if view.unknown:
+            print(f"Slurm does not answer ({view.unknown}): what stands here is from the run folders alone", flush=True)
+        if not watch or not unfinished:
             return
         time.sleep(WATCH_SECONDS)
 
@@ -45,6 +52,8 @@ def show_log(site: Site, job: str, *, follow: bool) -> None:
     run = Runs(site.runs).find(job)
     if not run.log.exists() and not follow:
         print(f"{run.job_id} has no log yet ({run.state()})")
+        for line in _before_the_log(run):
+            print(line)
         return
     position = 0
     while True:
@@ -63,8 +72,49 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Cancel one job, or every unfinished job of some tables."""
     runs = Runs(site.runs)
     folders = [runs.find(job)] if job else [runs[j.id] for m in manifest.of_table(runs, tables) for j in m.jobs]
-    cancelled = [run for run in dict.fromkeys(folders) if _cancel(run)]
-    print(f"cancelled {len(cancelled)} of {len(folders)} jobs; done ones stay, `bench run` starts the others again")
+    unique = list(dict.fromkeys(folder.job_id for folder in folders))
+    cancelled = [run for run in map(runs.__getitem__, unique) if _cancel(run)]
+    if Journal(runs).read():  # after the marks: a worker that is told to end sees that it shall not come back
+        from bench.executors import slurm
+
+        slurm.cancel(runs, [run.job_id for run in cancelled])
+    print(f"cancelled {len(cancelled)} of {len(unique)} jobs; done ones stay, `bench run` starts the others again")
+
+
+def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
+    """Submit failed, cancelled, blocked and lost jobs to Slurm again; with `job` that one and what waits for it, however it failed."""
+    from bench.executors import slurm
+
+    runs = Runs(site.runs)
+    wanted = runs.find(job).job_id if job else None
+    plans = [m for m in manifest.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]
+    jobs = list({j.id: j for m in plans for j in m.jobs}.values())
+    if wanted is not None:
+        jobs = _around(wanted, jobs)
+
+    def ready(active: Collection[str]) -> None:
+        for j in jobs:
+            run = runs[j.id]
+            if j.id not in active and not run.result_file.exists():
+                run.forget_failure()
+                run.give(site.resources(j.resources_as, "slurm"))
+
+    made = slurm.submit(jobs, runs, site, ready, [m.name for m in plans])
+    print(f"{len(made.new)} jobs submitted again, {len(made.active)} are in Slurm's queue already")
+
+
+def _around(wanted: str, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    """The job, what it needs and what needs it, in order."""
+    by_id = {job.id: job for job in jobs}
+    kept = {wanted}
+    for job in reversed(jobs):
+        if job.id in kept:
+            kept.update(need for need in job.needs if need in by_id)
+    below = {wanted}
+    for job in jobs:
+        if below.intersection(job.needs):
+            below.add(job.id)
+    return [job for job in jobs if job.id in kept | below]
 
 
 def _cancel(run: RunFolder) -> bool:
@@ -73,7 +123,7 @@ def _cancel(run: RunFolder) -> bool:
         return False
     run.cancel()
     claim = run.claim_holder()
-    if state is State.RUNNING and claim is not None:
+    if state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm"):  # those are ended with scancel
         if claim.host != socket.gethostname():
             raise BenchError(f"{run.job_id} runs on {claim.host}: run `bench cancel` there.")
         try:
@@ -83,19 +133,45 @@ def _cancel(run: RunFolder) -> bool:
     return True
 
 
-def _counts(states: dict[str, State]) -> str:
+def _view(runs: Runs, jobs: Sequence[str]) -> View:
+    """What Slurm says, if any of the jobs is not done and was submitted to it; a Slurm that does not answer is no error here."""
+    journal = Journal(runs)
+    submitted = {job for submission in journal.read() for job in submission.jobs}
+    if all(runs[job].result_file.exists() for job in jobs if job in submitted):
+        return View((), ())
+    try:
+        return look(journal)
+    except BenchError as error:
+        return View(tuple(journal.read()), (), one_line(error))
+
+
+def _before_the_log(run: RunFolder) -> list[str]:
+    """What Slurm says of a job without a log, and what was printed before the worker could write one (a failing set-up line)."""
+    runs = Runs(run.path.parent)
+    view = _view(runs, [run.job_id])
+    row = view.row(run.job_id)
+    if row is None:
+        return []
+    lines = [f"Slurm {row.id}: {row.state}{', ' + row.reason if row.reason else ''}{view.unknown and ' (' + view.unknown + ')'}"]
+    folder = view.folder(run.job_id, Journal(runs).folder)
+    for file in sorted(folder.glob(f"{row.id}_*_log.out")) if folder is not None else ():
+        lines += [f"{file}:", *file.read_text(errors="replace").splitlines()[-40:]]
+    return lines
+
+
+def _counts(states: dict[str, str]) -> str:
     counts = Counter(states.values())
-    return ", ".join(f"{counts[state]} {state}" for state in State if counts[state])
+    return ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
 
 
-def _job_lines(m: Manifest, states: dict[str, State], runs: Runs) -> list[str]:
+def _job_lines(m: Manifest, states: dict[str, str], runs: Runs, view: View) -> list[str]:
     lines = []
     for job in m.jobs:
-        state = states[job.id]
-        note = ""
-        if state is State.RUNNING:
-            note = describe(runs[job.id].last_metrics())
-        elif state is State.FAILED:
-            note = runs[job.id].failure().message
-        lines.append(f"  {state:<9} {job.id:<26} {job.label}{'  ' + note if note else ''}")
+        state, run = states[job.id], runs[job.id]
+        notes = [note(job, runs, view.row(job.id), state)]
+        if state == "running":
+            notes.append(describe(run.last_metrics()))
+        elif state == "failed":
+            notes.append(run.failure().message)
+        lines.append("  ".join(filter(None, [f"  {state:<9} {job.id:<26} {job.label}", *notes])))
     return lines

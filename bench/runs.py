@@ -96,7 +96,18 @@ class RunFolder:
                 return
         except (FileNotFoundError, InputCorrupt):
             pass  # nothing there, or damaged: written below
-        write_json(self.job_file, body)
+        write_json(self.job_file, body, durable=False)  # made anew by every run, and thousands of syncs take minutes
+
+    def give(self, resources: Resources) -> None:
+        """Change what the job is given, before it is submitted anew."""
+        data = read_json(self.job_file)
+        if data.get("resources") != asdict(resources):
+            write_json(self.job_file, data | {"resources": asdict(resources)})
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Jobs that must be done before this one."""
+        return tuple(read_json(self.job_file).get("needs", ()))  # type: ignore[arg-type]
 
     def read_spec(self) -> Spec:
         """The spec, rebuilt. Raises BenchError when another version of the project wrote it."""

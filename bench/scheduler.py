@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -63,11 +63,12 @@ class Summary:
     failed: tuple[str, ...]
     blocked: tuple[str, ...]
     stopped: tuple[str, ...]
+    queued: tuple[str, ...] = ()  # left to Slurm
 
     @property
     def complete(self) -> bool:
         """Whether every job is done."""
-        return not (self.failed or self.blocked or self.stopped)
+        return not (self.failed or self.blocked or self.stopped or self.queued)
 
 
 def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) -> list[Event]:
@@ -110,9 +111,13 @@ def _weights_problem(run: RunFolder) -> str:
     return "" if found == wanted else f"{run.weights} is damaged (its sha256 is not the one in result.json)"
 
 
-def prepare(graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: frozenset[str]) -> None:
-    """Write the run folders, forget what is to be tried again."""
+def prepare(
+    graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: frozenset[str], executor: str = "local", active: Collection[str] = ()
+) -> None:
+    """Write the run folders, forget what is to be tried again. Jobs in `active` are in a queue already and stay as they are."""
     for job in graph:
+        if job.id in active:
+            continue
         run = runs[job.id]
         state = run.state()
         if job.id in forced and state is not State.RUNNING:
@@ -120,7 +125,7 @@ def prepare(graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: 
         elif state in (State.CANCELLED, State.STOPPED) or (state is State.FAILED and rules.again.get(run.failure().kind, True)):
             run.forget_failure()
         if not run.result_file.exists():
-            run.create(job, site.resources(job.kind))
+            run.create(job, site.resources(job.resources_as, executor))
 
 
 def drive(graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> Summary:

@@ -9,7 +9,7 @@ from bench.errors import unknown_name
 from bench.runs import RunFolder
 from bench.site import Site
 
-NAMES = ("inline", "local")
+NAMES = ("inline", "local", "slurm")
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ def make(name: str, site: Site) -> Executor:
         from bench.executors.local import LocalExecutor
 
         return LocalExecutor(site)
-    raise unknown_name("executor", name, NAMES)
+    raise unknown_name("executor that runs jobs one by one", name, ("inline", "local"))  # slurm takes whole graphs: bench/driving.py

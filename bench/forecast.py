@@ -1,0 +1,61 @@
+"""What a plan would take on a cluster that is not at hand: `bench plan --nodes N --time-limit H --preemption-rate p`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import plugins
+from bench.cost import Costs
+from bench.errors import BenchError
+from bench.graph import Job
+from bench.progress import duration
+from bench.simulate import Cluster, Outcome, Work, simulate
+from bench.site import Site
+from bench.spec import Pretrain
+
+GPUS_PER_NODE = 8  # where bench.toml does not say what a pretraining gets
+BATCH_PER_GPU = 64  # images a GPU at least: more GPUs than that would be of no use
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """The cluster that the options describe."""
+
+    nodes: int
+    hours: float | None = None  # time limit of an attempt
+    preemptions: float = 0.0  # an hour of a running job
+    seed: int = 0
+
+
+def lines(todo: Sequence[Job], costs: Costs, site: Site, asked: Imagined) -> list[str]:
+    """The forecast in words. Raises BenchError for impossible options and for a job that could never finish."""
+    if asked.nodes < 1 or (asked.hours is not None and asked.hours <= 0) or asked.preemptions < 0:
+        raise BenchError("--nodes must be at least 1, --time-limit more than 0 hours, --preemption-rate at least 0.")
+    slots = max(site.slurm.pretrain.gpus, site.slurm.evaluate.gpus) or GPUS_PER_NODE
+    limit = asked.hours * 3600 if asked.hours is not None else float("inf")
+    cluster = Cluster(nodes=asked.nodes, slots=slots, limit=limit, preemptions=asked.preemptions)
+    found = simulate([work_of(job, costs, site, slots) for job in todo], cluster, asked.seed)
+    return [_sentence(found, cluster, asked)]
+
+
+def work_of(job: Job, costs: Costs, site: Site, slots: int) -> Work:
+    """A pretraining on its GPUs (as [slurm.pretrain] says, else a node of them), an evaluation on one; time divides by GPUs."""
+    seconds = costs.estimate(job).seconds
+    if not isinstance(job.spec, Pretrain):
+        module = type(job.spec.protocol).__module__.rpartition(".")[2]
+        return Work(job.id, seconds, job.needs, keeps=bool(getattr(plugins.load("evaluation", module), "RESUMES", False)))
+    nodes = site.slurm.pretrain.nodes
+    gpus = site.slurm.pretrain.gpus or max(1, min(slots, job.spec.batch_size // BATCH_PER_GPU))
+    return Work(job.id, seconds / (nodes * gpus), job.needs, nodes=nodes, slots=gpus)
+
+
+def _sentence(found: Outcome, cluster: Cluster, asked: Imagined) -> str:
+    share = found.useful_gpu_seconds / found.gpu_seconds if found.gpu_seconds else 1.0
+    limit = f"a time limit of {asked.hours:g} h" if asked.hours is not None else "no time limit"
+    busy = found.gpu_seconds / (found.seconds * cluster.nodes * cluster.slots) if found.seconds else 0.0
+    return (
+        f"simulated on {cluster.nodes} nodes of {cluster.slots} GPUs, {limit}, {asked.preemptions:g} preemptions an hour of a running job: "
+        f"{duration(found.seconds)}, {found.gpu_seconds / 3600:,.0f} GPU-hours ({share:.1%} of them work), {found.attempts} attempts, "
+        f"{found.preempted} preempted, GPUs busy {busy:.0%} of the time (all of the cluster is ours, time divides by GPUs)"
+    )

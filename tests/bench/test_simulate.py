@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from bench.cluster import Cluster as Request
+from bench.cluster import Request as Asked
+from bench.cost import Costs
+from bench.errors import BenchError
+from bench.forecast import Imagined, lines, work_of
+from bench.graph import plan
+from bench.runs import Runs
+from bench.simulate import Cluster, Work, simulate
+from bench.site import Site
+from tests.conftest import knn_of, tiny_pretrain
+
+
+def test_a_chain_and_a_gap_by_hand() -> None:
+    # One node of two slots. `a` (100 s, then `c` 50 s) is the longest chain and starts with `d` (60 s), the next longest;
+    # at 60 `b` (30 s) takes d's slot until 90; `c` starts when `a` is done at 100.
+    jobs = [Work("a", 100), Work("b", 30), Work("c", 50, ("a",)), Work("d", 60)]
+    found = simulate(jobs, Cluster(nodes=1, slots=2, startup=0))
+    assert dict(found.ends) == {"d": 60, "b": 90, "a": 100, "c": 150}
+    assert found.seconds == 150
+    assert found.gpu_seconds == found.useful_gpu_seconds == 240
+    assert found.attempts == 4
+
+
+def test_start_up_is_paid_by_every_attempt_and_a_limit_cuts_work_into_attempts() -> None:
+    # 250 s of work, 10 s start-up, limit 110 s: 100 + 100 + 50, with 20 s in the queue between.
+    found = simulate([Work("a", 250)], Cluster(nodes=1, slots=1, limit=110, startup=10, requeue=20))
+    assert found.seconds == 110 + 20 + 110 + 20 + 60
+    assert found.attempts == 3
+    assert found.gpu_seconds == 280
+    assert found.preempted == 0
+
+
+def test_wide_jobs_wait_for_whole_nodes_and_small_ones_are_packed() -> None:
+    # Two nodes of two slots: the small jobs share one node, so the wide one has the other at once.
+    jobs = [Work("wide", 100, slots=2), Work("s1", 10), Work("s2", 10)]
+    assert dict(simulate(jobs, Cluster(nodes=2, slots=2, startup=0)).ends) == {"wide": 100, "s1": 10, "s2": 10}
+    # Both nodes at once: it starts when the 150 s job, ranked before it, is done; the small one fills the gap.
+    jobs = [Work("wide", 100, nodes=2, slots=2), Work("long", 150), Work("s", 10)]
+    assert dict(simulate(jobs, Cluster(nodes=2, slots=2, startup=0)).ends) == {"s": 10, "long": 150, "wide": 250}
+
+
+def test_preempted_work_is_kept_or_lost() -> None:
+    cluster = Cluster(nodes=4, slots=1, preemptions=2.0, startup=0, requeue=0)
+    kept = simulate([Work(str(n), 3600) for n in range(200)], cluster)
+    assert kept.gpu_seconds == pytest.approx(kept.useful_gpu_seconds)
+    assert kept.preempted / 200 == pytest.approx(2.0, rel=0.15)  # an hour of work at two preemptions an hour
+    lost = simulate([Work(str(n), 3600, keeps=False) for n in range(200)], cluster)
+    # Work that must run through: (exp(r) - 1) / r hours for one hour at r preemptions an hour, 3.19 for two.
+    assert lost.gpu_seconds / lost.useful_gpu_seconds == pytest.approx(3.19, rel=0.2)
+    assert simulate([Work(str(n), 3600) for n in range(200)], cluster).ends == kept.ends
+    assert simulate([Work(str(n), 3600) for n in range(200)], cluster, seed=1).ends != kept.ends
+
+
+def test_what_can_never_finish_is_named() -> None:
+    with pytest.raises(BenchError, match="a asks for 3 nodes with 1 GPUs each, the cluster has 2 with 8"):
+        simulate([Work("a", 1, nodes=3)], Cluster(nodes=2))
+    with pytest.raises(BenchError, match=r"a needs more than 1\.02 h at a stretch, the time limit is 1\.00 h"):
+        simulate([Work("a", 3600, keeps=False)], Cluster(nodes=2, limit=3600))
+
+
+def test_ten_thousand_jobs_are_simulated_in_seconds() -> None:
+    jobs = [Work(f"p{n}", 1000 + n % 7, slots=8) for n in range(2000)]
+    jobs += [Work(f"e{n}", 100, (f"p{n // 4}",)) for n in range(8000)]
+    clock = time.process_time()
+    assert len(simulate(jobs, Cluster(nodes=100, preemptions=0.1)).ends) == 10_000
+    assert time.process_time() - clock < 10
+
+
+def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
+    graph = plan([("a | kNN", knn_of(tiny_pretrain(epochs=1e6)))])
+    costs = Costs(runs, graph)
+    pretrain, evaluate = graph
+    slurm = Request(pretrain=Asked(gpus=4, nodes=2, tasks=4))
+    site = Site(root=runs.root, runs=runs.root, output=runs.root, report=runs.root, slurm=slurm)
+    work = work_of(pretrain, costs, site, 4)
+    assert (work.nodes, work.slots, work.keeps) == (2, 4, True)
+    assert work.seconds == pytest.approx(costs.estimate(pretrain).seconds / 8)
+    assert work_of(evaluate, costs, site, 4).keeps is False
+    (said,) = lines(list(graph), costs, site, Imagined(nodes=2, hours=24.0, preemptions=0.01))
+    assert said.startswith("simulated on 2 nodes of 4 GPUs, a time limit of 24 h, 0.01 preemptions an hour of a running job: ")
+    with pytest.raises(BenchError, match="asks for 2 nodes with 4 GPUs each, the cluster has 1"):
+        lines(list(graph), costs, site, Imagined(nodes=1))
+    with pytest.raises(BenchError, match="--nodes must be at least 1"):
+        lines(list(graph), costs, site, Imagined(nodes=0))
