@@ -67,7 +67,7 @@ class Costs:
         spec = job.spec
         if isinstance(spec, Pretrain):
             anchor = self._rate(spec.backbone)
-            images = spec.epochs * entry(spec.data.name).train_images * len(spec.views) / 2
+            images = spec.epochs * entry(spec.data.name).train_images * _pairs(spec)
             return Estimate(STARTUP_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
         own = getattr(spec.protocol, "cost", None)  # of a protocol that trains a network of its own
         if own is not None and not isinstance(spec.encoder, Pixels):
@@ -76,8 +76,10 @@ class Costs:
         if isinstance(spec.encoder, Pixels):
             return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed guess")
         anchor = self._rate(spec.encoder.backbone)
-        forward = entry(spec.data.name).train_images * FORWARD_SHARE / anchor.images_per_second
-        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + forward, anchor.device, anchor.source)
+        # What a protocol does to the training images besides reading their features once: shares of a forward and of a training epoch.
+        forward, trained = spec.protocol.passes() if hasattr(spec.protocol, "passes") else (1.0, 0.0)
+        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + trained / 2)  # an anchor's image has two views
+        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
 
     def longest_path(self, graph: JobGraph, job: str) -> float:
         """Seconds from the start of a job to the end of the longest chain behind it."""
@@ -119,7 +121,7 @@ class Costs:
             return
         seconds = result.provenance.seconds
         if seconds > 0 and "steps" in result.metrics:
-            rate = result.metrics["steps"] * spec.batch_size * len(spec.views) / 2 / seconds / result.provenance.ranks
+            rate = result.metrics["steps"] * spec.batch_size * _pairs(spec) / seconds / result.provenance.ranks
             device = "GPU" if result.provenance.device.startswith("cuda") else "core"
             self._measured[digest(spec.backbone)] = (rate, device)
 
@@ -140,6 +142,11 @@ class Costs:
         base = ANCHORS["resnet50", 64]
         factor = RELATIVE.get(backbone.name, 1.0) * (channels / 64) ** 2
         return replace(base, images_per_second=base.images_per_second / factor, source=f"{base.source}; scaled with multiply-adds")
+
+
+def _pairs(spec: Pretrain) -> float:
+    """Views of an image in pairs of full size: a local crop of multi-crop costs by its area."""
+    return sum((view.size / spec.data.size) ** 2 for view in spec.views) / 2
 
 
 def disk_bytes(job: Job) -> float:

@@ -76,6 +76,10 @@ class Training:
         if len(self.grid) > 1 and self.split == "trainval":
             raise BenchError(f"{name}: {len(self.grid)} heads are chosen on val, so they cannot train on it: expected split 'train', or one head.")
 
+    def passes(self) -> tuple[float, float]:
+        """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
+        return self.epochs + 1.0, 0.0
+
     @property
     def grid(self) -> tuple[tuple[float, float], ...]:
         """(peak learning rate after scaling, weight decay) of each head."""

@@ -36,6 +36,10 @@ class Config(FineTuning):
     label_fraction: float = 0.01
     VERSION: int = field(default=1, init=False)
 
+    def passes(self) -> tuple[float, float]:
+        """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
+        return 0.1 * self.tests, self.epochs * self.label_fraction
+
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         share = "all labels" if self.label_fraction == 1 else f"{self.label_fraction:.0%} of the labels"

@@ -42,7 +42,7 @@ def test_list_names_what_there_is(workplace: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "--table", "simclr_table7x"], "unknown table 'simclr_table7x'. Did you mean 'simclr_table6'?"),
+        (["run", "--table", "simclr_tabel6"], "unknown table 'simclr_tabel6'. Did you mean 'simclr_table6'?"),
         (
             ["plan", "--table", "simclr_table6", "--scale", "papr"],
             "unknown scale 'papr'. Did you mean 'paper'? Allowed: cifar, embedded, paper, smoke.",
