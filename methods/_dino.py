@@ -25,7 +25,7 @@ def projector(feature_dim: int, hidden: int, bottleneck: int, *, norm: bool) -> 
 
 
 class LastLayer(nn.Module):
-    """Linear layer without bias whose rows are unit vectors times a gain, 1 at first, that learns on request.
+    """Linear layer without bias whose rows are unit vectors and, where asked for, a gain for each that learns from 1 on.
 
     As weight normalisation, of which it is a special case, it keeps the unnormalised rows as parameters, so the teacher's
     are averages of those.
@@ -34,12 +34,14 @@ class LastLayer(nn.Module):
     def __init__(self, inputs: int, classes: int, *, learn_gain: bool) -> None:
         super().__init__()
         self.direction = nn.Parameter(nn.Linear(inputs, classes, bias=False).weight.detach())
-        self.gain = nn.Parameter(torch.ones(classes, 1), requires_grad=learn_gain)
+        # A column, as in the released code: the optimizer decays it as any matrix.
+        self.gain = nn.Parameter(torch.ones(classes, 1)) if learn_gain else None
 
     def forward(self, unit_BD: Tensor) -> Tensor:
         """(B, D) unit vectors -> (B, K), in full precision: cosines are divided by temperatures of 0.04."""
         with torch.autocast(unit_BD.device.type, enabled=False):
-            return F.linear(unit_BD, self.gain * self.direction / self.direction.norm(dim=1, keepdim=True))
+            weight_KD = self.direction / self.direction.norm(dim=1, keepdim=True)
+            return F.linear(unit_BD, weight_KD if self.gain is None else self.gain * weight_KD)
 
     def unit(self, z_BD: Tensor) -> Tensor:
         """The bottleneck, normalised in full precision."""

@@ -15,7 +15,7 @@ the logits of all; that of the center is exact too, because the last layer is li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -142,11 +142,15 @@ class Method(nn.Module):
         return round(progress * self.facts.steps) // (self.facts.images // self.facts.batch_size)
 
 
+_DIGITS = replace(digits(), crop_scale=(0.4, 1.0), rotation=15.0)  # BYOL's: weaker views for a teacher that is no better yet
+
 RECIPES = {
+    # The best of 5 settings on `val`, seed 0. 512 classes with a bottleneck of 64 at a rate of 8e-3 end near the uniform
+    # distribution, for temperatures from 0.02 to 0.07; momentum 0.95 at temperature 0.03 keeps few classes; batch 64 is no better.
     "embedded": Recipe(
-        method=Config(classes=512, hidden=256, bottleneck=64, norm=True, temperature_epochs=6, momentum=0.97),
-        views=(digits(), digits()),
-        optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99)),
+        method=Config(classes=256, hidden=256, bottleneck=32, norm=True, teacher_temperature=(0.03, 0.04), temperature_epochs=6, momentum=0.98),
+        views=(_DIGITS, _DIGITS),
+        optim=Optim(name="adamw", lr=3e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99)),
         batch_size=128,
         epochs=26,
         precision="bf16",

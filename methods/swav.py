@@ -12,7 +12,7 @@ the global batch. No script is released for 800 epochs without multi-crop: it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Optim, Pretrain
 from methods._swav import sinkhorn, swapped_prediction
+from methods._swav_recipes import paper_view, variants
 from methods._twist import logits_of
-from methods._views import cifar, colour_distortion, digits
+from methods._views import cifar, digits
 
 ASSIGNED = 2  # views that are assigned to prototypes: the first ones
 
@@ -36,7 +37,6 @@ class Config:
     prototypes: int = 3000  # K
     hidden: int = 2048  # of the projector, times the width of the encoder
     output: int = 128
-    output_norm: bool = False  # batch norm after the projector: not in the paper, but without it a short run collapses
     temperature: float = 0.1  # tau
     epsilon: float = 0.05
     iterations: int = 3  # of Sinkhorn-Knopp
@@ -75,10 +75,8 @@ class Method(nn.Module):
         self.projector = nn.Sequential(
             nn.Linear(facts.feature_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, config.output)
         )
-        if config.output_norm:
-            self.projector.append(nn.BatchNorm1d(config.output))
         self.prototypes = nn.Linear(config.output, config.prototypes, bias=False)
-        self.register_buffer("queue", torch.zeros(ASSIGNED, config.queue, config.output))
+        self.register_buffer("queue", torch.zeros(ASSIGNED, config.queue, config.output) if config.queue else None)
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         self._normalise_prototypes()
 
@@ -131,20 +129,12 @@ class Method(nn.Module):
         return [torch.cat([s, self.prototypes(old)]) for s, old in zip(scores, self.queue, strict=True)]
 
 
-def _paper_view(crop_scale: tuple[float, float], *, size: int = 224) -> Augment:
-    """SimCLR's distortion at full strength for every crop (src/multicropdataset.py)."""
-    return Augment(size=size, crop_scale=crop_scale, **colour_distortion(1.0, blur=0.5))
-
-
-def _multicrop(recipe: Recipe) -> Recipe:
-    """Multi-crop where nothing is published: two global crops and four local ones of a quarter of the area; untuned."""
-    local = replace(recipe.views[0], size=recipe.views[0].size // 2, crop_scale=(0.1, 0.4))
-    return replace(recipe, views=(*(replace(view, crop_scale=(0.3, 1.0)) for view in recipe.views), *(local,) * 4))
-
-
 RECIPES = {
+    # Of 5 settings. Temperature 0.1 collapses: the loss stays at ln(64), or leaves it late with batch norm after the projector.
+    # Epsilon 0.05 is better on seed 0 (`val`, 1 % labels: 90 against 83) and falls to 66 on seed 2, 0.03 stays at 79: chosen on
+    # seeds 0 and 2. 128 prototypes do about as well.
     "embedded": Recipe(
-        method=Config(prototypes=64, hidden=256, frozen_steps=27),
+        method=Config(prototypes=64, hidden=256, temperature=0.2, epsilon=0.03, frozen_steps=27),
         views=(digits(), digits()),
         optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99)),
         batch_size=128,
@@ -162,7 +152,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # scripts/swav_400ep_2x224_pretrain.sh; 71.8 % with 800 epochs
         method=Config(),
-        views=(_paper_view((0.08, 1.0)), _paper_view((0.08, 1.0))),
+        views=(paper_view((0.08, 1.0)), paper_view((0.08, 1.0))),
         optim=Optim(
             name="lars",
             lr=4.8,
@@ -181,12 +171,4 @@ RECIPES = {
     ),
 }
 
-VARIANTS = {
-    "multicrop": {
-        "embedded": _multicrop(RECIPES["embedded"]),
-        "cifar": _multicrop(RECIPES["cifar"]),
-        "paper": replace(  # scripts/swav_800ep_pretrain.sh; 75.3 %
-            RECIPES["paper"], views=(*(_paper_view((0.14, 1.0)),) * 2, *(_paper_view((0.05, 0.14), size=96),) * 6)
-        ),
-    }
-}
+VARIANTS = variants(RECIPES)

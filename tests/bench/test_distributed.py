@@ -64,7 +64,22 @@ def test_global_batch_norm_equals_torchs_on_the_whole_batch(found: dict[str, dic
     assert {"state.0.running_mean", "state.0.running_var", "state.0.num_batches_tracked"} <= set(alone)
 
 
-STEPS = ["simclr", "barlow_twins", "byol", "directclr", "fnc", "fnc memory", "truncated_triplet", "twist", "twist teacher", "vicreg"]
+STEPS = [
+    "simclr",
+    "barlow_twins",
+    "byol",
+    "dino",
+    "directclr",
+    "fnc",
+    "fnc memory",
+    "moco",
+    "simsiam",
+    "swav",
+    "truncated_triplet",
+    "twist",
+    "twist teacher",
+    "vicreg",
+]
 
 
 @pytest.mark.parametrize("method", STEPS)

@@ -25,9 +25,13 @@ from bench.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods.barlow_twins import Config as BarlowTwins
 from methods.byol import Config as Byol
+from methods.dino import Config as Dino
 from methods.directclr import Config as DirectCLR
 from methods.fnc import Config as Fnc
+from methods.moco import Config as Moco
 from methods.simclr import Config as SimCLR
+from methods.simsiam import Config as SimSiam
+from methods.swav import Config as Swav
 from methods.truncated_triplet import Config as TruncatedTriplet
 from methods.twist import Config as Twist
 from methods.vicreg import Config as VICReg
@@ -40,9 +44,13 @@ METHODS: dict[str, object] = {"simclr": SimCLR(temperature=0.5, hidden=16, outpu
 # Every other loss: one step in float64 on one rank and on two. With their queues, teachers, pools and bunches.
 STEP_METHODS: dict[str, object] = {
     "byol": Byol(projector=(16, 8), predictor=(16, 8)),
+    "dino": Dino(classes=6, hidden=16, bottleneck=8, norm=True),
     "directclr": DirectCLR(d0=8),
     "fnc": Fnc(memory=0, multi_crop=False, top_k=3, threshold=None, hidden=16, output=8, mode="elimination"),
     "fnc memory": Fnc(memory=4, top_k=3, threshold=None, hidden=16, output=8),
+    "moco": Moco(queue=16, hidden=16, output=8),
+    "simsiam": SimSiam(hidden=16, bottleneck=8),
+    "swav": Swav(prototypes=6, hidden=16, output=8),
     "truncated_triplet": TruncatedTriplet(deputy="rank", k=2, negatives_pool=4, projector=(16, 8), predictor=(16, 8)),
     "twist": Twist(hidden=16, classes=6, bunch=4),
     "twist teacher": Twist(hidden=16, classes=6, bunch=4, teacher=0.9),

@@ -127,11 +127,17 @@ def test_the_head_is_the_released_one() -> None:
 
 def test_the_last_layer_has_rows_of_length_one_that_learn_where_asked() -> None:
     fixed, free = (LastLayer(5, 7, learn_gain=learn) for learn in (False, True))
-    assert [p.requires_grad for p in (fixed.direction, fixed.gain, free.gain)] == [True, False, True]
+    assert fixed.gain is None
+    assert free.gain is not None
+    assert free.gain.requires_grad
+    assert free.gain.ndim == 2  # so that it is decayed
+    free.load_state_dict(fixed.state_dict(), strict=False)
     z = torch.randn(3, 5)
+    torch.testing.assert_close(fixed(z), z @ F.normalize(fixed.direction, dim=1).T)
+    torch.testing.assert_close(free(z), fixed(z))
     with torch.no_grad():
-        fixed.gain.mul_(2)
-    torch.testing.assert_close(fixed(z), 2 * z @ F.normalize(fixed.direction, dim=1).T)
+        free.gain.mul_(2)
+    torch.testing.assert_close(free(z), 2 * fixed(z))
     with torch.autocast("cpu", torch.bfloat16):
         assert fixed(fixed.unit(z.bfloat16())).dtype == torch.float32
 
