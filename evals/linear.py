@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from bench.data.datasets import labelled_subset
+from bench.data.lists import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.identity import Json
 from bench.seeding import generator, seed_of
-from evals._accuracy import top_k
+from evals._accuracy import single_label, top_k
 from evals._features import classes_of, features_of
 
+FEATURES = ("train", "val", "test")  # splits of which the features are read
 METRICS = {
     "top1": Metric("%", higher_is_better=True),
     "top5": Metric("%", higher_is_better=True),
@@ -59,10 +60,14 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Top-1 and top-5 on the test split, in percent."""
     splits = features_of(subject, context)
     train_x, train_y = splits["train"]
+    single_label(train_y, context)
     classes = classes_of(context)
-    chosen = labelled_subset(train_y, classes, config.label_fraction, context.seed)
-    if len(chosen) < len(train_y):
-        train_x, train_y = train_x[chosen], train_y[chosen]
+    if published_for(context.data.name, config.label_fraction):
+        share = labelled_share(context.data, config.label_fraction, context.seed, context.site, split="train")
+    else:
+        share = seeded_share(train_y, classes, config.label_fraction, context.seed)
+    if len(share.indices) < len(train_y):
+        train_x, train_y = train_x[share.indices], train_y[share.indices]
     mean, std = train_x.mean(dim=0), train_x.std(dim=0)
     alive = std > 1e-6  # a constant pixel or a dead channel would be 0 everywhere and its weights would stay 0
 
@@ -86,7 +91,14 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     test_y = splits["test"][1].to(context.device)
     return Outcome(
         metrics={"top1": top_k(logits, test_y, 1), "top5": top_k(logits, test_y, 5), "val_top1": scores[best]},
-        details={"chosen": table[best], "sweep": table, "train_images": len(train_y), "val_images": len(val_y), "test_images": len(test_y)},
+        details={
+            "labels": share.source,
+            "chosen": table[best],
+            "sweep": table,
+            "train_images": len(train_y),
+            "val_images": len(val_y),
+            "test_images": len(test_y),
+        },
     )
 
 

@@ -104,3 +104,17 @@ RECIPES = {
         normalize="imagenet",
     ),
 }
+
+# The code's preset for 100 epochs, with which VICReg's authors ran BYOL (arXiv:2105.04906, appendix C.4): rate 0.45 x B / 256 = 7.2,
+# weight decay 1e-6, momentum 0.99; elsewhere as RECIPES.
+VARIANTS = {
+    "short": RECIPES
+    | {
+        "paper": replace(
+            RECIPES["paper"],
+            method=Config(momentum=0.99),
+            optim=replace(RECIPES["paper"].optim, lr=7.2, weight_decay=1e-6),
+            epochs=100,
+        )
+    }
+}

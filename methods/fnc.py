@@ -167,6 +167,9 @@ def _study(scale: str, *, views: int, mode: Mode, multi_crop: bool, slow: bool) 
     memory, momentum = (16, 0.999) if scale == "paper" else (4, 0.97)  # a short run needs a faster slow encoder
     assert isinstance(own, Config)
     method = replace(own, mode=mode, multi_crop=multi_crop, memory=memory if slow else 0, momentum=momentum)
+    if scale == "paper" and mode != "none" and not slow:
+        # The figures of section 4: support views only, max; elimination is best with the 8 most similar, attraction with 4.
+        method = replace(method, search="support", top_k=8 if mode == "elimination" else 4)
     made = tuple(replace(recipe.views[0], policy="none") for _ in range(min(views, len(recipe.views)) if views > 2 else 2))
     return replace(recipe, method=method, views=made, epochs=100 if scale == "paper" else recipe.epochs)
 

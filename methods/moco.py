@@ -5,7 +5,8 @@ v2: a projector of two layers, temperature 0.2, SimCLR-like views with blur, a c
 temperature 0.07, weaker views and a rate that falls in steps.
 The released code (facebookresearch/moco) keeps batch norm within each GPU and shuffles the keys between GPUs, so that a query
 cannot recognise its key by the batch's statistics. Here batch norm is that of the global batch, as everywhere in this project:
-no shuffling helps there, and on ImageNet the two are not known to agree; this is the one difference from the code.
+no shuffling helps there, and on ImageNet the two are not known to agree. The code's v1 turns views gray before the jitter, here
+after it. Residuals are not zero-initialised (torchvision's default, which the code takes).
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ RECIPES = {
         epochs=800,
         precision="fp32",
         normalize="imagenet",
+        zero_init_residual=False,
     ),
 }
 

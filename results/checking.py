@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,8 +77,8 @@ def fresh_view(table: str, scale: str, site: Site) -> TableView:
     last = next((m for m in manifest.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
         raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
-    found = scales.scale_of(scale)
-    return view(load_table(table), found, Store(runs), last.seeds, rows=last.rows, columns=last.columns)
+    found = replace(scales.scale_of(scale), chunks=last.chunks)
+    return view(load_table(table), found, Store(runs), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
 
 
 def write_junit(path: Path, reports: Sequence[Report]) -> None:

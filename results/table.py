@@ -25,6 +25,7 @@ class Column:
     protocol: str | None = None  # a file of evals/
     options: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol's Config that differ from its recipe
     variant: str = ""  # one of the protocol's VARIANTS, e.g. the paper's own settings; "": its RECIPES
+    elsewhere: str = ""  # protocol at scales that are not the published one, with its own RECIPES; "": the same
     dataset: str = "imagenet"  # in the paper's words
     unit: str = "%"
     digits: int = 1  # decimals shown for measured values
@@ -149,13 +150,21 @@ def cell_jobs(
             continue
         for seed in range(seeds):
             for column in wanted_columns:
-                if column.name in row.without or (released is not None and column.change is not None):
+                if column.name in row.without or (released is not None and not _can_be_released(column)):
                     continue
-                encoder = _encoder(row, column, scale, seed) if released is None else _released(row, released)
+                pretrained = released is None or column.name in row.untrained
+                encoder = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
                 spec = _spec(encoder, row, column, scale, seed)
                 if spec is not None:
                     found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return found
+
+
+def _can_be_released(column: Column) -> bool:
+    """Not where the column changes the pretraining, or looks at the projector, which no released file brings."""
+    if column.change is not None or column.epochs is not None:
+        return False
+    return column.protocol is None or not getattr(plugins.load("evaluation", column.protocol), "NEEDS_PROJECTOR", False)
 
 
 def check_released(scale: scales.Scale) -> None:
@@ -175,13 +184,21 @@ def chosen_rows(table: Table, names: Iterable[str]) -> list[Row]:
     return [row for row in everything if not names or _aliases(row).intersection(names)]
 
 
+def protocol_at(column: Column, scale: scales.Scale, variant: str) -> tuple[str, str]:
+    """File of evals/ and variant that measure a column at a scale."""
+    if column.elsewhere and not scale.published:
+        return column.elsewhere, ""
+    return column.protocol or "", variant
+
+
 def protocol_of(column: Column, scale: scales.Scale) -> str:
     """The column's protocol in a sentence."""
     if column.protocol is None:
         return "read off the pretraining job"
-    module = plugins.load("evaluation", column.protocol)
-    spec = scales.evaluation(scale, Pixels(), column.protocol, variant=column.variant, dataset=column.dataset, options=column.options, seed=0)
-    text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", column.protocol)
+    name, variant = protocol_at(column, scale, column.variant)
+    module = plugins.load("evaluation", name)
+    spec = scales.evaluation(scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0)
+    text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", name)
     here = scale.stand_in(column.dataset)
     data = f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})" if here else spec.data.name
     return f"{data}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
@@ -218,8 +235,8 @@ def _released(row: Row, released: Mapping[str, str]) -> Released:
 
 def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
     if column.protocol is not None:
-        variant = row.variants.get(column.name, column.variant)
-        return scales.evaluation(scale, encoder, column.protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
+        protocol, variant = protocol_at(column, scale, row.variants.get(column.name, column.variant))
+        return scales.evaluation(scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
     return encoder if column.metric and isinstance(encoder, Pretrain) else None
 
 

@@ -82,23 +82,30 @@ def labelled_share(data: Data, fraction: float, seed: int, site: Site, split: Sp
     A list speaks of all training images: of "train" alone it gives those that are not held out as `val`. Raises
     BenchError when a published list is not there, is another file, or names images that are not there.
     """
-    from bench.data.datasets import Files, labelled_subset, open_split
+    from bench.data.datasets import Files, open_split
 
     images = open_split(data, split, site)
-    if fraction == 1:
-        return Share(labelled_subset(images.labels, images.classes, 1.0, seed), f"all {len(images):,} images")
     name = published_for(data.name, fraction)
     if name is None:
-        if images.labels.ndim != 1:
-            raise BenchError(f"data set {data.name!r} has several labels an image: a share of {fraction:.0%} of them is not defined.")
-        chosen = labelled_subset(images.labels, images.classes, fraction, seed)
-        return Share(chosen, f"seeded class-balanced share, {len(chosen):,} of {len(images):,} images, seed {seed}")
+        return seeded_share(images.labels, images.classes, fraction, seed)
     assert isinstance(images, Files)  # lists name files
     file = list_file(name, site)
     listed = read_list(name, file)
     chosen = _positions(listed, images, name, whole=split == "trainval")
     left_out = f" less {len(listed) - len(chosen)} held out as val" if len(chosen) < len(listed) else ""
     return Share(chosen, f"SimCLR's published list {name}, {len(listed):,} images{left_out}, sha256 {PUBLISHED[name].sha256}")
+
+
+def seeded_share(labels: Tensor, classes: int, fraction: float, seed: int) -> Share:
+    """A class-balanced share of labels (N,), for data sets without a published list. Raises BenchError where an image has several."""
+    from bench.data.datasets import labelled_subset
+
+    if fraction == 1:
+        return Share(labelled_subset(labels, classes, 1.0, seed), f"all {len(labels):,} images")
+    if labels.ndim != 1:
+        raise BenchError(f"images with several labels each: a share of {fraction:.0%} of them is not defined.")
+    chosen = labelled_subset(labels, classes, fraction, seed)
+    return Share(chosen, f"seeded class-balanced share, {len(chosen):,} of {len(labels):,} images, seed {seed}")
 
 
 def check_share(data: str, fraction: float, site: Site) -> None:

@@ -20,8 +20,8 @@ TABLE = Table(
     number="1",
     title="Top-1 and top-5 accuracies under linear evaluation on ImageNet, ResNet-50",
     columns=(
-        Column(name="Top-1", metric="top1", protocol="linear_augmented", variant="barlow_twins"),
-        Column(name="Top-5", metric="top5", protocol="linear_augmented", variant="barlow_twins"),
+        Column(name="Top-1", metric="top1", protocol="linear_augmented", variant="barlow_twins", elsewhere="linear"),
+        Column(name="Top-5", metric="top5", protocol="linear_augmented", variant="barlow_twins", elsewhere="linear"),
     ),
     rows=(
         _row("Supervised", "76.5", method="supervised", released="torchvision_supervised"),

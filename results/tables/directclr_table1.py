@@ -24,7 +24,7 @@ TABLE = Table(
     number="1",
     title="Linear probe accuracy on ImageNet: SimCLR with a trainable projector, without one, and DirectCLR",
     columns=(
-        Column(name="Top-1", metric="top1", protocol="linear"),
+        Column(name="Top-1", metric="top1", protocol="linear_augmented", variant="directclr", elsewhere="linear"),
         Column(
             name="Rank of the representation",
             metric="representation_effective_rank",

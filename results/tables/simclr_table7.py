@@ -20,6 +20,7 @@ def _row(label: str, architecture: str, section: str, one: str, ten: str, *, mis
         method="simclr" if width else None,
         width=width or 1,
         missing=missing,
+        released=f"simclr_{width}x" if width else "",
         printed={"1 % labels, Top-5": one, "10 % labels, Top-5": ten},
     )
 

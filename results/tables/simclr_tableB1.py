@@ -54,7 +54,8 @@ TABLE = Table(
     number="B.1",
     title="Linear evaluation (top-1) under different batch sizes and training epochs, with linear and square root scaling of the learning rate",
     columns=tuple(
-        Column(name=f"{epochs} epochs", metric="top1", protocol="linear_augmented", variant="simclr", epochs=epochs) for epochs in _LENGTHS
+        Column(name=f"{epochs} epochs", metric="top1", protocol="linear_augmented", variant="simclr", elsewhere="linear", epochs=epochs)
+        for epochs in _LENGTHS
     ),
     rows=tuple(_row(scaling, batch, values) for scaling, lines in _PRINTED.items() for batch, values in lines),
     order_by="100 epochs",

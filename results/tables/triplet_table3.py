@@ -10,8 +10,10 @@ from __future__ import annotations
 from results.table import Column, Row, Table
 
 
-def _row(label: str, box: str, mask: str, *, method: str | None = None, recipe: str = "", missing: str = "", note: str = "") -> Row:
-    return Row(label=label, method=method, recipe=recipe, missing=missing, printed={"AP box": box, "AP mask": mask}, note=note)
+def _row(
+    label: str, box: str, mask: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "", note: str = ""
+) -> Row:
+    return Row(label=label, method=method, recipe=recipe, missing=missing, released=released, printed={"AP box": box, "AP mask": mask}, note=note)
 
 
 TABLE = Table(
@@ -31,11 +33,11 @@ TABLE = Table(
         _row("NPID", "39.4", "34.5", missing="instance_discrimination"),
         _row("MoCo", "40.9", "35.5", method="moco", recipe="v1"),
         _row("MoCo v2", "40.9", "35.5", method="moco"),
-        _row("SimCLR", "39.6", "34.6", method="simclr"),
+        _row("SimCLR", "39.6", "34.6", method="simclr", released="simclr_1x"),
         _row("BYOL", "40.3", "35.1", method="byol"),
-        _row("supervised-100", "40.0", "34.7", method="supervised", note="100 epochs"),
+        _row("supervised-100", "40.0", "34.7", method="supervised", released="torchvision_supervised", note="100 epochs"),
         _row("supervised-270", "", "", missing="supervised for 270 epochs", note="no value in any source"),
-        _row("Ours", "41.7", "36.2", method="truncated_triplet"),
+        _row("Ours", "41.7", "36.2", method="truncated_triplet", released="truncated_triplet"),
     ),
     order_by="AP box",
     confidence="the authors' README, checked against slides",

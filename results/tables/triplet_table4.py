@@ -12,10 +12,10 @@ _NAMES = ("AP50", "AP", "AP75")
 _UNSURE = "not confirmed by a second source"
 
 
-def _row(label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", unsure: bool = False) -> Row:
+def _row(label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "", unsure: bool = False) -> Row:
     printed = dict(zip(_NAMES, ("" if value == "-" else value for value in values.split()), strict=True))
     doubts = dict.fromkeys((name for name in _NAMES if printed[name]), _UNSURE) if unsure else {}
-    return Row(label=label, method=method, recipe=recipe, missing=missing, printed=printed, doubts=doubts)
+    return Row(label=label, method=method, recipe=recipe, missing=missing, released=released, printed=printed, doubts=doubts)
 
 
 TABLE = Table(
@@ -35,12 +35,12 @@ TABLE = Table(
         _row("NPID", "80.0 54.1 59.5", missing="instance_discrimination"),
         _row("MoCo", "81.4 56.0 62.2", method="moco", recipe="v1"),
         _row("MoCo v2", "82.0 56.6 62.9", method="moco"),
-        _row("SimCLR", "79.4 51.5 55.6", method="simclr"),
+        _row("SimCLR", "79.4 51.5 55.6", method="simclr", released="simclr_1x"),
         _row("BYOL", "81.0 51.9 56.5", method="byol"),
         _row("(label lost in the source)", "81.8 56.4 -", missing="the row's method is not known", unsure=True),
-        _row("supervised-100", "81.6 54.2 59.8", method="supervised"),
+        _row("supervised-100", "81.6 54.2 59.8", method="supervised", released="torchvision_supervised"),
         _row("supervised-270", "82.2 56.9 63.1", missing="supervised for 270 epochs", unsure=True),
-        _row("Ours", "82.6 56.9 63.8", method="truncated_triplet"),
+        _row("Ours", "82.6 56.9 63.8", method="truncated_triplet", released="truncated_triplet"),
     ),
     order_by="AP",
     confidence="the authors' README, checked against slides",

@@ -13,7 +13,15 @@ _R50, _WIDE, _VIT = "ResNet-50", "ResNet-50x2", "ViT-B/16"
 
 
 def _row(
-    label: str, architecture: str, values: str, *, method: str | None = None, recipe: str = "", width: int = 1, unsure: tuple[str, ...] = ()
+    label: str,
+    architecture: str,
+    values: str,
+    *,
+    method: str | None = None,
+    recipe: str = "",
+    width: int = 1,
+    released: str = "",
+    unsure: tuple[str, ...] = (),
 ) -> Row:
     return Row(
         label=label,
@@ -23,6 +31,7 @@ def _row(
         recipe=recipe,
         network="vit_base" if architecture == _VIT else "resnet50",
         width=width,
+        released=released,
         untrained=_NAMES[:4] if method == "supervised" else (),
         variants={name: f"scratch_{name[:-7]}pct" for name in _NAMES[:4]} if method == "supervised" else {},
         printed=dict(zip(_NAMES, ("" if value == "-" else value for value in values.split()), strict=True)),
@@ -42,18 +51,18 @@ TABLE = Table(
         for name in _NAMES
     ),
     rows=(
-        _row("Supervised", _R50, "25.4 48.4 56.4 80.4 76.5 -", method="supervised"),
-        _row("SimCLR", _R50, "48.3 75.5 65.6 87.8 76.5 93.5", method="simclr"),
+        _row("Supervised", _R50, "25.4 48.4 56.4 80.4 76.5 -", method="supervised", released="torchvision_supervised"),
+        _row("SimCLR", _R50, "48.3 75.5 65.6 87.8 76.5 93.5", method="simclr", released="simclr_1x"),
         _row("BYOL", _R50, "53.2 78.4 68.8 89.0 77.7 93.9", method="byol"),
         _row("SwAV", _R50, "53.9 78.5 70.2 89.9 - -", method="swav", recipe="multicrop"),
         _row("DINO", _R50, "52.2 78.2 68.1 89.1 - -", method="dino", unsure=("1% Top-5", "10% Top-1")),
-        _row("BarlowTwins", _R50, "55.0 79.2 69.7 89.3 - -", method="barlow_twins"),
-        _row("TWIST", _R50, "61.2 84.2 71.7 91.0 78.4 94.6", method="twist", recipe="resnet50_self_label"),
-        _row("SimCLR", _WIDE, "58.5 83.0 71.7 91.2 - -", method="simclr", width=2),
+        _row("BarlowTwins", _R50, "55.0 79.2 69.7 89.3 - -", method="barlow_twins", released="barlow_twins"),
+        _row("TWIST", _R50, "61.2 84.2 71.7 91.0 78.4 94.6", method="twist", recipe="resnet50_self_label", released="twist"),
+        _row("SimCLR", _WIDE, "58.5 83.0 71.7 91.2 - -", method="simclr", width=2, released="simclr_2x"),
         _row("BYOL", _WIDE, "62.2 84.1 73.5 91.7 - -", method="byol", width=2),
-        _row("TWIST", _WIDE, "67.2 88.2 75.3 92.8 80.3 95.4", method="twist", recipe="resnet50w2_self_label", width=2),
+        _row("TWIST", _WIDE, "67.2 88.2 75.3 92.8 80.3 95.4", method="twist", recipe="resnet50w2_self_label", width=2, released="twist_x2"),
         _row("DINO", _VIT, "67.3 88.2 74.6 92.0 82.8 -", method="dino", recipe="vit_base"),
-        _row("TWIST", _VIT, "69.6 89.7 76.5 93.1 82.8 96.3", method="twist", recipe="vit_base"),
+        _row("TWIST", _VIT, "69.6 89.7 76.5 93.1 82.8 96.3", method="twist", recipe="vit_base", released="twist_vit_base"),
     ),
     order_by="1% Top-1",
     confidence="read off slides of the paper; TWIST's rows also in the authors' README",

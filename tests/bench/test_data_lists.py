@@ -149,7 +149,7 @@ def test_elsewhere_a_share_is_seeded_and_says_so(labelled: Site) -> None:
 
 def test_a_share_of_several_labels_an_image_is_refused(here: Site, tmp_path: Path) -> None:
     site = site_with(here, "voc2007", voc(tmp_path / "voc"))
-    with pytest.raises(BenchError, match="'voc2007' has several labels an image: a share of 10% of them is not defined"):
+    with pytest.raises(BenchError, match="images with several labels each: a share of 10% of them is not defined"):
         lists.labelled_share(Data(name="voc2007", size=32), 0.1, 0, site)
 
 

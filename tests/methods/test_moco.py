@@ -106,7 +106,7 @@ def test_the_paper_recipes_are_the_published_ones() -> None:
         assert recipe.method == Config(temperature=temperature, queue=65536, momentum=0.999, hidden=hidden, output=128)
         o = recipe.optim
         assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.milestones) == ("sgd", 0.03, 1e-4, 0.9, 0, milestones)
-        assert (recipe.batch_size, recipe.epochs) == (256, epochs)
+        assert (recipe.batch_size, recipe.epochs, recipe.zero_init_residual) == (256, epochs, False)
     assert (RECIPES["paper"].views[0].blur, VARIANTS["v1"]["paper"].views[0].blur) == (0.5, 0.0)
 
 

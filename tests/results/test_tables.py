@@ -10,7 +10,7 @@ import pytest
 from bench import plugins
 from bench.scales import SCALES
 from bench.scales import encoder as scale_encoder
-from bench.spec import Evaluate, Pretrain
+from bench.spec import Evaluate, Pretrain, Random, Released
 from results.table import cell_jobs, load_table, protocol_of
 
 # Typed from the paper's page, independently of the table file: table 6 of arXiv:2002.05709v3.
@@ -104,3 +104,56 @@ def test_every_table_file_names_its_paper(name: str) -> None:
         return
     assert f"arxiv.org/abs/{table.arxiv}" in doc
     assert table.number in doc
+
+
+def test_linear_columns_have_the_papers_protocol_as_published_and_the_sweep_elsewhere() -> None:
+    for name, variant in (("simclr_table6", "simclr"), ("directclr_table1", "directclr"), ("barlow_table1", "barlow_twins"), ("fnc_table4", "fnc")):
+        table = load_table(name)
+        jobs = {scale: [c for c in cell_jobs(table, SCALES[scale], 1) if c.column.name == "Top-1"] for scale in ("paper", "embedded")}
+        published = plugins.load("evaluation", "linear_augmented").VARIANTS[variant]["paper"]
+        assert all(isinstance(c.spec, Evaluate) and c.spec.protocol == published for c in jobs["paper"])
+        sweep = plugins.load("evaluation", "linear").RECIPES["embedded"]
+        assert all(isinstance(c.spec, Evaluate) and c.spec.protocol == sweep for c in jobs["embedded"])
+
+
+def test_short_runs_have_the_published_settings_of_short_runs() -> None:
+    rates = {}
+    for name in ("vicreg_table5", "vicreg_table7"):
+        for cell in cell_jobs(load_table(name), SCALES["paper"], 1):
+            assert isinstance(cell.spec, Evaluate)
+            encoder = cell.spec.encoder
+            assert isinstance(encoder, Pretrain)
+            assert encoder.epochs == 100
+            rates[name, cell.row.method] = (encoder.optim.lr, encoder.optim.weight_decay)
+    # VICReg's appendix C.4: 0.3 x 2048 / 256; BYOL 0.45 x 4096 / 256 with decay 1e-6
+    assert rates["vicreg_table5", "vicreg"] == rates["vicreg_table7", "vicreg"] == (2.4, 1e-6)
+    assert rates["vicreg_table5", "byol"] == (7.2, 1e-6)
+
+
+def test_a_row_is_trained_for_the_epochs_that_its_table_prints() -> None:
+    exceptions = {"TWIST, RN50w2"}  # as the README has it, which the table's note says
+    for cell in cell_jobs(load_table("twist_table3"), SCALES["paper"], 1):
+        encoder = cell.spec.encoder if isinstance(cell.spec, Evaluate) else cell.spec
+        if isinstance(encoder, Pretrain) and cell.row.name not in exceptions:
+            assert (encoder.start or encoder).epochs == float(cell.row.printed["Epochs"]), cell.row.name
+
+
+def test_studies_of_false_negatives_search_as_the_paper_did() -> None:
+    found = {}
+    for cell in cell_jobs(load_table("fnc_table1"), SCALES["paper"], 1):
+        assert isinstance(cell.spec, Evaluate)
+        assert isinstance(cell.spec.encoder, Pretrain)
+        method = cell.spec.encoder.method
+        found[cell.row.label] = (getattr(method, "mode"), getattr(method, "search"), getattr(method, "top_k"))  # noqa: B009
+    assert found["FN Elimination"] == ("elimination", "support", 8)
+    assert found["FN Attraction"] == ("attraction", "support", 4)
+    assert found["SimCLR"][0] == "none"
+
+
+@pytest.mark.parametrize("name", plugins.names("table"))
+def test_released_weights_never_stand_for_an_untrained_network(name: str) -> None:
+    table = load_table(name)
+    hashes = {row.released: "0" * 64 for row in (*table.rows, *table.references) if row.released}
+    for cell in cell_jobs(table, SCALES["paper"], 1, released=hashes) if hashes else ():
+        assert isinstance(cell.spec, Evaluate)
+        assert isinstance(cell.spec.encoder, Random if cell.column.name in cell.row.untrained else Released), cell.label
