@@ -9,10 +9,11 @@ from functools import cache
 
 from bench.data.catalogue import entry
 from bench.errors import BenchError
+from bench.features import entries_of, splits_read
 from bench.graph import Job, JobGraph
 from bench.identity import digest
 from bench.runs import Runs
-from bench.spec import Backbone, Evaluate, Pixels, Pretrain
+from bench.spec import Backbone, Encoder, Pixels, Pretrain
 
 
 @dataclass(frozen=True)
@@ -149,13 +150,47 @@ def _pairs(spec: Pretrain) -> float:
     return sum((view.size / spec.data.size) ** 2 for view in spec.views) / 2
 
 
-def disk_bytes(job: Job) -> float:
-    """Peak bytes that a job leaves in its run folder: weights, and a checkpoint with optimizer state; features for evaluations."""
-    spec = job.spec
-    if isinstance(spec, Evaluate):
-        images = entry(spec.data.name).train_images * 1.5
-        return images * 4 * (3 * spec.data.size**2 if isinstance(spec.encoder, Pixels) else feature_dim(spec.encoder.backbone))
-    return parameters(spec.backbone) * 4.0 * (1 + 4)
+def disk_total(jobs: Iterable[Job]) -> float:
+    """Peak bytes of jobs: weights and checkpoints in their run folders, and the feature cache, whose entries evaluations share."""
+    folders = 0.0
+    cache_entries: dict[str, float] = {}
+    for job in jobs:
+        spec = job.spec
+        if isinstance(spec, Pretrain):
+            folders += parameters(spec.backbone) * 4.0 * (1 + 4)  # weights, and a checkpoint with optimizer state
+            continue
+        if _trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
+            folders += parameters(spec.encoder.backbone) * 4.0 * 4  # a checkpoint with momentum, twice while the next one is written
+        splits = _splits_cached(spec.protocol)
+        for name, split in zip(entries_of(spec, splits), splits, strict=True):
+            cache_entries[name] = _images(spec.data.name, split) * 4.0 * _width(spec.encoder, spec.data.size)
+    return folders + sum(cache_entries.values())
+
+
+def _trains_network(protocol: object) -> bool:
+    """Detection and fine-tuning, by what they say of their cost."""
+    return hasattr(protocol, "cost") or (hasattr(protocol, "passes") and protocol.passes()[1] > 0)
+
+
+def _splits_cached(protocol: object) -> tuple[str, ...]:
+    """Splits whose features an evaluation writes. Of one that says nothing of them: all, the most that it can be."""
+    told = splits_read(protocol)
+    if told is not None:
+        return told
+    if _trains_network(protocol):
+        return ()
+    return ("test",) if hasattr(protocol, "passes") else ("train", "val", "test")
+
+
+def _images(data: str, split: str) -> float:
+    """Images of a split. Where the catalogue does not say: of every 15, 10 are train, 1 is val, 4 are test."""
+    known = entry(data)
+    of_val = known.trainval_images - known.train_images if known.trainval_images else known.train_images / 10
+    return {"train": known.train_images, "val": of_val, "test": known.test_images or known.train_images * 0.4}[split]
+
+
+def _width(encoder: Encoder, size: int) -> int:
+    return 3 * size**2 if isinstance(encoder, Pixels) else feature_dim(encoder.backbone)
 
 
 @cache

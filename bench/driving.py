@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from bench import executors, progress, scheduler
-from bench.cost import Costs, disk_bytes
+from bench.cost import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.lists import check_share
 from bench.errors import BenchError, unknown_name
@@ -46,7 +46,7 @@ def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
 def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = "local") -> None:
     """Everything before the first worker starts. Raises BenchError when the disk has too little room."""
     runs = Runs(site.runs)
-    scheduler.free_space(runs, sum(disk_bytes(job) for job in jobs if runs[job.id].state() is not State.DONE))
+    scheduler.free_space(runs, disk_total(job for job in jobs if runs[job.id].state() is not State.DONE))
     for event in scheduler.verify(jobs, runs, forced):
         print(f"{event.what}: {jobs.jobs[event.job].label}: {event.message}", flush=True)
     if executor != "slurm":  # there it is done when it is known what is in the queue

@@ -80,7 +80,7 @@ def backbone_of(request: Request, path: Path) -> Backbone:
         backbone = Backbone(name=network)
     else:
         raise unknown_name(f"architecture at scale {scale.name}", network, {*scale.networks, *(encoders.RESNETS if scale.published else ())})
-    backbone = replace(backbone, width=request.width or 1)
+    backbone = replace(backbone, width=1 if request.width is None else request.width)
     if weights.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does
         return replace(backbone, padding="tensorflow", normalize=normalize or "none")
     return replace(backbone, normalize=normalize or ("imagenet" if scale.published else "none"))

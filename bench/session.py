@@ -7,15 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench import driving, executors, graph, manifest, progress, released, scheduler
-from bench.cost import Costs, disk_bytes
+from bench import driving, executors, features, graph, manifest, progress, released, scheduler
+from bench.cost import Costs, disk_total
 from bench.driving import missing_data
 from bench.errors import BenchError, one_line
 from bench.files import make_folder
 from bench.forecast import Imagined
 from bench.forecast import lines as forecast
 from bench.graph import Job, JobGraph
-from bench.identity import digest
 from bench.runs import Runs, State
 from bench.scales import Scale, scale_of
 from bench.site import Site
@@ -135,24 +134,14 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
         yield from forecast(todo, costs, site, imagined)
     for source in sorted({e.source for e in estimates}):
         yield f"  rates: {source}"
-    yield f"about {sum(disk_bytes(job) for job in todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
+    yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
 def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
     """For how many of the evaluations left the features of the encoder are there already, so that they need no pass over the backbone."""
-    left = [job.spec for job in todo if isinstance(job.spec, Evaluate)]
-    if not left:
-        return
-    here = {name.split("-", 1)[0] + "-" + data for name, data in _entries(runs)}
-    count = sum(f"{digest(spec.encoder)}-{spec.data.name}-{spec.data.size}" in here for spec in left)
-    yield f"\nfeatures are cached for {count} of the {len(left)} evaluations to run"
-
-
-def _entries(runs: Runs) -> Iterator[tuple[str, str]]:
-    """Encoder's digest and data set, as "name-size", of each entry of the feature cache; see evals/_features.py."""
-    for folder in runs.features.glob("*-*-*-*-v*"):
-        encoder, _, name, size, *_ = folder.name.split("-")
-        yield encoder, f"{name}-{size}"
+    here, readers = features.counted((job.spec for job in todo if isinstance(job.spec, Evaluate)), runs.features)
+    if readers:
+        yield f"\nfeatures are cached for {here} of the {readers} evaluations to run that read them"
 
 
 def report(site: Site, out: Path | None, serve: int | None) -> None:
@@ -165,7 +154,10 @@ def report(site: Site, out: Path | None, serve: int | None) -> None:
 
 
 def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:
-    """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails."""
+    """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails.
+
+    Of several tables those that were never run are named and left out; one alone, or all of them, is an error.
+    """
     from results import checking, reference
 
     root = references or reference.ROOT
@@ -173,7 +165,12 @@ def check(request: Request, junit: Path | None, references: Path | None, *, upda
         for table in request.tables:
             print(f"wrote {checking.update(table, request.scale, request.site, root=root)}")
         return 0
-    found = [checking.check(table, request.scale, request.site, root=root) for table in request.tables]
+    was_run = {m.table for m in manifest.read_all(Runs(request.site.runs)) if m.scale == request.scale}
+    tables = [table for table in request.tables if table in was_run] or request.tables  # of none, checking says what to do
+    found = [checking.check(table, request.scale, request.site, root=root) for table in tables]
+    for table in request.tables:
+        if table not in tables:
+            print(f"not run: {table} at {request.scale}")
     for one in found:
         print(one.text)
     if junit is not None:

@@ -106,9 +106,10 @@ def read_site(file: Path) -> Site:
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
         if section in ("released", "slurm"):
             continue  # read by _released and read_cluster
-        for key in body if section != "data" else ():
-            if key not in KEYS[section]:
-                raise unknown_name(f"key in [{section}] of {file}", key, KEYS[section])
+        known = _data_names() if section == "data" else KEYS[section]
+        for key in body:
+            if key not in known:
+                raise unknown_name(f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known)
         wanted = int if section == "local" else str
         for key, value in body.items():
             if type(value) is not wanted or value in (0, ""):
@@ -117,6 +118,14 @@ def read_site(file: Path) -> Site:
             if isinstance(value, int) and value < 1:
                 raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
     return _site(file.resolve().parent, data, file.resolve())
+
+
+def _data_names() -> set[str]:
+    """What may stand under [data]: data sets and lists."""
+    from bench.data.catalogue import CATALOGUE as DATA_SETS  # these modules know Site
+    from bench.data.lists import PUBLISHED
+
+    return {*DATA_SETS, *PUBLISHED}
 
 
 def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, Place]:

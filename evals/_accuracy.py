@@ -1,9 +1,12 @@
-"""Top-k and mean per-class accuracy."""
+"""Top-k and mean per-class accuracy, of data with one label an image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from bench.contracts import Context
+from bench.errors import BenchError
 
 
 def top_k(scores_NC: Tensor, labels_N: Tensor, k: int) -> float:
@@ -15,6 +18,14 @@ def top_k(scores_NC: Tensor, labels_N: Tensor, k: int) -> float:
         raise ValueError("scores hold NaN")
     best = scores_NC.topk(min(k, scores_NC.shape[1]), dim=1).indices
     return float((best == labels_N[:, None]).any(dim=1).double().mean()) * 100
+
+
+def single_label(labels: Tensor, context: Context) -> None:
+    """Raises BenchError when the labels are not class numbers (N,) but several classes an image, (N, classes)."""
+    if labels.ndim != 1:
+        raise BenchError(
+            f"{context.data.name} has several labels an image; this evaluation expects one: choose one for several labels, svm or logistic."
+        )
 
 
 def mean_class_top1(scores_NC: Tensor, labels_N: Tensor) -> float:

@@ -24,12 +24,11 @@ from bench.contracts import Context, Subject
 from bench.data.datasets import SPLITS, Split, open_split
 from bench.data.loader import eval_batches
 from bench.errors import BenchError
+from bench.features import entry_name
 from bench.files import disk_full, is_disk_full, make_folder, read_json, write_json
-from bench.identity import digest
 from bench.spec import CENTRE, Crop
 
 BATCH = 250
-VERSION = 2  # raised when the transform or the precision of extraction changes
 
 
 def features_of(
@@ -47,17 +46,11 @@ def classes_of(context: Context) -> int:
     return open_split(context.data, "train", context.site).classes
 
 
-def entry_name(key: str, context: Context, split: Split, crop: Crop) -> str:
-    """Folder of a cache entry. Only what changes the features is in it: not the evaluation, not its seed."""
-    cut = "" if crop == CENTRE else f"-{digest(crop)[:8]}"
-    return f"{key}-{context.data.name}-{context.data.size}{cut}-{split}-v{VERSION}"
-
-
 def _split_features(subject: Subject, context: Context, split: Split, crop: Crop) -> tuple[Tensor, Tensor]:
     if split == "trainval":
         train, val = (_split_features(subject, context, part, crop) for part in SPLITS[:2])
         return torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
-    folder = context.features / entry_name(subject.key, context, split, crop)
+    folder = context.features / entry_name(subject.key, context.data, split, crop)
     cached = _read(folder)
     if cached is not None:
         return cached

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from evals._accuracy import top_k
+from evals._accuracy import single_label, top_k
 from evals._features import classes_of, features_of
 
+FEATURES = ("train", "val", "test")
 METRICS = {"top1": Metric("%", higher_is_better=True), "top5": Metric("%", higher_is_better=True)}
 
 
@@ -35,9 +36,10 @@ RECIPES = {"embedded": Config(neighbours=20), "cifar": Config(), "paper": Config
 
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
-    """Top-1 and top-5 on the test split, in percent."""
+    """Top-1 and top-5 on the test split, in percent. Raises BenchError for data with several labels an image."""
     splits = features_of(subject, context)
     memory_x, memory_y = splits["train"]
+    single_label(memory_y, context)
     memory = F.normalize(memory_x.to(context.device), dim=1)
     targets, classes = memory_y.to(context.device), classes_of(context)
     neighbours = min(config.neighbours, len(memory))

@@ -36,6 +36,7 @@ WEAK = 1e-6  # variance of the noise with two layers
 SNAPSHOTS = 60
 FLOOR = 1e-16  # below this share of the largest a singular value is rounding
 
+FEATURES = ()
 METRICS: dict[str, Metric] = {
     **{f"smallest_over_largest_k{k:g}": Metric("", higher_is_better=True) for k in STRENGTHS},
     **{f"effective_rank_k{k:g}": Metric("", higher_is_better=True) for k in STRENGTHS},

@@ -31,6 +31,7 @@ from evals._accuracy import mean_class_top1, top_k
 from evals._average_precision import eleven_point, of_each_class, presence
 from evals._features import classes_of, features_of
 
+FEATURES = ("train", "val", "test")
 METRICS = {
     "top1": Metric("%", higher_is_better=True),
     "mean_class_top1": Metric("%", higher_is_better=True),

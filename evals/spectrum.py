@@ -22,6 +22,7 @@ from evals import _spectrum
 from evals._features import BATCH, features_of
 
 NEEDS_PROJECTOR = True
+FEATURES = ("train", "val", "test")
 SPACES = ("representation", "embedding")
 METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in SPACES for name, metric in _spectrum.METRICS.items()}
 

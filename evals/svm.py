@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RESUMES = True  # with the paper's recipe an hour on one core
+FEATURES = ("train", "val", "test")
 METRICS = {"map": Metric("%", higher_is_better=True), "map_11_point": Metric("%", higher_is_better=True)}
 POSITIVE_WEIGHT = 2  # VISSL's class_weight
 EPSILON = 1e-5  # VISSL adds it to the length

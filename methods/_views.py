@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from bench.spec import Augment
@@ -15,6 +16,11 @@ def digits(*, strength: float = 0.5) -> Augment:
     against (0.4, 1) with 15 and (0.25, 1) with 15.
     """
     return Augment(size=32, crop_scale=(0.25, 1.0), rotation=25.0, flip=0.0, jitter=0.8, brightness=0.8 * strength, contrast=0.8 * strength)
+
+
+def mild_digits() -> Augment:
+    """Weaker views of digits, for methods that predict a network no better than themselves: BYOL, SimSiam, DINO, MoCo."""
+    return replace(digits(), crop_scale=(0.4, 1.0), rotation=15.0)
 
 
 def colour_distortion(strength: float, *, blur: float = 0.0) -> dict[str, Any]:

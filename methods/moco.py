@@ -21,6 +21,7 @@ from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
+from methods._heads import mlp
 from methods._momentum import move_towards, slow_copy
 from methods._views import cifar, digits
 
@@ -34,6 +35,7 @@ class Config:
     momentum: float = 0.999  # m
     hidden: int | None = 2048  # of the projector; None: one linear layer (v1)
     output: int = 128
+    norm: bool = False  # batch norm after every layer of the projector; neither paper nor code has it, short runs on digits need it
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -72,9 +74,12 @@ class Method(nn.Module):
         self.config = config
         self.encoder = encoder
         widths = (facts.feature_dim, config.output) if config.hidden is None else (facts.feature_dim, config.hidden, config.output)
-        self.projector = nn.Sequential(nn.Linear(*widths[:2]))
-        if config.hidden is not None:
-            self.projector.extend([nn.ReLU(inplace=True), nn.Linear(*widths[1:])])
+        if config.norm:
+            self.projector = mlp(widths, last_norm=True)
+        elif config.hidden is None:
+            self.projector = nn.Sequential(nn.Linear(*widths))
+        else:
+            self.projector = nn.Sequential(nn.Linear(*widths[:2]), nn.ReLU(inplace=True), nn.Linear(*widths[1:]))
         self.slow = slow_copy(nn.Sequential(self.encoder, self.projector))
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.output), dim=1))
 

@@ -117,6 +117,10 @@ def _compare(found: Findings, what: str, here: int, expected: int, hint: str) ->
 def _uneven(split: str, data: SplitData) -> Iterator[str]:
     """Classes without images, and the few that differ where nearly all have the same number."""
     counts = Counter(data.labels.tolist())
+    if not counts:
+        if split != "val":
+            yield f"{split}: no image{' is left where those of val are held out' if split == 'train' else ''}."
+        return
     empty = [label for label in range(data.classes) if not counts[label]]
     if empty and split != "val":  # a small random part may lack a rare class
         yield f"{split}: {len(empty)} classes have no image, e.g. number {', '.join(map(str, empty[:NAMED]))}."

@@ -70,9 +70,13 @@ def _torchvision(name: str) -> list[tuple[Callable[..., Any], Mapping[str, str]]
 def _fetch_list(name: str, site: Site) -> Path:
     known = lists.PUBLISHED[name]
     place = fetch_folder(name, site)
-    file = place if place.suffix == ".txt" else place / known.file
+    file = place if place.suffix == ".txt" or place.is_file() else place / known.file
     if file.is_file():
-        lists.read_list(name, file)
+        try:
+            lists.read_list(name, file)
+        except BenchError as error:
+            wrong = str(error).removesuffix(f" `bench data fetch {name}` gets it.")
+            raise BenchError(f"{wrong} Delete it, or let `{name}` under [data] in bench.toml name another place; then fetch again.") from error
         return file
     try:
         with urllib.request.urlopen(known.url, timeout=SECONDS) as answer:

@@ -56,8 +56,12 @@ class Unreadable:
 
 def _lines(file: Path, done: int) -> list[dict[str, object]]:
     """The lines of the first `done` steps; one that a crash cut short is left out."""
+    try:
+        content = file.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:  # its rank found nothing to keep, and was faster
+        return []
     found = []
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in content.splitlines():
         try:
             line = json.loads(text)
             if line["step"] <= done:

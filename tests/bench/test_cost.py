@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from bench import graph
-from bench.cost import FORWARD_SHARE, STARTUP_SECONDS, Costs
+from bench.cost import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, parameters
 from bench.graph import Job
 from bench.runs import Runs
 from bench.scales import SCALES, encoder, evaluation
-from bench.spec import Evaluate, Pretrain, Spec
+from bench.spec import Evaluate, Pixels, Pretrain, Spec
 
 PAPER = SCALES["paper"]
 IMAGENET, RATE = 1_268_356, 90.0  # images held out for `val` not counted; Barlow Twins' images a second and V100
@@ -54,3 +54,39 @@ def test_wall_clock_packs_chains_into_slots(tmp_path: Path) -> None:
     assert costs.wall_clock(jobs, list(jobs), 1) == pytest.approx(3 * one)
     assert costs.wall_clock(jobs, list(jobs), 2) == pytest.approx(2 * one)
     assert costs.wall_clock(jobs, list(jobs), 8) == pytest.approx(one)
+
+
+# -- disk ------------------------------------------------------------------------------------------------------------
+
+TRAIN_VAL_TEST = (1_281_167 + 50_000) * 2048 * 4.0  # bytes of ImageNet's features by a ResNet-50
+
+
+def disk(*specs: Spec) -> float:
+    return disk_total([Job(id=str(number), spec=spec, needs=(), label="") for number, spec in enumerate(specs)])
+
+
+def test_evaluations_of_one_encoder_share_its_features_on_disk() -> None:
+    knn, linear = evaluate("knn", ""), evaluate("linear", "")
+    assert disk(knn) == pytest.approx(TRAIN_VAL_TEST)
+    assert disk(knn, linear, replace(linear, seed=1), evaluate("svm", "centre_crop")) == pytest.approx(TRAIN_VAL_TEST)
+    assert disk(knn, evaluate("svm", "vissl")) == pytest.approx(2 * TRAIN_VAL_TEST)  # other crops are other features
+    other = replace(knn, encoder=replace(pretraining("simclr"), seed=1))
+    assert disk(knn, other) == pytest.approx(2 * TRAIN_VAL_TEST)
+
+
+def test_what_trains_on_images_leaves_few_features_or_a_checkpoint() -> None:
+    assert disk(evaluate("linear_augmented", "simclr")) == pytest.approx(50_000 * 2048 * 4)
+    checkpoint = parameters(pretraining("simclr").backbone) * 16
+    assert disk(evaluate("semi_supervised", "simclr_1pct"), evaluate("semi_supervised", "simclr_10pct")) == pytest.approx(2 * checkpoint)
+    detection = evaluation(PAPER, pretraining("simclr"), "detection_voc", dataset="voc0712", seed=0)
+    assert disk(detection) == pytest.approx(checkpoint)
+
+
+def test_an_evaluation_without_features_takes_no_disk_and_one_that_says_nothing_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = evaluation(PAPER, Pixels(), "linear_collapse", dataset="imagenet", seed=0)
+    assert disk(toy) == 0
+    knn = evaluate("knn", "")
+    monkeypatch.delattr("evals.knn.FEATURES")
+    assert disk(knn) == pytest.approx(TRAIN_VAL_TEST)
+    birds = replace(knn, data=replace(knn.data, name="birdsnap"))  # copies differ: numbers are guessed
+    assert disk(birds) == pytest.approx(1.5 * 42_648 * 2048 * 4)

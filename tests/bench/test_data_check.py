@@ -115,6 +115,12 @@ def test_an_empty_class_is_the_problem(imagenet: Site) -> None:
     assert problem.endswith(f"train/{CLASSES[2]} holds no .jpg, .jpeg or .png image.")
 
 
+def test_a_split_without_an_image_is_the_problem(here: Site, tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "one", (("train", 1), ("val", 3)), CLASSES[:1])
+    problems = check.check("imagenet", site_with(here, "imagenet", root)).problems
+    assert "train: no image is left where those of val are held out." in problems
+
+
 def test_several_labels_an_image_are_checked_as_well(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known_as(monkeypatch, "voc2007", trainval_images=42, test_images=24)
     assert check.check("voc2007", site_with(here, "voc2007", voc(tmp_path / "voc"))).problems == []
@@ -199,6 +205,17 @@ def test_a_list_that_is_another_is_not_kept(imagenet: Site, server: tuple[Path, 
     with pytest.raises(BenchError, match=r"http://127.*1percent\.txt is not SimCLR's published list imagenet-1pct"):
         fetch("imagenet-1pct", imagenet)
     assert not list(imagenet.root.glob("data/imagenet-1pct/*"))
+
+
+@pytest.mark.parametrize("place", ["1percent.txt", "mine.lst"])
+def test_a_wrong_list_at_its_place_is_not_answered_with_the_same_command(imagenet: Site, tmp_path: Path, published: bytes, place: str) -> None:
+    (tmp_path / place).write_bytes(published[:-20])
+    site = site_with(imagenet, "imagenet-1pct", tmp_path / place)
+    with pytest.raises(BenchError, match=rf"{place} is not SimCLR's .* Delete it, or let `imagenet-1pct` under \[data\]") as caught:
+        fetch("imagenet-1pct", site)
+    assert "gets it" not in str(caught.value)
+    (tmp_path / place).unlink()
+    assert fetch("imagenet-1pct", site).read_bytes() == published
 
 
 def test_a_list_that_cannot_be_had_says_what_to_do(imagenet: Site, server: tuple[Path, str], published: bytes) -> None:

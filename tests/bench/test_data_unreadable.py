@@ -167,6 +167,20 @@ def test_a_resumed_run_knows_what_was_met_before_its_checkpoint(tmp_path: Path) 
     assert record(tmp_path).count == 0  # from nothing: nothing is known
 
 
+def test_a_rank_that_removes_its_file_meanwhile_has_met_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in (0, 1):
+        record(tmp_path, rank=rank).add(7, paths(rank))
+    seen = Path.glob
+
+    def and_then_gone(folder: Path, pattern: str) -> list[Path]:
+        found = list(seen(folder, pattern))
+        (tmp_path / "unreadable-1.jsonl").unlink()
+        return found
+
+    monkeypatch.setattr(Path, "glob", and_then_gone)
+    assert record(tmp_path, done=8).known == {"/data/0.JPEG"}
+
+
 @pytest.mark.parametrize(
     ("step", "files", "refused"), [(0, 9, False), (0, 10, True), (9, 10, False), (9, 11, True), (199, 100, False), (199, 101, True)]
 )

@@ -81,6 +81,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(workplace: Path) -> None:
         ({"protocols": ("knnn",)}, r"unknown evaluation 'knnn'\. Did you mean 'knn'"),
         ({"network": "resnet5"}, r"unknown architecture at scale embedded 'resnet5'\. Did you mean 'resnet50'"),
         ({"width": 2}, r"my\.pt \(\[encoder\] plain names\) is not a resnet10 2x: conv1\.weight is \(8, 3, 3, 3\), expected \(16, 3, 3, 3\)"),
+        ({"width": 0}, r"resnet10: width 0 and base_channels 8 must be at least 1"),
         ({"network": "vit_base"}, r"holds no vit_digits 1x: not one of its \d+ keys"),
         ({"normalize": "imagnet"}, r"unknown --normalize 'imagnet'\. Did you mean 'imagenet'"),
         ({"variant": "simclrr"}, r"unknown variant of evaluation knn 'simclrr'"),

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.data.catalogue import CATALOGUE
+from bench.data.lists import PUBLISHED
 from bench.errors import BenchError
 from bench.site import find_site
 
@@ -35,11 +37,18 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
         ("[paths]\nruns = 3\n", r"paths.runs is 3, expected a path"),
         ("[paths\n", "is not valid TOML"),
         ("local = 3\n", r"must be a section"),
+        ('[data]\nimagnet = "/data"\n', r"unknown data set or list in \[data\] of .*toml 'imagnet'\. Did you mean 'imagenet'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
         find_site(write(tmp_path, text))
+
+
+def test_every_data_set_and_list_may_have_a_place(tmp_path: Path) -> None:
+    names = {*CATALOGUE, *PUBLISHED}
+    text = "".join(f'"{name}" = "/data/{name}"\n' for name in names)
+    assert find_site(write(tmp_path, f"[data]\n{text}")).data.keys() == names
 
 
 def test_a_data_set_without_a_folder_says_what_to_write(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.contracts import Context, Subject
+from bench.errors import BenchError
 from evals import knn
 from evals.knn import Config
 
@@ -79,6 +80,13 @@ def test_a_tiny_temperature_does_not_overflow(subject: Subject, context: Context
 def test_more_neighbours_than_images_are_cut(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     given({"train": (torch.eye(3), torch.arange(3)), "test": (torch.eye(3), torch.arange(3))}, monkeypatch)
     assert knn.evaluate(Config(neighbours=200), subject, context).metrics["top1"] == 100.0
+
+
+def test_several_labels_an_image_are_one_clear_error(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    several = torch.eye(3, dtype=torch.int8)
+    given({"train": (torch.eye(3), several), "test": (torch.eye(3), several)}, monkeypatch)
+    with pytest.raises(BenchError, match=r"mnist5k has several labels an image; this evaluation expects one: choose .*svm"):
+        knn.evaluate(Config(neighbours=3), subject, context)
 
 
 def test_defaults_are_those_of_instance_discrimination() -> None:
