@@ -70,7 +70,7 @@ def test_a_run_prints_the_table_and_writes_everything(undisturbed: Path) -> None
     assert measured["job_ids"].startswith("evaluate-")
     assert found["SimCLR (ours), ResNet-50", "Top-1"]["published"] == "69.3"
     assert found["SimCLR (ours), ResNet-50", "Top-1"]["status"] == "not asked"
-    assert found["MoCo, ResNet-50", "Top-1"]["status"] == "not implemented"
+    assert found["PIRL, ResNet-50", "Top-1"]["status"] == "not implemented"
     for name in ("results/out/smoke/simclr_table6.md", "results/out/smoke/simclr_table6.tex", "reports/out/index.html"):
         assert (undisturbed / name).stat().st_size > 500
 

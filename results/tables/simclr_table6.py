@@ -31,7 +31,7 @@ TABLE = Table(
     ),
     rows=(
         Row(label="Local Agg.", architecture="ResNet-50", section=_SAME, missing="local_aggregation", printed=_printed("24", "60.2")),
-        Row(label="MoCo", architecture="ResNet-50", section=_SAME, missing="moco", printed=_printed("24", "60.6")),
+        Row(label="MoCo", architecture="ResNet-50", section=_SAME, method="moco", recipe="v1", printed=_printed("24", "60.6")),
         Row(label="PIRL", architecture="ResNet-50", section=_SAME, missing="pirl", printed=_printed("24", "63.6")),
         Row(label="CPC v2", architecture="ResNet-50", section=_SAME, missing="cpc_v2", printed=_printed("24", "63.8", "85.3")),
         Row(
@@ -47,7 +47,7 @@ TABLE = Table(
         Row(label="BigBiGAN", architecture="RevNet-50 (4x)", section=_OTHER, missing="bigbigan", printed=_printed("86", "61.3", "81.9")),
         Row(label="AMDIM", architecture="Custom-ResNet", section=_OTHER, missing="amdim", printed=_printed("626", "68.1")),
         Row(label="CMC", architecture="ResNet-50 (2x)", section=_OTHER, missing="cmc", printed=_printed("188", "68.4", "88.2")),
-        Row(label="MoCo", architecture="ResNet-50 (4x)", section=_OTHER, missing="moco", printed=_printed("375", "68.6")),
+        Row(label="MoCo", architecture="ResNet-50 (4x)", section=_OTHER, method="moco", recipe="v1", width=4, printed=_printed("375", "68.6")),
         Row(label="CPC v2", architecture="ResNet-161 (*)", section=_OTHER, missing="cpc_v2", printed=_printed("305", "71.5", "90.1")),
         Row(
             label="SimCLR (ours)",

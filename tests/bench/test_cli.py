@@ -92,7 +92,7 @@ def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Pa
     assert "GPU-hours" in out
     assert "waits for pretrain-" in out
     assert "missing: data set 'imagenet' needs a folder" in out
-    assert "not implemented: Local Agg., ResNet-50; MoCo, ResNet-50" in out
+    assert "not implemented: Local Agg., ResNet-50; PIRL, ResNet-50" in out
     assert not (workplace / "runs").exists()
 
 

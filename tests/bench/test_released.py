@@ -251,9 +251,9 @@ def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
     notes = {row.name: row.note for row in (*shown.rows, *shown.references)}
     expected = "not pretrained here: weights simclr_2x of SimCLR (arXiv:2002.05709), sha256 222222222222, linear top-1 74.2 by their own account"
     assert notes["SimCLR (ours), ResNet-50 (2x)"] == expected
-    assert notes["MoCo, ResNet-50"] == "no released weights: not run"
+    assert notes["PIRL, ResNet-50"] == "no released weights: not run"
     assert shown.cells["Random encoder, ResNet-50", "Top-1"].status == "none"
-    assert shown.cells["MoCo, ResNet-50", "Top-1"].status == "not implemented"
+    assert shown.cells["PIRL, ResNet-50", "Top-1"].status == "not implemented"
 
 
 def test_a_manifest_remembers_the_released_weights(runs: Runs) -> None:

@@ -92,7 +92,8 @@ def test_no_gradient_reaches_the_slow_encoder_which_follows_by_its_momentum(made
 
 
 def test_v1_has_one_linear_layer(made: Method) -> None:
-    network = train.build_method(replace(spec("v1"), backbone=TINY), 10)
+    v1 = VARIANTS["v1"]["paper"].method
+    network = train.build_method(replace(spec("v1"), backbone=TINY, method=replace(v1, queue=128)), 10)  # type: ignore[type-var]
     assert isinstance(network, Method)
     assert [type(layer).__name__ for layer in network.projector] == ["Linear"]
     assert [type(layer).__name__ for layer in made.projector] == ["Linear", "ReLU", "Linear"]

@@ -46,8 +46,8 @@ def test_mean_sd_and_n_over_the_finished_seeds(runs: Runs) -> None:
 def test_states_of_cells(runs: Runs) -> None:
     name = "SimCLR (ours), ResNet-50"
     assert seen(runs).cells[name, "Top-1"].status == "pending"
-    assert seen(runs).cells["MoCo, ResNet-50", "Top-1"].status == "not implemented"
-    assert seen(runs).cells["MoCo, ResNet-50", "Param (M)"].status == "none"
+    assert seen(runs).cells["PIRL, ResNet-50", "Top-1"].status == "not implemented"
+    assert seen(runs).cells["PIRL, ResNet-50", "Param (M)"].status == "none"
     assert seen(runs).cells["Raw pixels", "Param (M)"].status == "none"
     job = cells_of(name, "Top-1")[0].job
     runs[job].fail("error", "no luck")
