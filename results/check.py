@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
-from statistics import median
+from statistics import median_low
 from typing import Literal
 
 from scipy.stats import t as student
@@ -84,12 +84,12 @@ def tolerance(cell: Measured, fresh_seeds: int, typical: tuple[float, int] | Non
 
 
 def _typical(cells: Iterable[Measured]) -> Mapping[str, tuple[float, int]]:
-    """Per column, the median of the cells' variances and all their degrees of freedom. Cells without any spread (raw pixels, say) are left out."""
+    """Per column, the lower median of the cells' variances and all their degrees of freedom; cells without spread (raw pixels, say) are left out."""
     columns: dict[str, list[Measured]] = {}
     for cell in cells:
         if cell.sd:
             columns.setdefault(cell.column, []).append(cell)
-    return {name: (median((cell.sd or 0.0) ** 2 for cell in members), sum(cell.n - 1 for cell in members)) for name, members in columns.items()}
+    return {name: (median_low((cell.sd or 0.0) ** 2 for cell in members), sum(cell.n - 1 for cell in members)) for name, members in columns.items()}
 
 
 def _judge(old: Measured | None, new: Measured | None, typical: tuple[float, int] | None) -> Finding:

@@ -42,7 +42,7 @@ def test_a_number_without_a_direction_is_changed_and_fails() -> None:
 
 
 def test_the_tolerance_is_the_moderated_t_of_the_cell() -> None:
-    typical = ((0.5**2 + 1.5**2) / 2, 4)
+    typical = (0.5**2, 4)
     degrees = 2 + PRIOR
     variance = (2 * 0.5**2 + PRIOR * typical[0]) / degrees
     expected = stats.t.ppf((1 + CONFIDENCE) / 2, degrees) * (variance * (1 / 3 + 1 / 2)) ** 0.5
