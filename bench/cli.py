@@ -229,6 +229,24 @@ def data_fetch(name: DataName) -> None:
     print(f"{name}: {fetch.fetch(name, site)}")
 
 
+@data_app.command("pack")
+def data_pack(
+    name: DataName,
+    size: Annotated[int, typer.Option("--size", help="Shorter side of the packed images in pixels.")] = 256,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
+) -> None:
+    """Make smaller images packed into large files, as the data set NAME-SIZE; the same command goes on after a stop and mends damage."""
+    from bench.data import packed
+
+    made = packed.pack(name, size, _site(), out=out, workers=workers)
+    print(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}")
+    if made.damaged:
+        print(f"{len(made.damaged)} images cannot be decoded and were stored as they are, e.g. {made.damaged[0]}")
+
+
 def main() -> None:
     """Entry point: a BenchError is one line and exit code 2."""
     try:

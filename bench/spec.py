@@ -56,6 +56,8 @@ class Augment:
     solarize_threshold: float = 0.5  # of 1.0
     # Learned or random policies of whole operations, between flip and jitter; see bench/data/policies.py.
     policy: Literal["none", "autoaugment", "randaugment"] = field(default="none", metadata={"omit_when": "none"})
+    # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed (bench/data/exact.py).
+    exact: bool = field(default=False, metadata={"omit_when": False})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -79,13 +79,24 @@ def _extract(subject: Subject, context: Context, split: Split, crop: Crop) -> tu
     return features.clone(), data.labels.cpu().clone()
 
 
+class _Stream:
+    """Hides from numpy that it writes to a file: its own way of writing loses the reason when the disk is full."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def write(self, data: bytes) -> int:
+        """All of it."""
+        return self.file.write(data)
+
+
 def _write(folder: Path, features: Tensor, labels: Tensor) -> None:
     make_folder(folder.parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, values in (("features", features), ("labels", labels)):
             with (temporary / f"{name}.npy").open("wb") as file:
-                np.save(file, values.numpy(), allow_pickle=False)
+                np.save(_Stream(file), values.numpy(), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
         write_json(temporary / "checksums.json", {name: _checksum(values.numpy()) for name, values in (("features", features), ("labels", labels))})

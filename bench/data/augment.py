@@ -4,12 +4,18 @@ Two steps, so that they can be tested and timed apart: `draw` picks the paramete
 generator (so every device, rank and resumed run sees the same), `apply` computes the view. The colour operations
 follow torchvision's ColorJitter: brightness, contrast, saturation and hue in an order drawn per image, clipped to
 [0, 1] after each. Whole policies of operations are in policies.py.
+
+Photographs on disk are cut and resized by the loader's workers, as 8-bit images; `finish` does the rest on the device, with
+Pillow's rounding: each blend of its 8-bit images cuts off the fraction, which over a whole jitter makes a view 1.4
+levels of 255 darker. What `finish` computes for a batch, photo.py computes for one image on a CPU, and exact.py is Pillow itself.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +27,7 @@ from bench.spec import Augment
 
 TRIES = 10  # of torchvision's RandomResizedCrop
 GRAY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's "L"
+NUDGE = 2e-3  # of a level, before a fraction is cut off: what is whole but for float32's rounding stays
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,29 @@ class Draw:
     def rows(self, index: slice) -> Draw:
         """The parameters of some of the images."""
         return Draw(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def images(self) -> list[Row]:
+        """The same as Python numbers, image by image; without the angle."""
+        columns = (self.area_BT, self.ratio_BT, self.corner_B2, self.flip_B, self.jitter_B, self.order_B4, self.factor_B4)
+        more = (self.gray_B, self.blur_B, self.sigma_B, self.solarize_B, self.policy_BP4)
+        return [Row(*values) for values in zip(*(column.tolist() for column in (*columns, *more)), strict=True)]
+
+
+class Row(NamedTuple):
+    """What is drawn for one image: a row of each tensor of `Draw`."""
+
+    areas: list[float]
+    ratios: list[float]
+    corner: list[float]
+    flip: bool
+    jitter: bool
+    order: list[int]
+    factors: list[float]
+    gray: bool
+    blur: bool
+    sigma: float
+    solarize: bool
+    policy: list[list[float]]
 
 
 def check(spec: Augment) -> None:
@@ -121,13 +151,19 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """The policy, jitter, gray, blur and solarize on float views in [0, 1]."""
+def finish(crops_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
+    """uint8 crops (B, 3, size, size) -> float views in [0, 1]: flip and colour, on the crops' device."""
+    flipped = _where(drawn.flip_B, crops_BCHW.flip(3), crops_BCHW)
+    return colour(flipped.float().div_(255), spec, drawn, eight_bit=True)
+
+
+def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool = False) -> Tensor:
+    """The policy, jitter, gray, blur and solarize on float views in [0, 1]; `eight_bit`: the jitter as of 8-bit images."""
     views = views_BCHW
     if spec.policy != "none":
         views = policies.apply(views, drawn.policy_BP4)
-    if spec.jitter and (spec.brightness or spec.contrast or spec.saturation or spec.hue):
-        views = _jitter(views, spec, drawn)
+    if jitters(spec):
+        views = _jitter_levels(views, spec, drawn) if eight_bit else _jitter(views, spec, drawn)
     if spec.gray:
         views = _where(drawn.gray_B, _luma(views).expand_as(views), views)
     if spec.blur:
@@ -136,6 +172,11 @@ def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
         inverted = torch.where(views >= spec.solarize_threshold, 1 - views, views)
         views = _where(drawn.solarize_B, inverted, views)
     return views
+
+
+def jitters(spec: Augment) -> bool:
+    """Whether the view has a colour jitter that can do something."""
+    return bool(spec.jitter and (spec.brightness or spec.contrast or spec.saturation or spec.hue))
 
 
 def gaussian_blur(views_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -167,6 +208,29 @@ def adjust_hue(views_BCHW: Tensor, turn_B: Tensor) -> Tensor:
 def _jitter(views: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     """The four operations in each image's own order: sixteen sub-batches, four operations an image in all."""
     views = views.clone()
+    for operation, index, factor in _turns(spec, drawn, views.device):
+        views[index] = _adjust(views[index], operation, factor).clamp_(0, 1)
+    return views
+
+
+def _jitter_levels(views: Tensor, spec: Augment, drawn: Draw) -> Tensor:
+    """The same on levels from 0 to 255, as Pillow: whole numbers after each operation, cut off after a blend and rounded after hue."""
+    views = views * 255
+    for operation, index, factor in _turns(spec, drawn, views.device):
+        chosen = views[index]
+        if operation == 1:
+            mean = _luma(chosen).mean(dim=(2, 3), keepdim=True).add_(0.5).floor_()
+            adjusted = torch.lerp(mean, chosen, factor[:, None, None, None])
+        elif operation == 2:
+            adjusted = torch.lerp(_luma(chosen).add_(0.5).floor_().expand_as(chosen), chosen, factor[:, None, None, None])
+        else:
+            adjusted = _adjust(chosen, operation, factor)
+        views[index] = adjusted.add_(0.5 if operation == 3 else NUDGE).clamp_(0, 255).floor_()
+    return views.div_(255)
+
+
+def _turns(spec: Augment, drawn: Draw, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """The operations in turn, with the images (n,) that each is for and their factors (n,), on the device."""
     active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     for place in range(4):
         for operation in range(4):
@@ -174,10 +238,8 @@ def _jitter(views: Tensor, spec: Augment, drawn: Draw) -> Tensor:
                 continue
             index = (drawn.jitter_B & (drawn.order_B4[:, place] == operation)).nonzero().squeeze(1)  # on the CPU: no sync
             if len(index):
-                factor = drawn.factor_B4[index, operation].to(views.device, non_blocking=True)
-                index = index.to(views.device, non_blocking=True)
-                views[index] = _adjust(views[index], operation, factor).clamp_(0, 1)
-    return views
+                factor = drawn.factor_B4[index, operation].to(device, non_blocking=True)
+                yield operation, index.to(device, non_blocking=True), factor
 
 
 def _adjust(views: Tensor, operation: int, factor_B: Tensor) -> Tensor:
@@ -216,3 +278,19 @@ def boxes(spec: Augment, drawn: Draw, aspect_B: Tensor) -> Tensor:
     height = torch.where(found, height.gather(1, first), (aspect / ratio).clamp(max=1))
     corner = torch.where(found, drawn.corner_B2, torch.tensor(0.5))
     return torch.cat([corner[:, :1] * (1 - height), corner[:, 1:] * (1 - width), height, width], dim=1)
+
+
+def pixel_box(spec: Augment, row: Row, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of an image's crop in whole pixels, digit for digit as torchvision's RandomResizedCrop."""
+    for area, ratio in zip(row.areas, row.ratios, strict=True):
+        w, h = round(math.sqrt(area * height * width * ratio)), round(math.sqrt(area * height * width / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            # A float32 just below 1 must not lie outside.
+            return min(int(row.corner[0] * (height - h + 1)), height - h), min(int(row.corner[1] * (width - w + 1)), width - w), h, w
+    low, high = spec.crop_ratio
+    h, w = height, width
+    if width / height < low:
+        h = round(width / low)
+    elif width / height > high:
+        w = round(height * high)
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -3,7 +3,7 @@
 Each has three splits: `train`, `val` (choose here) and `test` (report here). Where a data set has no validation part of
 its own, `val` is held out of the official training images, the same for every job; what papers call the validation set
 is `test` here where they report on it (ImageNet, Places205, iNat18). The embedded sets are in digits.py and embedded.py, the
-others in folders.py and vision.py.
+others in folders.py, vision.py and packed.py.
 
 A data set that is not in a package lies in the folder that `[data]` of bench.toml names, or where `bench data fetch` puts
 it: `data/<name>` beside bench.toml.
@@ -114,6 +114,15 @@ CATALOGUE: Mapping[str, Entry] = {
         1000,
         (("train", "val"),),
         hint="one folder a class in each; the images are on image-net.org after registration",
+        trainval_images=1_281_167,
+        test_images=50_000,
+    ),
+    "imagenet-256": Entry(
+        "ImageNet-1k with shorter sides of at most 256 px, JPEG of quality 90, packed: other data than imagenet (pack.json)",
+        1_268_356,
+        1000,
+        (("pack.json",),),
+        hint="`bench data pack imagenet --size 256` makes it",
         trainval_images=1_281_167,
         test_images=50_000,
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
-from bench.data import digits, embedded, folders, vision
+from bench.data import digits, embedded, folders, packed, vision
 from bench.data.catalogue import check_present
 from bench.data.digits import CONTRAST, flat_colours
 from bench.data.folders import scan_folder
@@ -36,6 +37,7 @@ LOADERS: Mapping[str, Callable[[Site, int], Mapping[Split, SplitData]]] = {
     "stl10": vision.load_stl10,
     "stl10-unlabelled": vision.load_stl10_unlabelled,
     "imagenet": folders.load_imagenet,
+    "imagenet-256": partial(packed.load_pack, "imagenet-256"),
     "places205": folders.load_places205,
     "inat18": folders.load_inat18,
     "voc2007": folders.load_voc2007,

@@ -4,6 +4,10 @@ A batch is a function of (seed, step): the order is a fresh permutation per epoc
 the augmentation parameters come from a generator of the step. Each rank takes its rows of the global batch, so two
 ranks together see exactly what one process would.
 
+For images on disk, workers decode each image once and cut all its views from it, resized with antialiasing on 8-bit numbers;
+flip and colour run batched on the device, or in the workers where the device is the CPU (photo.py), or all of it by
+Pillow (exact.py). What travels from the workers is uint8.
+
 A damaged image is an error that names the file, or, where the caller says `replace_unreadable` (pretraining), the next
 readable image of the same global batch takes its place, whoever decodes it.
 """
@@ -12,24 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bench.data import augment
+from bench.data import augment, exact
 from bench.data.datasets import Arrays, Files, SplitData
+from bench.data.decoding import UnreadableImageError, read_image
+from bench.data.photo import painter
 from bench.errors import BenchError
 from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop
 
-
-class UnreadableImageError(BenchError):
-    """A file is there but its content is no whole image."""
+PREFETCHED = 2  # batches that a worker makes ahead
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,20 @@ class Plan:
     def indices(self, step: int) -> Tensor:
         """This rank's images at a step, (batch_size / world,)."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(self.images, generator=generator(self.seed, "order", epoch))
-        return order[place * self.batch_size : (place + 1) * self.batch_size][self.rows]
+        order = _order(self.images, self.seed, epoch)
+        return order[place * self.batch_size : (place + 1) * self.batch_size][self.rows].clone()
 
     @property
     def rows(self) -> slice:
         """This rank's part of the global batch."""
         each = self.batch_size // self.world
         return slice(self.rank * each, (self.rank + 1) * each)
+
+
+@lru_cache(maxsize=2)
+def _order(images: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch. Kept: for ImageNet's images it takes longer to draw than a small step to compute."""
+    return torch.randperm(images, generator=generator(seed, "order", epoch))
 
 
 def train_batches(
@@ -97,7 +106,8 @@ def train_batches(
     if isinstance(split, Arrays):
         yield from _array_batches(split, views, plan, steps, device)
     else:
-        yield from _file_batches(_Crops(split, views, plan, replace_unreadable), steps, device, workers=workers)
+        made = _Views(split, views, plan, replace_unreadable=replace_unreadable, finish=device.type == "cpu")
+        yield from _file_batches(made, steps, device, workers=workers)
 
 
 def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
@@ -107,8 +117,7 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
         chosen = images[indices.to(device)]
         made = []
         for number, view in enumerate(views):
-            drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
-            made.append(_layout(augment.apply(chosen, view, drawn)))
+            made.append(_layout(augment.apply(chosen, view, _draw(view, plan, step, number))))
         yield Batch(views=made, labels=labels[indices.to(device)], indices=indices)
 
 
@@ -133,6 +142,7 @@ def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, se
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
+        prefetch_factor=PREFETCHED if workers else None,
         pin_memory=device.type == "cuda",
         # A generator of our own: the default would draw a base seed from, and so move, the global one.
         generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
@@ -143,32 +153,58 @@ def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, se
         yield item
 
 
-class _Crops(_Batches):
-    """Batch `step`: this rank's images decoded once each, and the uint8 crops of every view cut from them."""
+class _Views(_Batches):
+    """Batch `step`: this rank's images decoded once each, and the uint8 views cut from them.
 
-    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan, replace_unreadable: bool) -> None:
-        self.split, self.views, self.plan, self.replace_unreadable = split, views, plan, replace_unreadable
+    With `finish` the views are finished here, on the CPU; else flip and colour are left to the device.
+    """
+
+    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan, *, replace_unreadable: bool, finish: bool) -> None:
+        self.split, self.views, self.plan = split, views, plan
+        self.replace_unreadable, self.finish = replace_unreadable, finish
+        self.pillow = any(view.exact for view in views)
+        self.places: list[list[Tensor]] = []
+        self.turn = -1
 
     def batch(self, number: int) -> tuple[list[Tensor], Tensor, tuple[int, ...]]:
-        """Crops of each view, which images they are, and which could not be decoded."""
-        step, indices = number, self.plan.indices(number)
-        drawn = [
-            augment.draw(view, self.plan.batch_size, generator(self.plan.seed, "augment", step, order)).rows(self.plan.rows)
-            for order, view in enumerate(self.views)
-        ]
-        crops = [torch.empty(len(indices), 3, view.size, view.size, dtype=torch.uint8) for view in self.views]
+        """Each view's images (b, 3, size, size), which images of the split they are, and which could not be decoded."""
+        indices = self.plan.indices(number)
+        drawn = [_draw(view, self.plan, number, order).images() for order, view in enumerate(self.views)]
+        made = self._memory(len(indices))
         unreadable = []
         for row, index in enumerate(indices.tolist()):
             try:
-                image = decode(self.split, index)
+                image = decode(self.split, index, pillow=self.pillow)
             except UnreadableImageError:
                 if not self.replace_unreadable:
                     raise
                 unreadable.append(index)
-                image, indices[row] = self._instead(step, row)
-            for view, d, out in zip(self.views, drawn, crops, strict=True):
-                out[row] = _resized_box(image, view, d.rows(slice(row, row + 1)))
-        return crops, indices, tuple(unreadable)
+                image, indices[row] = self._instead(number, row)
+            for view, rows, out in zip(self.views, drawn, made, strict=True):
+                self._make(image, view, rows[row], out[row])
+        return made, indices, tuple(unreadable)
+
+    def _memory(self, count: int) -> list[Tensor]:
+        """Where the views of a batch are written: the same few places in turn, because fresh memory costs a sixth of a batch.
+
+        A worker makes them in shared memory, so that nothing is copied on the way. What it writes over was received: when it is asked for
+        a batch, all but its last PREFETCHED were handed out, and all but the last of those were copied.
+        """
+        worker = torch.utils.data.get_worker_info() is not None
+        self.turn = (self.turn + 1) % (PREFETCHED + 1 if worker else 1)
+        if self.turn == len(self.places):
+            layout = torch.contiguous_format if self.finish else torch.channels_last  # what the resize gives: see _resized_box
+            made = [torch.empty(count, 3, view.size, view.size, dtype=torch.uint8, memory_format=layout) for view in self.views]
+            self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
+        return self.places[self.turn]
+
+    def _make(self, image: Tensor, view: Augment, row: augment.Row, out: Tensor) -> None:
+        if view.exact:
+            out.copy_(exact.view(image, view, row))
+        elif self.finish:
+            painter(view.size).paint(_resized_box(image, view, row, planes=True), view, row, out)
+        else:
+            out.copy_(_resized_box(image, view, row, planes=False))
 
     def _instead(self, step: int, row: int) -> tuple[Tensor, int]:
         """The next readable image of the global batch, so that the ranks need not agree on anything."""
@@ -176,54 +212,48 @@ class _Crops(_Batches):
         place = self.plan.rows.start + row
         for index in whole[place + 1 :] + whole[:place]:
             try:
-                return decode(self.split, index), index
+                return decode(self.split, index, pillow=self.pillow), index
             except UnreadableImageError:
                 continue
         raise BenchError(f"none of the {len(whole)} images of step {step + 1} can be decoded, {self.split.paths[whole[place]]} among them.")
 
 
-def _file_batches(crops: _Crops, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
-    """Workers decode and crop; flip and colour run batched on the device with the same drawn parameters."""
-    views, plan, labels = crops.views, crops.plan, crops.split.labels
+def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
+    """What the workers left to do runs batched on the device, with the same drawn parameters."""
+    views, plan, labels = made.views, made.plan, made.split.labels
     if any(view.rotation for view in views):
         raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
-    loaded = _load(crops, steps, device, seed=plan.seed, workers=workers)
+    loaded = _load(made, steps, device, seed=plan.seed, workers=workers)
     for step, (parts, indices, unreadable) in zip(steps, loaded, strict=True):
-        made = []
+        finished = []
         for number, (view, part) in enumerate(zip(views, parts, strict=True)):
-            drawn = augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
-            x = part.to(device, non_blocking=True).float().div_(255)
-            x = torch.where(drawn.flip_B.to(device)[:, None, None, None], x.flip(3), x)
-            made.append(_layout(augment.colour(x, view, drawn)))
-        yield Batch(views=made, labels=labels[indices].to(device, non_blocking=True), indices=indices, unreadable=tuple(unreadable))
+            x = part.to(device, non_blocking=True)
+            if made.finish or view.exact:
+                finished.append(x.to(torch.float32, memory_format=torch.channels_last).div_(255))
+            else:
+                finished.append(_layout(augment.finish(x, view, _draw(view, plan, step, number))))
+        yield Batch(views=finished, labels=labels[indices].to(device, non_blocking=True), indices=indices, unreadable=tuple(unreadable))
 
 
-def decode(split: Files, index: int) -> Tensor:
-    """The image as uint8 (3, H, W), RGB.
+def _draw(view: Augment, plan: Plan, step: int, number: int) -> augment.Draw:
+    """The parameters of this rank's images for view `number` of a step."""
+    return augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
 
-    Raises UnreadableImageError that names a damaged file, BenchError when the file system cannot give it: a lost mount
-    must not look like damaged images.
+
+def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
+    """One image of a split: decoding.read_image."""
+    return read_image(split.paths[index], pillow=pillow)
+
+
+def _resized_box(image_CHW: Tensor, view: Augment, row: augment.Row, *, planes: bool) -> Tensor:
+    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8.
+
+    The result is stored plane by plane or with the colours side by side; either costs less than changing it afterwards.
     """
-    path = split.paths[index]
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(file.convert("RGB"))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        if isinstance(error, OSError) and error.errno is not None:
-            raise BenchError(f"{path} cannot be read ({error.strerror}).") from error
-        raise UnreadableImageError(f"{path} cannot be decoded ({error}): replace the file.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _resized_box(image_CHW: Tensor, view: Augment, drawn: augment.Draw) -> Tensor:
-    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8."""
-    height, width = image_CHW.shape[1:]
-    top, left, tall, wide = augment.boxes(view, drawn, torch.tensor([width / height]))[0].tolist()
-    h, w = max(1, round(tall * height)), max(1, round(wide * width))
-    y, x = min(round(top * height), height - h), min(round(left * width), width - w)
-    part = image_CHW[None, :, y : y + h, x : x + w]
+    top, left, height, width = augment.pixel_box(view, row, *image_CHW.shape[1:])
+    part = image_CHW[None, :, top : top + height, left : left + width]
+    if not planes:
+        part = part.contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]
 
 

@@ -145,6 +145,6 @@ def test_a_large_batch_can_be_cut_into_chunks_by_the_place(workplace: Path) -> N
     assert found.returncode == 0, found.stderr
     assert "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step" in found.stdout
     (workplace / "bench.toml").write_text("[local]\nchunks = 3\n")
-    found = bench("plan", "--table", "simclr_table6", "--scale", "paper")
+    found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "simclr")
     assert found.returncode == 2
     assert "batch_size 4096 does not divide into 3 chunks" in found.stderr

@@ -166,3 +166,9 @@ def test_a_listed_image_in_another_class_folder_is_missing(labelled: Site, tmp_p
     save(tmp_path / "imagenet" / "train" / other / line)
     with pytest.raises(BenchError, match="imagenet-1pct names 1 images"):
         lists.labelled_share(IMAGENET, 0.01, 0, labelled)
+
+
+def test_packed_imagenet_never_draws_a_share_where_there_is_a_published_one() -> None:
+    with pytest.raises(BenchError, match="use imagenet"):
+        lists.published_for("imagenet-256", 0.01)
+    assert lists.published_for("imagenet-256", 1.0) is None

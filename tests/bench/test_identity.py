@@ -26,7 +26,7 @@ def test_ids_of_published_specs_are_pinned() -> None:
 
 PINNED = [
     "pretrain-00f220674aeb0272",
-    "evaluate-9c54b60555545d52",
+    "evaluate-3b5a1aa9d44d7125",
     "pretrain-97e5e60a499fb9d4",
     "evaluate-c3777e1a5d0fb6b6",
 ]

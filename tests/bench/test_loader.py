@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from bench.data import augment, loader
+from bench.data import augment, decoding, loader
 from bench.data.datasets import SPLITS, Arrays, Files, SplitData, labelled_subset, open_split, scan_folder
 from bench.data.loader import Batch, Plan
 from bench.errors import BenchError
@@ -264,18 +264,73 @@ def test_files_are_cut_at_the_drawn_box_and_flipped(files_site: Site) -> None:
     plan = Plan(images=len(split), batch_size=12, seed=2)
     view = Augment(size=16, crop_scale=(0.3, 0.9), flip=0.5)
     (batch,) = read(split, plan, range(1), (view,))
-    drawn = augment.draw(view, 12, generator(plan.seed, "augment", 0, 0))
-    assert 0 < int(drawn.flip_B.sum()) < 12
-    for row, index in enumerate(batch.indices.tolist()):
+    drawn = augment.draw(view, 12, generator(plan.seed, "augment", 0, 0)).images()
+    assert 0 < sum(row.flip for row in drawn) < 12
+    for found, index, row in zip(batch.views[0], batch.indices.tolist(), drawn, strict=True):
         image = loader.decode(split, index)
-        tall, wide = image.shape[1:]
-        box = augment.boxes(view, drawn.rows(slice(row, row + 1)), torch.tensor([wide / tall]))[0]
-        top, left, height, width = (box * torch.tensor([tall, wide, tall, wide])).round().int().tolist()
+        top, left, height, width = augment.pixel_box(view, row, *image.shape[1:])
         part = image[None, :, top : top + height, left : left + width]
         assert part.shape[2:] == (height, width)
         expected = F.interpolate(part.float(), size=(16, 16), mode="bicubic", antialias=True)[0].clamp(0, 255) / 255
-        expected = expected.flip(2) if drawn.flip_B[row] else expected
-        torch.testing.assert_close(batch.views[0][row], expected, rtol=0, atol=0.02)  # resized on whole numbers
+        expected = expected.flip(2) if row.flip else expected
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.02)  # resized on whole numbers
+
+
+def test_what_a_device_finishes_is_what_a_cpu_finishes(files_site: Site) -> None:
+    """The way of a GPU, with a CPU in its place: crops from the workers, the rest for the batch."""
+    split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
+    plan, view = Plan(images=len(split), batch_size=len(split), seed=2), replace(VIEWS[0], size=48)
+    (batch,) = read(split, plan, range(1), (view,))
+    crops = loader._Views(split, (view,), plan, replace_unreadable=False, finish=False)
+    (other,) = loader._file_batches(crops, range(1), CPU, workers=0)
+    assert torch.equal(batch.indices, other.indices)
+    gap = (batch.views[0] - other.views[0]).abs().mean(dim=(1, 2, 3)) * 255
+    assert float(gap.median()) < 1
+    assert float(gap.max()) < 4  # solarize turns a level near its threshold into its opposite
+
+
+@pytest.mark.parametrize("finish", [True, False])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_many_batches_in_reused_memory_are_those_of_one_at_a_time(files_site: Site, workers: int, finish: bool) -> None:
+    split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
+    plan = Plan(images=len(split), batch_size=4, seed=2)
+    steps = range(3, 17)
+    views = loader._Views(split, VIEWS, plan, replace_unreadable=False, finish=finish)
+    found = list(loader._file_batches(views, steps, CPU, workers=workers))
+    for step, batch in zip(steps, found, strict=True):
+        alone = loader._Views(split, VIEWS, plan, replace_unreadable=False, finish=finish)
+        (expected,) = loader._file_batches(alone, range(step, step + 1), CPU, workers=0)
+        assert same(batch, expected), step
+
+
+def test_each_image_is_decoded_once_and_only_those_of_the_steps(files_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
+    plan = Plan(images=len(split), batch_size=8, seed=2)
+    decoded: list[Path] = []
+
+    def noted(path: Path, *, pillow: bool) -> Tensor:
+        decoded.append(path)
+        return decoding.read_image(path, pillow=pillow)
+
+    monkeypatch.setattr(loader, "read_image", noted)
+    small = replace(VIEWS[1], size=16)
+    read(split, plan, range(1, 2), (*VIEWS, small, small, small))  # multi-crop, resumed in the middle of an epoch
+    assert decoded == [split.paths[index] for index in plan.indices(1).tolist()]
+
+
+def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, drawn, randperm = Plan(images=1003, batch_size=10, seed=77), [], torch.randperm
+
+    def noted(count: int, *, generator: torch.Generator) -> Tensor:
+        drawn.append(count)
+        return randperm(count, generator=generator)
+
+    monkeypatch.setattr(torch, "randperm", noted)
+    first = plan.indices(0).clone()
+    for step in range(1, 100):
+        plan.indices(step).fill_(0)  # whoever changes what it got changes nobody else's
+    assert drawn == [1003]
+    assert torch.equal(replace(plan, rank=0).indices(0), first)
 
 
 def test_workers_do_not_change_the_batches(files_site: Site) -> None:

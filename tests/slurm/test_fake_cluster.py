@@ -185,7 +185,9 @@ def test_neither_driver_nor_files_are_the_bottleneck(workplace: Path, fake_slurm
 
 def test_ctrl_c_while_watching_leaves_the_jobs_alone(workplace: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.set(seconds=1000)
-    command = [*BENCH, "run", "--table", "simclr_table6", "--scale", "smoke", "--rows", "random", "--executor", "slurm", "--watch"]
+    # A test run that was started in the background of a script ignores SIGINT, and so would what it starts.
+    command = ["env", "--default-signal=INT", *BENCH, "run", "--table", "simclr_table6", "--scale", "smoke", "--rows", "random"]
+    command += ["--executor", "slurm", "--watch"]
     driver = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: fake_slurm.calls("squeue") >= 1)  # only the watching asks: there was nothing to look for before
     time.sleep(0.5)
