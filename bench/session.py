@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from bench import driving, executors, features, graph, manifest, progress, released, scheduler
 from bench.cost import Costs, disk_total
 from bench.driving import missing_data
-from bench.errors import BenchError, one_line
+from bench.errors import BenchError
 from bench.files import make_folder
 from bench.forecast import Imagined
 from bench.forecast import lines as forecast
@@ -22,8 +22,6 @@ from bench.spec import Evaluate, Pretrain
 from results.store import Store
 from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
 from results.view import view
-
-REBUILD_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -145,12 +143,16 @@ def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
 
 
 def report(site: Site, out: Path | None, serve: int | None) -> None:
-    """Build the report of every table that was run here; optionally serve it until interrupted."""
-    runs = Runs(site.runs)
-    index = build_report(site, runs, out)
+    """Build the report of every table that was run here; optionally serve it until interrupted, rebuilt as jobs change."""
+    from reports import site as reporting
+    from reports.memory import Memory
+
+    runs, memory = Runs(site.runs), Memory()
+    index = reporting.build_site(site, runs, out, memory)
     print(f"report: {index}")
     if serve is not None:
-        _serve(site, runs, out, index.parent, serve)
+        rebuild = partial(reporting.build_site, site, runs, out, memory)
+        reporting.serve(index.parent, serve, rebuild, partial(reporting.fingerprint, runs))
 
 
 def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:
@@ -181,21 +183,9 @@ def check(request: Request, junit: Path | None, references: Path | None, *, upda
 
 def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
     """The HTML of all remembered runs. Raises BenchError when there is none."""
-    from reports.build import build
+    from reports.site import build_site
 
-    known = manifest.read_all(runs)
-    if not known:
-        raise BenchError(f"nothing was run under {runs.root}: `bench run --table simclr_table6` first.")
-    views = []
-    for m in known:
-        try:
-            scale = replace(scale_of(m.scale), chunks=m.chunks)
-            views.append(view(load_table(m.table), scale, Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released))
-        except BenchError as error:  # a table of a plug-in folder that is not there today, say
-            print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
-    if not views:
-        raise BenchError(f"no table under {runs.root} can be shown.")
-    return build(views, runs, out or site.report)
+    return build_site(site, runs, out)
 
 
 def _plan(request: Request, *, download: bool = False) -> _Planned:
@@ -293,27 +283,3 @@ def _recipe(spec: Pretrain) -> str:
         f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
         + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
     )
-
-
-def _serve(site: Site, runs: Runs, out: Path | None, folder: Path, port: int) -> None:
-    """A static server on the loopback interface; the folder is rebuilt every few seconds while jobs change."""
-    from functools import partial
-    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-
-    try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), partial(SimpleHTTPRequestHandler, directory=str(folder)))
-    except OSError as error:
-        raise BenchError(f"cannot serve on port {port}: {error.strerror}.") from error
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"serving on http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
-    before = _fingerprint(runs)
-    pause = threading.Event()
-    while not pause.wait(REBUILD_SECONDS):
-        now = _fingerprint(runs)
-        if now != before:
-            build_report(site, runs, out)
-            before = now
-
-
-def _fingerprint(runs: Runs) -> list[tuple[str, State]]:
-    return [(job, state) for m in manifest.read_all(runs) for job, state in manifest.states(m, runs).items()]

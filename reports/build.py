@@ -5,27 +5,32 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
 from bench.runs import Runs
-from reports import pages, words
-from reports.job import JobRecord, read_job
+from reports import bibtex, pages
+from reports.index_page import index_page, matrix_page
+from reports.job import JobRecord
 from reports.job_page import job_page
+from reports.linked import link
+from reports.memory import Memory
 from reports.table_page import table_page
 from reports.text import write_outputs
 from results.view import TableView
 
-ALWAYS_COUNTED = ("done", "pending", "failed", "not implemented")
 MARKER = ".bench-report"  # says that a folder is a report and may be replaced
 
 
-def build(views: Sequence[TableView], runs: Runs, out: Path) -> Path:
+def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory | None = None) -> Path:
     """Write the report to `out` and return its index page.
 
     The report is made in a folder beside `out` and takes its place when it is complete: a crash leaves the old one.
+    With the `memory` of the build before, only pages whose jobs have changed are made anew.
     Raises BenchError when `out` exists and is no report, when a table comes twice, or when the disk is full.
     """
     target = out.resolve()  # so that a link to a report stays a link
@@ -38,7 +43,7 @@ def build(views: Sequence[TableView], runs: Runs, out: Path) -> Path:
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        _write(views, runs, fresh)
+        _write(views, runs, fresh, memory or Memory())
         _swap(fresh, target)
     except OSError as error:
         if is_disk_full(error):
@@ -57,34 +62,39 @@ def check_target(target: Path) -> None:
         raise BenchError(f"{target} holds files that are no report, and a report replaces its folder: give another --out.")
 
 
-def _write(views: Sequence[TableView], runs: Runs, folder: Path) -> None:
-    records = read_records(views, runs)
+def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory) -> None:
+    linked = link(views, read_records(views, runs, memory))
     (folder / MARKER).write_text("made by bench report; replaced as a whole by the next one\n", encoding="utf-8")
     (folder / "style.css").write_text(pages.style_sheet(), encoding="utf-8")
-    counts = [words.counts(view) for view in views]
-    shown = [group for group in words.GROUPS if group in ALWAYS_COUNTED or any(count[group] for count in counts)]
-    index = pages.render("index.html.j2", "", {"views": views, "counts": counts, "shown": shown})
-    (folder / "index.html").write_text(index, encoding="utf-8")
+    (folder / "script.js").write_text(pages.script(), encoding="utf-8")
+    (folder / "index.html").write_text(index_page(views, linked), encoding="utf-8")
+    (folder / "matrix.html").write_text(matrix_page(views), encoding="utf-8")
+    if cited := bibtex.entries([view.table for view in views]):
+        (folder / "papers.bib").write_text(cited, encoding="utf-8")
     for view in views:
         siblings = [other for other in views if other.table.id == view.table.id and other.scale != view.scale]
-        write_outputs(view, folder)
+        write_outputs(view, folder, durable=False)
         page = folder / view.scale / f"{view.table.id}.html"
-        page.write_text(table_page(view, records, siblings), encoding="utf-8")
+        made_from = (view, *linked.of_view(view), tuple(other.scale for other in siblings))
+        page.write_text(memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, linked, siblings)), encoding="utf-8")
     (folder / "jobs").mkdir()
-    for job, record in records.items():
-        (folder / "jobs" / f"{job}.html").write_text(job_page(record, records, views), encoding="utf-8")
+    for job, record in linked.records.items():
+        uses = tuple((view.table.id, view.table.number, view.table.paper, view.scale, view.caveat, cells) for view, cells in linked.uses(job))
+        made_from = (record, linked.records.get(record.parent), *linked.children.get(job, ()), uses)
+        (folder / "jobs" / f"{job}.html").write_text(memory.page(job, made_from, partial(job_page, record, linked)), encoding="utf-8")
 
 
-def read_records(views: Sequence[TableView], runs: Runs) -> Mapping[str, JobRecord]:
+def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobRecord]:
     """The jobs of all cells, each followed by the pretraining behind it; jobs without a run folder are left out."""
+    memory = memory or Memory()
     records: dict[str, JobRecord] = {}
-    waiting = [job for view in views for cell in view.cells.values() for job in cell.jobs]
+    waiting = deque(job for view in views for cell in view.cells.values() for job in cell.jobs)
     while waiting:
-        job = waiting.pop(0)
-        record = None if job in records else read_job(runs[job])
+        job = waiting.popleft()
+        record = None if job in records else memory.record(runs[job])
         if record is not None:
             records[job] = record
-            waiting += [record.parent] if record.parent else []
+            waiting.extend([record.parent] if record.parent else [])
     return records
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 from bench.errors import BenchError, one_line
 from bench.files import read_json
-from bench.identity import Json, job_id
+from bench.identity import Json, from_json
 from bench.result import Result
-from bench.runs import Failure, RunFolder, State
+from bench.runs import FORMAT, Failure, RunFolder, State
 from bench.spec import Evaluate, Pretrain, Spec
+from reports.numbers import is_number
 
 LOG_LINES = 60
 _JOB_ID = re.compile(r"[a-z]+-[0-9a-f]{16}")  # job ids become file names: nothing else is taken from a job.json
@@ -42,10 +43,23 @@ class JobRecord:
         return "" if self.spec is None else str(self.spec.seed)
 
     @property
+    def progress(self) -> str:
+        """Of a job that runs: "step 120 of 480", "" before its first line."""
+        last = self.curves[-1] if self.curves and self.state is State.RUNNING else {}
+        done, total = last.get("step"), last.get("steps")
+        return f"step {done:g} of {total:g}" if is_number(done) and is_number(total) else ""
+
+    @property
     def protocol(self) -> str:
         """The evaluation's protocol in a sentence, "" for a pretraining."""
         describe = getattr(self.spec.protocol, "describe", None) if isinstance(self.spec, Evaluate) else None
         return str(describe()) if callable(describe) else ""
+
+
+def details_of(record: JobRecord | None) -> Mapping[str, Json]:
+    """What its evaluation left beside the metrics; nothing without a result."""
+    details = record.result.details if record is not None and record.result is not None else {}
+    return details if isinstance(details, Mapping) else {}
 
 
 def read_job(run: RunFolder) -> JobRecord | None:
@@ -53,15 +67,15 @@ def read_job(run: RunFolder) -> JobRecord | None:
     if not run.path.is_dir():
         return None
     problems: list[str] = []
-    body = _job_json(run, problems)
-    spec = _spec(run, problems) if body else None
+    body, text = _job_json(run, problems)
+    spec = _spec(body, problems) if body else None
     label = body.get("label")
     return JobRecord(
         id=run.job_id,
         state=run.state(),
         label=label if isinstance(label, str) and label.strip() else run.job_id,
         spec=spec,
-        spec_text=json.dumps(body, indent=2, ensure_ascii=False) if body else _text(run),
+        spec_text=text,
         parent=_parent(spec, body),
         result=_result(run, problems),
         failure=run.failure() if run.error_file.exists() and not run.result_file.exists() else None,
@@ -72,28 +86,42 @@ def read_job(run: RunFolder) -> JobRecord | None:
     )
 
 
-def _job_json(run: RunFolder, problems: list[str]) -> dict[str, object]:
+def _job_json(run: RunFolder, problems: list[str]) -> tuple[dict[str, object], str]:
+    """job.json as data, empty when it cannot be read, and as the text that the page shows."""
     try:
-        return read_json(run.job_file)
-    except (OSError, BenchError) as error:
+        text = run.job_file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
         problems.append(f"job.json cannot be read: {one_line(error)}")
-        return {}
-
-
-def _spec(run: RunFolder, problems: list[str]) -> Spec | None:
+        return {}, ""
     try:
-        spec: object = run.read_spec()
+        body = json.loads(text)
+    except ValueError as error:
+        problems.append(f"job.json cannot be read: {run.job_file} is not valid JSON ({one_line(error)}).")
+        return {}, text
+    if not isinstance(body, dict):
+        problems.append(f"job.json cannot be read: it holds {type(body).__name__}, expected a JSON object.")
+        return {}, text
+    # The engine writes it line by line; only what somebody else wrote, or letters beyond ASCII, need another form.
+    readable = text if "\n" in text.strip() and "\\u" not in text else json.dumps(body, indent=1, ensure_ascii=False)
+    return body, readable
+
+
+def _spec(body: Mapping[str, object], problems: list[str]) -> Spec | None:
+    try:
+        if body.get("format") != FORMAT:
+            raise BenchError(f"job.json has format {body.get('format')}, this version reads {FORMAT}")
+        spec: object = from_json(body["spec"])  # type: ignore[arg-type]
         if isinstance(spec, Pretrain | Evaluate):
             return spec
         problems.append(f"the spec is a {type(spec).__name__}, expected Pretrain or Evaluate.")
-    except (OSError, BenchError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (BenchError, KeyError, TypeError, ValueError, AttributeError) as error:
         problems.append(f"the spec cannot be rebuilt and is shown as it was written: {one_line(error)}")
     return None
 
 
 def _parent(spec: Spec | None, body: Mapping[str, object]) -> str:
-    if spec is not None:
-        return job_id(spec.encoder) if isinstance(spec, Evaluate) and isinstance(spec.encoder, Pretrain) else ""
+    if spec is not None and not (isinstance(spec, Evaluate) and isinstance(spec.encoder, Pretrain)):
+        return ""
     needs = body.get("needs")
     found = [need for need in needs if isinstance(need, str) and _JOB_ID.fullmatch(need)] if isinstance(needs, list) else []
     return found[0] if found else ""
@@ -119,7 +147,3 @@ def _scenes(run: RunFolder, problems: list[str]) -> tuple[Mapping[str, Json], ..
     except (OSError, BenchError) as error:
         problems.append(f"pictures.json cannot be read: {one_line(error)}")
         return ()
-
-
-def _text(run: RunFolder) -> str:
-    return run.job_file.read_text(errors="replace") if run.job_file.is_file() else ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from bench.identity import Json
-from reports import detection_figures, figures, pages, words
-from reports.job import JobRecord
+from reports import curves, detection_figures, pages, spectra, totals, words
+from reports.job import JobRecord, details_of
+from reports.linked import Linked
 from results.view import TableView
 
 
@@ -27,49 +27,39 @@ class Use:
         return f"../{self.view.scale}/{self.view.table.id}.html"
 
 
-def job_page(record: JobRecord, records: Mapping[str, JobRecord], views: Sequence[TableView]) -> str:
+def job_page(record: JobRecord, linked: Linked) -> str:
     """The HTML of a job."""
-    details = dict(record.result.details) if record.result is not None and isinstance(record.result.details, Mapping) else {}
-    children = [other for other in records.values() if other.parent == record.id]
-    sweep = figures.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
-    spectra = figures.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
-    dynamics = figures.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
+    details = details_of(record)
+    sweep = curves.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
+    probe = curves.probe_figure([(record.label, curves.probe_of(details))], name="probe", title=f"Accuracy over the epochs of {record.label}")
+    spectrum = spectra.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
+    dynamics = spectra.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
     scenes = detection_figures.scene_figure(record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions")
     class_columns, class_rows = detection_figures.class_rows(details)
-    drawn = {key for key, figure in (("sweep", sweep), ("spectra", spectra), ("dynamics", dynamics)) if figure}
-    curves = figures.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
+    trained = curves.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
+    drawn = {key for key, figure in (("sweep", sweep), ("path", sweep), ("spectra", spectrum), ("dynamics", dynamics)) if figure}
+    drawn |= {"test_top1_by_epoch", "tests", "curve"} if probe else set()
+    drawn |= {"ap_per_class"} if class_rows else set()
     return pages.render(
         "job.html.j2",
         "../",
         {
             "job": record,
-            "parent": records.get(record.parent),
-            "children": children,
-            "uses": _uses(record.id, [child.id for child in children], views),
+            "parent": linked.records.get(record.parent),
+            "children": linked.children.get(record.id, ()),
+            "uses": [Use(view=view, cells=cells) for view, cells in linked.uses(record.id)],
             "sweep": Markup(sweep),
-            "spectra": Markup(spectra),
+            "probe": Markup(probe),
+            "spectra": Markup(spectrum),
             "dynamics": Markup(dynamics),
-            "curves": Markup(curves),
+            "curves": Markup(trained),
             "scenes": Markup(scenes),
             "class_columns": [column.replace("_", " ") for column in class_columns],
             "class_rows": class_rows,
-            "details": [
-                (key.replace("_", " "), _plain(value))
-                for key, value in details.items()
-                if key not in drawn and not (key == "ap_per_class" and class_rows)
-            ],
+            "energy": totals.NOT_MEASURED,
+            "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
         },
     )
-
-
-def _uses(job: str, children: Sequence[str], views: Sequence[TableView]) -> list[Use]:
-    wanted = {job, *children}
-    found = []
-    for view in views:
-        cells = tuple(f"{row}: {column}" for (row, column), cell in view.cells.items() if wanted.intersection(cell.jobs))
-        if cells:
-            found.append(Use(view=view, cells=cells))
-    return found
 
 
 def _plain(value: Json) -> str:

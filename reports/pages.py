@@ -20,13 +20,18 @@ def style_sheet() -> str:
     return _read("style.css")
 
 
+def script() -> str:
+    """The one script of all pages: sorting, searching, living. Pages are readable without it."""
+    return _read("templates", "script.js.j2")
+
+
 @cache
 def _environment() -> Environment:
     # Autoescape for every template, whatever its suffix: labels, log lines and error messages are foreign text.
     environment = Environment(
         loader=FunctionLoader(lambda name: _read("templates", name)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": words.duration, "number": words.compact}
+    environment.filters |= {"duration": words.duration, "number": words.compact, "title": words.title}
     return environment
 
 

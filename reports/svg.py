@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal, TypeAlias, TypedDict
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -17,6 +18,10 @@ INK, MUTED, RULE, PAGE = "#22262b", "#6a7178", "#d8d5ce", "#fbfaf7"
 PAPER, HERE, REFERENCE = "#8a6d1f", "#1d5fa9", "#7a4a94"
 SERIES = ("#1d5fa8", "#c2410c", "#15803d", "#7c3aed", "#a16207", "#be185d", "#0e7490", "#525252")
 RAMP = ("#a9c8ea", "#7fabdd", "#568dcb", "#326fb3", "#1c5391", "#0f396b")  # light to dark: an ordered quantity
+Dash: TypeAlias = Literal["-", "--", ":", "-."]
+DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
+LABEL_LENGTH = 42
+MINUS = "\N{MINUS SIGN}"
 VARIABLES: Mapping[str, str] = {
     INK: "--ink",
     MUTED: "--muted",
@@ -56,6 +61,13 @@ _SETTINGS: dict[str, object] = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+
+
+class Style(TypedDict):
+    """How a line of several is told from the others."""
+
+    colour: str
+    dash: Dash
 
 
 @contextmanager
@@ -102,6 +114,17 @@ def to_svg(figure: Figure, *, name: str, title: str) -> str:
 def clean(text: str) -> str:
     """One line without control characters, which XML does not allow."""
     return "".join(character for character in " ".join(text.split()) if character.isprintable())
+
+
+def short(text: str) -> str:
+    """A label as a figure has room for it; tables have it whole."""
+    text = clean(text)
+    return text if len(text) <= LABEL_LENGTH else text[: LABEL_LENGTH - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def style(place: int) -> Style:
+    """Colour and dash of the line at a place in a legend: the dashes change when the colours are through."""
+    return {"colour": SERIES[place % len(SERIES)], "dash": DASHES[place // len(SERIES) % len(DASHES)]}
 
 
 def _rename_ids(element: ElementTree.Element, name: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from bench.identity import Json
-from reports import figures, pages, words
+from bench.runs import State
+from reports import pages, table_figures, totals, words
+from reports.difference import Difference, differences
 from reports.job import JobRecord
+from reports.linked import Linked
+from reports.table_figures import PageFigure
 from reports.text import has_architecture
 from results.table import Column, Row
-from results.view import CellView, TableView
+from results.view import CellView, TableView, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,11 @@ class PageCell:
     value: str  # mean over the finished seeds, "" without one
     spread: str  # "± 0.2", "" below two seeds
     seeds: tuple[SeedLink, ...]
-    gap: str
+    difference: Difference | None
     footnote: int  # 0: none
+    progress: str  # of the job that runs for it
+    order_paper: str  # what sorts the column of printed values, "" for a word or nothing
+    order_here: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class PageRow:
     row: Row
     cells: tuple[PageCell, ...]
     foreign: bool
+    anchor: str  # its id on the page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +61,21 @@ class Footnote:
     cells: tuple[tuple[str, tuple[str, ...]], ...]  # (row, its columns)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageFigure:
-    """An inlined figure and the words under it."""
+@dataclass(frozen=True)
+class _Page:
+    """What all rows of a page need."""
 
-    svg: Markup
-    caption: str
+    records: Mapping[str, JobRecord]
+    footnotes: tuple[Footnote, ...]
+    differences: Mapping[tuple[str, str], Difference]
+    anchors: Mapping[str, str]
 
 
-def table_page(view: TableView, records: Mapping[str, JobRecord], siblings: Sequence[TableView]) -> str:
+def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -> str:
     """The HTML of a table. `siblings` are the views of the same table at the other scales."""
-    footnotes = _footnotes(view)
+    records = linked.records
+    page = _Page(records, _footnotes(view), differences(view), _anchors(view))
+    suffixes = [("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"), *([("bib", "BibTeX")] if view.table.arxiv else [])]
     return pages.render(
         "table.html.j2",
         "../",
@@ -76,21 +85,33 @@ def table_page(view: TableView, records: Mapping[str, JobRecord], siblings: Sequ
             "siblings": siblings,
             "counts": words.counts(view),
             "architecture": has_architecture(view),
-            "sections": [(section, [_row(view, row, records, footnotes) for row in rows]) for section, rows in words.sections(view.rows)],
-            "references": [_row(view, row, records, footnotes) for row in view.references],
+            "sections": [(section, [_row(view, row, page) for row in rows]) for section, rows in words.sections(view.rows)],
+            "references": [_row(view, row, page) for row in view.references],
             "references_title": words.REFERENCES,
             "columns_wide": 1 + has_architecture(view) + sum(2 if column.printed else 1 for column in view.columns),
             "foreign": _missing(view),
             "doubts": any(cell.doubt for cell in view.cells.values()),
-            "footnotes": footnotes,
+            "compared": bool(page.differences),
+            "footnotes": page.footnotes,
             "agreement": [words.agreement_sentence(agreement) for agreement in view.agreement],
             "protocols": _protocols(view),
-            "plots": _plots(view),
-            "spectra": _spectra(view, records),
-            "curves": _curves(view, records),
-            "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in (("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"))],
+            "groups": [(title, name, drawn) for title, name, drawn in _figures(view, records) if drawn],
+            "provenance": totals.provenance(linked.of_view(view)),
+            "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in suffixes],
         },
     )
+
+
+def _figures(view: TableView, records: Mapping[str, JobRecord]) -> list[tuple[str, str, list[PageFigure]]]:
+    """(heading, id, figures) of each group, in the order of the page."""
+    return [
+        ("Published and measured", "plots", table_figures.published_and_measured(view)),
+        ("Detections", "detections", table_figures.detections(view, records)),
+        ("Singular values", "spectra", table_figures.singular_values(view, records)),
+        ("Accuracy while the evaluation trains", "probes", table_figures.probe_curves(view, records)),
+        ("Learning-rate sweeps", "sweeps", table_figures.sweeps(view, records)),
+        ("Training curves", "curves", table_figures.training(view, records)),
+    ]
 
 
 def job_href(job: str, records: Mapping[str, JobRecord], root: str) -> str:
@@ -98,24 +119,43 @@ def job_href(job: str, records: Mapping[str, JobRecord], root: str) -> str:
     return f"{root}jobs/{job}.html" if job in records else ""
 
 
-def _row(view: TableView, row: Row, records: Mapping[str, JobRecord], footnotes: Sequence[Footnote]) -> PageRow:
-    cells = tuple(_cell(view, row, column, records, footnotes) for column in view.columns)
-    return PageRow(row=row, cells=cells, foreign=row.method is None)
+def _anchors(view: TableView) -> Mapping[str, str]:
+    """Ids of the rows, which the index links to."""
+    return {row.name: f"row-{place}" for place, row in enumerate((*view.rows, *view.references), start=1)}
 
 
-def _cell(view: TableView, row: Row, column: Column, records: Mapping[str, JobRecord], footnotes: Sequence[Footnote]) -> PageCell:
+def _row(view: TableView, row: Row, page: _Page) -> PageRow:
+    cells = tuple(_cell(view, row, column, page) for column in view.columns)
+    return PageRow(row=row, cells=cells, foreign=row.method is None, anchor=page.anchors[row.name])
+
+
+def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
     cell = view.cell(row, column)
+    running = [record.progress for job in cell.jobs if (record := _working(job, page.records)) is not None and record.progress]
+    printed = number(cell.published)
     return PageCell(
         column=column,
         view=cell,
         value="" if cell.mean is None else f"{cell.mean:.{cell.digits}f}",
         spread="" if cell.sd is None else f"± {cell.sd:.{cell.digits}f}",
         seeds=tuple(
-            SeedLink(seed=seed, href=job_href(job, records, "../"), value=_metric(records.get(job), column)) for seed, job in enumerate(cell.jobs)
+            SeedLink(seed=seed, href=job_href(job, page.records, "../"), value=_metric(page.records.get(job), column))
+            for seed, job in enumerate(cell.jobs)
         ),
-        gap=words.gap(cell) if cell.verdict else "",
-        footnote=next((note.number for note in footnotes if cell.message and (note.status, note.message) == (cell.status, cell.message)), 0),
+        difference=page.differences.get((row.name, column.name)),
+        footnote=next((note.number for note in page.footnotes if cell.message and (note.status, note.message) == (cell.status, cell.message)), 0),
+        progress=running[0] if running else "",
+        order_paper="" if printed is None else f"{printed:g}",
+        order_here="" if cell.mean is None else repr(round(cell.mean, 9)),
     )
+
+
+def _working(job: str, records: Mapping[str, JobRecord]) -> JobRecord | None:
+    """The job itself while it runs, else the pretraining that it waits for."""
+    own = records.get(job)
+    if own is None or own.state is State.RUNNING or own.result is not None:
+        return own
+    return records.get(own.parent, own)
 
 
 def _metric(record: JobRecord | None, column: Column) -> str:
@@ -146,67 +186,3 @@ def _protocols(view: TableView) -> list[tuple[str, list[Column]]]:
     for column in view.columns:
         found.setdefault(view.protocols[column.name], []).append(column)
     return list(found.items())
-
-
-def _plots(view: TableView) -> list[PageFigure]:
-    found = []
-    for place, column in enumerate(view.columns):
-        if column.printed and column.higher_is_better is not None:
-            drawn = figures.dot_plot(view, column, name=f"dots-{place}")
-            better = "higher" if column.higher_is_better else "lower"
-            caption = f"{view.heading(column)}: {better} is better. Bars are one sample standard deviation over seeds."
-            found.append(PageFigure(svg=Markup(drawn), caption=caption))
-    return [figure for figure in found if figure.svg]
-
-
-def _spectra(view: TableView, records: Mapping[str, JobRecord]) -> list[PageFigure]:
-    """What evaluations left of singular values, each row's first finished seed.
-
-    A spectrum that several rows have (the embedding's, say) is one figure with a line for each row; those that only one
-    row has share a figure.
-    """
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}  # (protocol, label) -> row -> values
-    dynamics: dict[str, tuple[str, Mapping[str, Json]]] = {}
-    for row in (*view.rows, *view.references):
-        for column in view.columns:
-            finished = [records[job] for job in view.cell(row, column).jobs if job in records and records[job].result is not None]
-            details = finished[0].result.details if finished and finished[0].result is not None else {}
-            if not isinstance(details, Mapping):
-                continue
-            for label, values in figures.spectra_of(details):
-                found.setdefault((view.protocols[column.name], label), {})[row.name] = values
-            if "dynamics" in details:
-                dynamics.setdefault(finished[0].id, (row.name, details))
-    groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}  # (protocol, what the figure is of) -> its lines
-    for (protocol, label), rows in found.items():
-        if len(rows) > 1:
-            groups[protocol, label] = list(rows.items())
-        else:
-            subject, values = next(iter(rows.items()))
-            groups.setdefault((protocol, subject), []).append((label, values))
-    plots = []
-    for place, ((protocol, subject), lines) in enumerate(groups.items()):
-        spectra: list[Json] = [{"label": label, "values": list(values)} for label, values in lines]
-        drawn = figures.spectrum_figure({"spectra": spectra}, name=f"spectra-{place}", title=f"Singular values: {subject}")
-        plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: {protocol}. Largest first; one seed."))
-    for place, (subject, details) in enumerate(dynamics.values()):
-        drawn = figures.dynamics_figure(details, name=f"dynamics-{place}", title=f"Singular values over training: {subject}")
-        plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: singular values over training, the largest darkest; one seed."))
-    return [plot for plot in plots if plot.svg]
-
-
-def _curves(view: TableView, records: Mapping[str, JobRecord]) -> list[PageFigure]:
-    """A figure for each method, since losses of two methods share no scale; a row keeps one colour over its seeds."""
-    by_method: dict[str, dict[str, tuple[str, figures.Curves]]] = {}
-    for row in (*view.rows, *view.references):
-        jobs = [job for column in view.columns for job in view.cell(row, column).jobs]
-        for job in jobs:
-            trained = records.get(records[job].parent or job) if job in records else None
-            if trained is not None and trained.curves:
-                by_method.setdefault(row.method or "", {}).setdefault(trained.id, (row.name, trained.curves))
-    found = []
-    for place, (method, runs) in enumerate(by_method.items()):
-        drawn = figures.training_curves(list(runs.values()), name=f"curves-{place}", title=f"Training curves of {method}")
-        pretrainings = f"{len(runs)} pretraining" + ("s" if len(runs) > 1 else "")
-        found.append(PageFigure(svg=Markup(drawn), caption=f"Method {method}, {pretrainings}; seeds of one row share a colour."))
-    return [figure for figure in found if figure.svg]

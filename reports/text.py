@@ -8,6 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from bench.files import write_atomic
+from reports import bibtex, words
+from reports.latex import latex
 from reports.words import REFERENCES, agreement_sentence, gap, sections
 from results.table import Column, Row
 from results.view import CellView, TableView
@@ -18,24 +20,6 @@ CSV_COLUMNS = (
 
 _NO_VALUE = "\N{EN DASH}"
 _MARKDOWN = str.maketrans({**{character: f"\\{character}" for character in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "[": "{[}",  # at the start of a row it would be read as the optional argument of the \\ before it
-        "*": "{*}",  # likewise
-        "\N{PLUS-MINUS SIGN}": r"$\pm$",
-        "\N{MINUS SIGN}": "$-$",
-        "\N{MULTIPLICATION SIGN}": r"$\times$",
-        "\N{EN DASH}": "--",
-        "\N{EM DASH}": "---",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-)
 
 
 def to_csv(view: TableView) -> str:
@@ -73,7 +57,7 @@ def to_markdown(view: TableView) -> str:
         lines.append(_line([f"**{REFERENCES}**"] + [""] * (len(header) - 1)))
         body(view.references, reference=True)
     source = f" (arXiv:{_markdown(view.table.arxiv)})" if view.table.arxiv else ""
-    title = f"**{_markdown(f'{view.table.paper}, table {view.table.number}: {view.table.title}')}**{source}"
+    title = f"**{_markdown(f'{words.title(view.table)}: {view.table.title}')}**{source}"
     legend = f"Scale `{view.scale}`. Cells are `paper / here`; here is the mean over seeds ± sample standard deviation (n seeds)."
     under = [_markdown(text) for text in _under(view)]
     return "\n\n".join([title, "\n".join(lines), legend, *under]) + "\n"
@@ -86,14 +70,14 @@ def to_latex(view: TableView) -> str:
     names, rules, parts, place = [], [], [], lead + 1
     for column in view.columns:
         span = 2 if column.printed else 1
-        names.append(rf"\multicolumn{{{span}}}{{c}}{{{_latex(view.heading(column))}}}")
+        names.append(rf"\multicolumn{{{span}}}{{c}}{{{latex(view.heading(column))}}}")
         rules.append(rf"\cmidrule(lr){{{place}-{place + span - 1}}}")
         parts += ["paper", "here"][-span:]
         place += span
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{{_latex(_caption(view))}}}",
+        rf"\caption{{{latex(_caption(view))}}}",
         rf"\label{{tab:{view.table.id}-{view.scale}}}",
         rf"\begin{{tabular}}{{{'l' * lead}{'r' * (width - lead)}}}",
         r"\toprule",
@@ -107,23 +91,27 @@ def to_latex(view: TableView) -> str:
         for place, (section, members) in enumerate(sections(rows)):
             if section:
                 lines.extend([r"\addlinespace"] if place else [])
-                lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(section)}}}}} \\")
-            lines.extend(" & ".join([_latex(row.label), _latex(row.architecture)][:lead] + _latex_cells(view, row)) + r" \\" for row in members)
+                lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(section)}}}}} \\")
+            lines.extend(" & ".join([latex(row.label), latex(row.architecture)][:lead] + _latex_cells(view, row)) + r" \\" for row in members)
 
     body(view.rows)
     if view.references:
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{_latex(REFERENCES)}}}}} \\"]
+        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(REFERENCES)}}}}} \\"]
         body(view.references)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
-def write_outputs(view: TableView, folder: Path) -> list[Path]:
-    """Write `folder/<scale>/<table>.csv`, `.md` and `.tex`; returns the paths. Raises BenchError on a full disk."""
-    outputs = {".csv": to_csv(view), ".md": to_markdown(view), ".tex": to_latex(view)}
+def write_outputs(view: TableView, folder: Path, *, durable: bool = True) -> list[Path]:
+    """Write `folder/<scale>/<table>.csv`, `.md`, `.tex` and, for a table of a paper, `.bib`; returns the paths.
+
+    `durable`: wait for the disk. Raises BenchError when it is full.
+    """
+    outputs = {".csv": to_csv(view), ".md": to_markdown(view), ".tex": to_latex(view), ".bib": bibtex.entry(view.table)}
+    outputs = {suffix: text for suffix, text in outputs.items() if text}
     paths = []
     for suffix, text in outputs.items():
         path = folder / view.scale / f"{view.table.id}{suffix}"
-        write_atomic(path, text)
+        write_atomic(path, text, durable=durable)
         paths.append(path)
     return paths
 
@@ -160,14 +148,14 @@ def _latex_cells(view: TableView, row: Row) -> list[str]:
         cell = view.cell(row, column)
         # A word of eleven letters in every cell would push the table off the page; the caption explains the dash.
         here = _NO_VALUE if cell.status == "not implemented" else cell.text
-        found += [_latex(_printed(cell)), _latex(here)] if column.printed else [_latex(here)]
+        found += [latex(_printed(cell)), latex(here)] if column.printed else [latex(here)]
     return found
 
 
 def _caption(view: TableView) -> str:
     table = view.table
     source = f" (arXiv:{table.arxiv})" if table.arxiv else ""
-    head = f"{table.paper}, table {table.number}: {table.title}{source}, regenerated at scale {view.scale}."
+    head = f"{words.title(table)}: {table.title}{source}, regenerated at scale {view.scale}."
     dash = " A dash under here: not implemented." if any(cell.status == "not implemented" for cell in view.cells.values()) else ""
     return " ".join([head + dash, *_under(view)])
 
@@ -183,7 +171,3 @@ def _line(cells: list[str]) -> str:
 
 def _markdown(text: str) -> str:
     return " ".join(text.split()).translate(_MARKDOWN)
-
-
-def _latex(text: str) -> str:
-    return " ".join(text.split()).translate(_LATEX)

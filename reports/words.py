@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from results.table import Row
+from results.table import Row, Table
 from results.view import Agreement, CellView, Status, TableView, number
 
 REFERENCES = "References (ours, not in the paper)"
@@ -20,6 +21,15 @@ GROUPS: Mapping[str, tuple[Status, ...]] = {
     "not implemented": ("not implemented",),
     "not asked": ("not asked",),
 }
+
+
+ALWAYS_COUNTED = ("done", "pending", "failed", "not implemented")  # in the index, even where there are none
+
+
+def title(table: Table) -> str:
+    """What a table is called: "SimCLR, table 6", "DirectCLR, Fig. 3"; what has a name in place of a number goes by that."""
+    numbered = re.fullmatch(r"[A-Z]?\.?\d+\w?|[IVX]+", table.number)
+    return f"{table.paper}, table {table.number}" if numbered else f"{table.paper}, {table.number}"
 
 
 def counts(view: TableView) -> dict[str, int]:

@@ -23,6 +23,7 @@ from evals.detection_coco import RECIPES
 from reports import detection_figures
 from reports.job import read_job
 from reports.job_page import job_page
+from reports.linked import link
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -104,7 +105,7 @@ def finished(tmp_path: Path) -> RunFolder:
 def test_the_job_page_shows_scenes_and_classes(finished: RunFolder) -> None:
     record = read_job(finished)
     assert record is not None
-    page = job_page(record, {}, [])
+    page = job_page(record, link([], {}))
     assert "Test scenes" in page
     assert page.count("data:image/png;base64,") == 2
     assert "Average precision of each class" in page
@@ -120,6 +121,6 @@ def test_damaged_pictures_are_named_and_break_nothing(finished: RunFolder) -> No
     record = read_job(finished)
     assert record is not None
     assert record.scenes == ()
-    page = job_page(record, {}, [])
+    page = job_page(record, link([], {}))
     assert "pictures.json cannot be read" in page
     assert "Test scenes" not in page

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.identity import Json
-from reports.figures import dot_plot, sweep_figure, training_curves
+from reports.curves import sweep_figure, training_curves
+from reports.dots import dot_plot
 from reports.svg import HERE, PAPER, REFERENCE, SERIES
 from results.view import CellView
 from tests.reports.conftest import HOSTILE, TABLE, Demo
@@ -140,8 +141,11 @@ def test_training_curves_survive_holes() -> None:
 def test_sweep_has_a_line_for_each_weight_decay_and_rings_the_chosen_head() -> None:
     svg = sweep_figure({"sweep": SWEEP, "chosen": SWEEP[4]}, name="s", title="t")
     found = texts(svg)
-    assert {"0", "0.1", "1", "0.01", "chosen"} <= set(found)
-    assert len(marks(svg, SERIES[1], filled=False)) == 1
+    assert {"0", "0.1", "1", "weight decay 0", "weight decay 0.01", "chosen"} <= set(found)
+    rings = [
+        mark.attrib for mark in ElementTree.fromstring(svg).iter(f"{SVG}circle") if f"stroke: var(--series-2, {SERIES[1]})" in mark.attrib["style"]
+    ]
+    assert len(rings) == 2  # the head, and the legend's
     assert "chosen" not in texts(sweep_figure({"sweep": SWEEP}, name="s", title="t"))
 
 

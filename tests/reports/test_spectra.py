@@ -16,7 +16,7 @@ from bench.runs import Runs
 from bench.scales import scale_of
 from bench.spec import Evaluate, Resources
 from reports.build import build
-from reports.figures import dynamics_figure, spectra_of, spectrum_figure
+from reports.spectra import dynamics_figure, spectra_of, spectrum_figure
 from reports.svg import RAMP, SERIES
 from results.store import Store
 from results.table import Column, Row, Table, cell_jobs

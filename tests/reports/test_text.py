@@ -137,7 +137,7 @@ def test_the_same_view_gives_the_same_bytes(demo: Demo, tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in write_outputs(demo.embedded, tmp_path / "a")}
     second = {path.name: path.read_bytes() for path in write_outputs(demo.embedded, tmp_path / "b")}
     assert first == second
-    assert sorted(first) == ["demo_table1.csv", "demo_table1.md", "demo_table1.tex"]
+    assert sorted(first) == ["demo_table1.bib", "demo_table1.csv", "demo_table1.md", "demo_table1.tex"]
     assert (tmp_path / "a" / "embedded" / "demo_table1.csv").read_text() == to_csv(demo.embedded)
 
 

@@ -1,0 +1,50 @@
+"""What belongs to a job: the evaluations of its encoder, and the cells of tables that it fills. Looked up, not searched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reports.job import JobRecord
+from results.view import TableView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linked:
+    """All jobs of a report and what hangs together."""
+
+    records: Mapping[str, JobRecord]
+    children: Mapping[str, tuple[JobRecord, ...]]  # pretraining -> evaluations of its encoder
+    cells: Mapping[str, tuple[tuple[TableView, str], ...]]  # job -> (view, "row: column"), in the tables' order
+
+    def uses(self, job: str) -> list[tuple[TableView, tuple[str, ...]]]:
+        """The cells of each table that a job fills; a pretraining fills those of the evaluations of its encoder."""
+        found: dict[tuple[str, str], tuple[TableView, dict[str, None]]] = {}
+        for one in (job, *(child.id for child in self.children.get(job, ()))):
+            for view, cell in self.cells.get(one, ()):
+                found.setdefault((view.table.id, view.scale), (view, {}))[1][cell] = None
+        return [(view, tuple(cells)) for view, cells in found.values()]
+
+    def of_view(self, view: TableView) -> list[JobRecord]:
+        """The jobs behind a table, each pretraining included, each once."""
+        jobs = dict.fromkeys(job for cell in view.cells.values() for job in cell.jobs if job in self.records)
+        parents = dict.fromkeys(self.records[job].parent for job in jobs if self.records[job].parent in self.records)
+        return [self.records[job] for job in jobs | parents]
+
+
+def link(views: Sequence[TableView], records: Mapping[str, JobRecord]) -> Linked:
+    """Go through all cells and records once."""
+    children: dict[str, list[JobRecord]] = {}
+    for record in records.values():
+        if record.parent:
+            children.setdefault(record.parent, []).append(record)
+    cells: dict[str, list[tuple[TableView, str]]] = {}
+    for view in views:
+        for (row, column), cell in view.cells.items():
+            for job in cell.jobs:
+                cells.setdefault(job, []).append((view, f"{row}: {column}"))
+    return Linked(
+        records=records,
+        children={job: tuple(found) for job, found in children.items()},
+        cells={job: tuple(found) for job, found in cells.items()},
+    )

@@ -1,0 +1,105 @@
+"""The report of a site: every table that was run there, built once, or served and kept up to date while jobs run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from bench import manifest
+from bench.errors import BenchError, one_line
+from bench.runs import Runs
+from bench.scales import scale_of
+from bench.site import Site
+from reports.build import build
+from reports.memory import Memory
+from results.store import Store
+from results.table import load_table
+from results.view import TableView, view
+
+REBUILD_SECONDS = 3.0
+LIVE = "X-Bench-Live"  # tells the pages' script to look for changes; see templates/script.js.j2
+
+
+def views_of(runs: Runs) -> list[TableView]:
+    """Every table that was run under `runs`; one that cannot be shown is named and left out. Raises BenchError when there is none."""
+    known = manifest.read_all(runs)
+    if not known:
+        raise BenchError(f"nothing was run under {runs.root}: `bench run --table simclr_table6` first.")
+    views = []
+    for m in known:
+        try:
+            scale = replace(scale_of(m.scale), chunks=m.chunks)
+            views.append(view(load_table(m.table), scale, Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released))
+        except BenchError as error:  # a table of a plug-in folder that is not there today, say
+            print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
+    if not views:
+        raise BenchError(f"no table under {runs.root} can be shown.")
+    return views
+
+
+def build_site(site: Site, runs: Runs, out: Path | None, memory: Memory | None = None) -> Path:
+    """Build the report of `views_of` and return its index page."""
+    return build(views_of(runs), runs, out or site.report, memory=memory)
+
+
+def serve(folder: Path, port: int, rebuild: Callable[[], object], changed: Callable[[], object], stop: threading.Event | None = None) -> None:
+    """Serve a folder on the loopback interface until `stop` is set or Ctrl-C, rebuilt whenever what `changed` returns differs.
+
+    A build that fails is named, and the report before it stays. Raises BenchError when the port is taken.
+    """
+    stop = stop or threading.Event()
+    before = changed()  # before the server answers: what changes from now on is seen
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+    except OSError as error:
+        raise BenchError(f"cannot serve on port {port}: {error.strerror}.") from error
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"serving on http://127.0.0.1:{server.server_port}/ until Ctrl-C", flush=True)
+    try:
+        while not stop.wait(REBUILD_SECONDS):
+            now = changed()
+            if now != before:
+                _try(rebuild)
+                before = now
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def fingerprint(runs: Runs) -> list[tuple[object, ...]]:
+    """What a report depends on: the state of every job, and how far those that run have come."""
+    found: list[tuple[object, ...]] = []
+    for m in manifest.read_all(runs):
+        for job, state in manifest.states(m, runs).items():
+            found.append((m.name, job, state, _size(runs[job].metrics) if state == "running" else 0))
+    return found
+
+
+def _try(rebuild: Callable[[], object]) -> None:
+    try:
+        rebuild()
+    except (BenchError, OSError) as error:
+        print(f"the report could not be rebuilt and stays as it was: {one_line(error)}", flush=True)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """Says that its pages live, and that nothing may be kept; logs nothing."""
+
+    def end_headers(self) -> None:
+        self.send_header(LIVE, "1")
+        self.send_header("Cache-Control", "no-store")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass

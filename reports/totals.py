@@ -1,0 +1,79 @@
+"""Where the numbers of a table, or of all of them, come from, summed over their jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from reports.job import JobRecord
+
+NOT_MEASURED = "not measured"
+
+
+def provenance(records: Sequence[JobRecord]) -> list[tuple[str, str]]:
+    """(what, in words) of the finished jobs among the records; a line without anything known is left out."""
+    made = [record.result.provenance for record in records if record.result is not None]
+    if not made:
+        return []
+    cpu = sum(_number(one.cpu_seconds) for one in made if not _is_gpu(one.device)) / 3600
+    gpu = sum(_number(one.seconds) * max(1, int(_number(one.ranks))) for one in made if _is_gpu(one.device)) / 3600
+    seeds = sorted({record.spec.seed for record in records if record.result is not None and record.spec is not None})
+    states = Counter(str(record.state) for record in records)
+    resumed = sum(int(_number(one.resumed)) for one in made)
+    pretrainings = sum(record.result is not None and record.id.startswith("pretrain-") for record in records)
+    lines = [
+        ("Jobs", f"{len(made)} done, of them {pretrainings} pretrainings" + "".join(f"; {n} {word}" for word, n in states.items() if word != "done")),
+        ("Seeds", ", ".join(map(str, seeds))),
+        ("CPU-hours", hours(cpu) if cpu else "0" if gpu else NOT_MEASURED),
+        ("GPU-hours", hours(gpu) if gpu else "0, no job ran on a GPU"),
+        ("Energy", NOT_MEASURED),  # no worker reads a meter yet
+        ("Hardware", _counted(one.device for one in made)),
+        ("Hosts", _counted(one.host for one in made)),
+        ("Commit", _counted(one.commit for one in made)),
+        *((f"Version of {package}", text) for package, text in _versions(records).items()),
+        ("Resumed", f"{resumed} {'time' if resumed == 1 else 'times'}"),
+    ]
+    return [(key, text) for key, text in lines if text]
+
+
+def hours(value: float) -> str:
+    """Hours for people: 0.03, 1.4, 1,240."""
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _versions(records: Iterable[JobRecord]) -> dict[str, str]:
+    found: dict[str, Counter[str]] = {}
+    for record in records:
+        versions = record.result.provenance.versions if record.result is not None else {}
+        for package, version in versions.items() if isinstance(versions, Mapping) else ():
+            found.setdefault(str(package), Counter())[str(version)] += 1
+    return {package: _words(counts) for package, counts in sorted(found.items())}
+
+
+def _counted(values: Iterable[object]) -> str:
+    return _words(Counter(str(value) for value in values))
+
+
+def _words(counts: Counter[str]) -> str:
+    """One value as it stands; several with the number of jobs each, the most frequent first."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return "; ".join(f"{text} ({count} jobs)" for text, count in counts.most_common())
+
+
+def _is_gpu(device: object) -> bool:
+    return str(device).startswith("cuda")
+
+
+def _number(value: object) -> float:
+    """What a foreign result holds in place of a number counts as nothing."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def saving(views_jobs: Sequence[Sequence[JobRecord]]) -> str:
+    """What sharing jobs between tables saves; "" for one table."""
+    alone = sum(len(jobs) for jobs in views_jobs)
+    shared = len({job.id for jobs in views_jobs for job in jobs})
+    if len(views_jobs) < 2 or not alone:
+        return ""
+    return f"Table by table these would be {alone:,} jobs; each is run once for all tables that use it, which makes {shared:,}."

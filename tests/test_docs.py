@@ -1,0 +1,150 @@
+"""The documentation does what it says: its files are cut out and run, its links lead somewhere, its status is up to date."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bench import plugins
+from bench.scales import SCALES
+from results import reference
+from results.table import load_table
+from tests.conftest import BENCH, ROOT
+
+PAGES = ("adding_a_method", "adding_a_protocol", "adding_a_table")
+BLOCK = re.compile(r"^```python\n# ((?:methods|evals|tables|tests)/\w+\.py)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def files_in(page: str) -> dict[str, str]:
+    """The files that a page shows whole, by their paths."""
+    return dict(BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
+
+
+@pytest.fixture
+def example(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The plug-in folder that the pages describe."""
+    for page in PAGES:
+        for name, text in files_in(page).items():
+            path = workplace / "plugins" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "plugins"))
+    return workplace
+
+
+def call(*command: str) -> str:
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    return found.stdout
+
+
+def test_the_pages_show_a_method_with_its_test_a_protocol_and_a_table() -> None:
+    assert [list(files_in(page)) for page in PAGES] == [
+        ["methods/alignment_uniformity.py", "tests/test_alignment_uniformity.py"],
+        ["evals/class_means.py"],
+        ["tables/worked_example.py"],
+    ]
+
+
+@pytest.mark.slow
+def test_the_worked_example_is_planned_and_run(example: Path) -> None:
+    assert "Alignment and uniformity on the hypersphere" in call(*BENCH, "list", "methods")
+    assert "The nearest class mean" in call(*BENCH, "list", "evals")
+    plan = call(*BENCH, "plan", "--table", "worked_example", "--scale", "smoke")
+    assert "5 after each is taken once" in plan
+    assert "not implemented: Without uniformity, ResNet-50" in plan
+    call(*BENCH, "run", "--table", "worked_example", "--scale", "smoke")
+    lines = list(csv.DictReader((example / "results/out/smoke/worked_example.csv").read_text().splitlines()))
+    assert [(line["row"], line["column"], line["status"]) for line in lines] == [
+        ("Alignment and uniformity, ResNet-50", "Top-1", "done"),
+        ("Alignment and uniformity, ResNet-50", "kNN", "done"),
+        ("Without uniformity, ResNet-50", "Top-1", "not implemented"),
+        ("Without uniformity, ResNet-50", "kNN", "not implemented"),
+        ("Random encoder, ResNet-50", "Top-1", "done"),
+        ("Random encoder, ResNet-50", "kNN", "done"),
+    ]
+    # Ten classes; an epoch is not much, but class means of any convolution know digits better than chance.
+    assert all(float(line["measured_mean"]) > 30 for line in lines if line["status"] == "done")
+    job = next(line["job_ids"] for line in lines if line["column"] == "Top-1")
+    page = (example / f"reports/out/jobs/{job}.html").read_text()
+    assert "nearest mean of the normalised training features" in page
+
+
+@pytest.mark.slow
+def test_the_test_of_the_worked_example_passes_and_fails_when_the_loss_is_wrong(example: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(example),
+        str(example / "plugins/tests"),
+    ]
+    assert "2 passed" in call(*command)
+    method = example / "plugins/methods/alignment_uniformity.py"
+    method.write_text(method.read_text().replace(".exp().mean().log()", ".exp().sum().log()"))
+    wrong = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert wrong.returncode == 1
+    assert "1 failed, 1 passed" in wrong.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in PAGES)])
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) if "://" not in link]
+    assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def making() -> ModuleType:
+    """docs/make_status.py, whose tables are looked at once."""
+    spec = importlib.util.spec_from_file_location("make_status", ROOT / "docs/make_status.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = module.status()
+    module.status = lambda: text  # type: ignore[attr-defined]
+    return module
+
+
+def test_the_status_in_the_readme_is_up_to_date(making: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["make_status.py", "--check"])
+    assert making.main() == 0, "python docs/make_status.py brings it up to date"
+
+
+def test_a_status_that_is_out_of_date_is_found(
+    making: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = tmp_path / "README.md"
+    whole = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme.write_text(whole.replace("| Barlow Twins, table 1 ", "| Barlow Twins, table 9 "))
+    monkeypatch.setattr(sys, "argv", ["make_status.py", "--readme", str(readme), "--check"])
+    assert making.main() == 1
+    assert "python docs/make_status.py" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["make_status.py", "--readme", str(readme)])
+    assert making.main() == 0
+    assert readme.read_text(encoding="utf-8") == whole
+
+
+def test_the_status_names_every_table_and_reads_committed_references(making: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, scale = load_table("barlow_table1"), SCALES["embedded"]
+    monkeypatch.setattr(reference, "path_of", lambda *_: tmp_path / "t.csv")
+    means = {"Supervised": 99.0, "SimCLR": 98.0, "BYOL": 97.0}  # printed: 76.5, 69.3, 74.3
+    cells = [reference.Measured(row=row, column="Top-1", mean=mean, sd=0.1, n=3, higher_is_better=True, protocol="p") for row, mean in means.items()]
+    reference.write(tmp_path / "t.csv", cells)
+    assert making._state(table, scale) == "3 cells, 3 seeds, order τ 0.33 (n = 3)"
+    assert all(f"(`{name}`)" in making.status() for name in plugins.names("table"))
