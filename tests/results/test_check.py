@@ -184,7 +184,7 @@ from results.table import Column, Row, Table
 TABLE = Table(
     id="guarded", paper="Mine", arxiv="0000.00000", number="1", title="A table that is guarded",
     columns=(Column(name="Top-1", metric="top1", protocol="knn"),),
-    rows=(Row(label="Toy", method="toy", epochs=8000), Row(label="Random", method="random")),
+    rows=(Row(label="Toy", method="toy", epochs=8000), Row(label="Random", method="random"),),
 )
 '''
 
