@@ -10,6 +10,7 @@ import ast
 import importlib
 import os
 import pkgutil
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,9 +29,12 @@ def names(kind: str) -> list[str]:
 
 def load(kind: str, name: str) -> ModuleType:
     """The module behind a name. Raises BenchError with the valid names."""
+    package = _package(kind)
+    known = sys.modules.get(f"{package.__name__}.{name}")  # listing the folders at each of thousands of calls would take seconds
+    if known is not None and not name.startswith("_"):
+        return known
     if name not in names(kind):
         raise unknown_name(kind, name, names(kind))
-    _package(kind)
     return importlib.import_module(f"{PACKAGES[kind]}.{name}")
 
 
