@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Facts
 from bench.errors import BenchError
-from bench.spec import Augment, Pretrain
+from bench.spec import Pretrain
 from methods._heads import mlp
 from methods._momentum import cosine_momentum, move_towards, slow_copy
 
@@ -77,12 +77,3 @@ def at_random_side(x_BCHW: Tensor, smallest: int) -> Tensor:
     choice = sides(x_BCHW.shape[-1], smallest)
     side = choice[int(torch.randint(len(choice), ()))]
     return F.interpolate(x_BCHW, size=(side, side), mode="bilinear", align_corners=False)
-
-
-def byol_views() -> tuple[Augment, Augment]:
-    """BYOL's asymmetric pair at 224 px (arXiv:2006.07733, appendix B, table 6); the triplet code has the same."""
-
-    def view(blur: float, solarize: float) -> Augment:
-        return Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-    return view(1.0, 0.0), view(0.1, 0.2)

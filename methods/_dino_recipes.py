@@ -6,14 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bench.contracts import Recipe
-from bench.spec import Augment, Optim
-from methods._twist_recipes import paper_view
-
-
-def crops(local: int, *, large: tuple[float, float], small: tuple[float, float]) -> tuple[Augment, ...]:
-    """Two global crops and `local` ones of 96 px, all with BYOL's pipeline (DataAugmentationDINO)."""
-    globals_ = (paper_view(1.0, crop_scale=large), paper_view(0.1, 0.2, crop_scale=large))
-    return (*globals_, *(paper_view(0.5, size=96, crop_scale=small),) * local)
+from bench.spec import Optim
+from methods._views import byol_crops
 
 
 def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
@@ -21,7 +15,7 @@ def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
     lr = rate * 1024 / 256
     return Recipe(
         method=method,
-        views=crops(10, large=(0.25, 1.0), small=(0.05, 0.25)),
+        views=byol_crops(10, large=(0.25, 1.0), small=(0.05, 0.25)),
         optim=Optim(name="adamw", lr=lr, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr_ratio=final / lr),
         batch_size=1024,
         epochs=epochs,

@@ -1,10 +1,12 @@
-"""Projection heads: the small networks between the representation and the loss."""
+"""Projection heads: the small networks between the representation and the loss, and the pass of crops of several sizes through them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import groupby, pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def mlp(dims: tuple[int, ...], *, last_norm: bool, last_shift: bool = True, relu: bool = True) -> nn.Sequential:
@@ -24,3 +26,10 @@ def mlp(dims: tuple[int, ...], *, last_norm: bool, last_shift: bool = True, relu
             norm.bias.requires_grad_(False)
         layers.append(norm)
     return nn.Sequential(*layers)
+
+
+def logits_of(encoder: nn.Module, head: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """One encoder pass per run of equally large views, one pass of the head over all: the batch norms of the released code."""
+    features = [encoder(torch.cat(list(run))) for _, run in groupby(views, key=lambda view: view.shape[-1])]
+    logits: Tensor = head(torch.cat(features))
+    return logits.chunk(len(views))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -58,13 +58,6 @@ def projector(feature_dim: int, hidden: int, classes: int, *, gelu: bool, small_
             nn.init.trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
     return nn.Sequential(*layers)
-
-
-def logits_of(encoder: nn.Module, head: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One encoder pass per run of equally large views, one pass of the head over all: the batch norms of the released code."""
-    features = [encoder(torch.cat(list(run))) for _, run in groupby(views, key=lambda view: view.shape[-1])]
-    logits: Tensor = head(torch.cat(features))
-    return logits.chunk(len(views))
 
 
 def twin_loss(z_VBC: Tensor, *, alpha: float, beta: float, temperature: float, epsilon: float) -> dict[str, Tensor]:

@@ -13,22 +13,16 @@ from dataclasses import replace
 from typing import Literal
 
 from bench.contracts import Recipe
-from bench.spec import Augment, Optim
+from bench.spec import Optim
+from methods._views import byol_crops, small_crops
 
-
-def paper_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
-    """BYOL's pipeline, as the code has it for every crop (augmentation.py)."""
-    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-
-def _crops(local: int, *, large: tuple[float, float] = (0.4, 1.0), small: tuple[float, float] = (0.05, 0.4)) -> tuple[Augment, ...]:
-    """Two global crops and `local` ones of 96 px."""
-    globals_ = (paper_view(1.0, crop_scale=large), paper_view(0.1, 0.2, crop_scale=large))
-    return (*globals_, *(paper_view(0.5, size=96, crop_scale=small),) * local)
+# The released crops; "harder" ones in the self-labelling stage ("Switching to Harder Multi Crop", train.py).
+_LARGE, _SMALL = (0.4, 1.0), (0.05, 0.4)
+_HARDER_LARGE, _HARDER_SMALL = (0.14, 1.0), (0.05, 0.14)
 
 
 def _self_label(first: Recipe, *, keep_among: int) -> Recipe:
-    """50 epochs from a tenth of the rate, 5 of them warm-up, on harder crops ("Switching to Harder Multi Crop", train.py).
+    """50 epochs from a tenth of the rate, 5 of them warm-up, on harder crops.
 
     keep_among: images per GPU, among which the code takes its threshold.
     """
@@ -36,7 +30,7 @@ def _self_label(first: Recipe, *, keep_among: int) -> Recipe:
         first,
         first=first,
         method=replace(first.method, stage="self_label", keep_among=keep_among),  # type: ignore[type-var]
-        views=_crops(12, large=(0.14, 1.0), small=(0.05, 0.14)),
+        views=byol_crops(12, large=_HARDER_LARGE, small=_HARDER_SMALL),
         optim=replace(first.optim, lr=0.05 * first.batch_size / 256, warmup_epochs=5),
         epochs=50,
     )
@@ -46,7 +40,7 @@ def _vit(default: object, *, rate: float, decay: float, final_decay: float | Non
     """AdamW, clipping at 3, the EMA teacher and lam1 = -0.6 of the README's commands, on 1024 images."""
     return Recipe(
         method=replace(default, alpha=0.4, teacher=0.996, activation="gelu", small_init=True),  # type: ignore[type-var]
-        views=_crops(local),
+        views=byol_crops(local, large=_LARGE, small=_SMALL),
         optim=Optim(
             name="adamw",
             lr=rate * 1024 / 256,
@@ -63,12 +57,6 @@ def _vit(default: object, *, rate: float, decay: float, final_decay: float | Non
     )
 
 
-def _small(recipe: Recipe) -> Recipe:
-    """Multi-crop on digits: two global crops and four local ones of a quarter of the area; untuned."""
-    local = replace(recipe.views[0], size=16, crop_scale=(0.1, 0.4))
-    return replace(recipe, views=(*(replace(view, crop_scale=(0.3, 1.0)) for view in recipe.views), *(local,) * 4))
-
-
 def _small_self_label(first: Recipe) -> Recipe:
     """A tenth of the rate and a sixteenth of the length, as in the published run."""
     method = replace(first.method, stage="self_label", keep_among=None)  # type: ignore[type-var]
@@ -79,7 +67,7 @@ def _everywhere(recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["mul
     """The run at the scales where nothing is published: the method's recipe there in the same form."""
     made = {"paper": paper}
     for scale in ("embedded", "cifar"):
-        recipe = _small(recipes[scale])
+        recipe = replace(recipes[scale], views=small_crops(recipes[scale].views))
         if kind == "teacher":
             # A short run needs a faster teacher: 0.9 instead of 0.996.
             made[scale] = replace(recipe, method=replace(recipe.method, alpha=0.4, teacher=0.9, activation="gelu"))  # type: ignore[type-var]
@@ -90,7 +78,7 @@ def _everywhere(recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["mul
 
 def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Mapping[str, Recipe]]:
     """The runs by name and scale. `recipes` are those of methods/twist.py, `default` is its Config with the code's defaults."""
-    r50 = replace(recipes["paper"], method=default, views=_crops(12))  # 16 GPUs x 128; the defaults of train.py
+    r50 = replace(recipes["paper"], method=default, views=byol_crops(12, large=_LARGE, small=_SMALL))  # 16 GPUs x 128; the defaults of train.py
     wide = replace(r50.optim, lr=0.5 * 1920 / 256)
     r50w2 = replace(r50, method=replace(default, bunch=240), batch_size=1920, epochs=200, optim=wide)  # type: ignore[type-var]  # 32 GPUs x 60
     return {

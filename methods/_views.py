@@ -37,6 +37,32 @@ def autoaugment() -> dict[str, Any]:
     return colour_distortion(0) | {"gray": 0.0, "policy": "autoaugment"}
 
 
+def simclr_view(*, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
+    """SimCLR's ImageNet pipeline at full strength (arXiv:2002.05709, appendix A); SwAV's and FNC's code have it too."""
+    return Augment(size=size, crop_scale=crop_scale, **colour_distortion(1.0, blur=0.5))
+
+
+def byol_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
+    """BYOL's ImageNet pipeline (arXiv:2006.07733, appendix B); Barlow Twins, VICReg, DirectCLR, TWIST, triplet and DINO took it over."""
+    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
+
+
+def byol_pair(*, crop_scale: tuple[float, float] = (0.08, 1.0)) -> tuple[Augment, Augment]:
+    """Its two asymmetric views (table 6 there)."""
+    return byol_view(1.0, crop_scale=crop_scale), byol_view(0.1, 0.2, crop_scale=crop_scale)
+
+
+def byol_crops(local: int, *, large: tuple[float, float], small: tuple[float, float]) -> tuple[Augment, ...]:
+    """Multi-crop of DINO and TWIST: the pair, and `local` crops of 96 px that are blurred half of the time."""
+    return (*byol_pair(crop_scale=large), *(byol_view(0.5, size=96, crop_scale=small),) * local)
+
+
+def small_crops(views: tuple[Augment, ...]) -> tuple[Augment, ...]:
+    """Multi-crop where nothing is published: two global crops and four local ones of a quarter of the area; untuned."""
+    local = replace(views[0], size=views[0].size // 2, crop_scale=(0.1, 0.4))
+    return (*(replace(view, crop_scale=(0.3, 1.0)) for view in views), *(local,) * 4)
+
+
 def cifar() -> Augment:
     """SimCLR's CIFAR-10 pipeline (arXiv:2002.05709, appendix B.9): strength 0.5, no blur."""
     return Augment(size=32, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2)

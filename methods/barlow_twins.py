@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Backbone, Optim, Pretrain
+from bench.spec import Backbone, Optim, Pretrain
 from methods._branches import build_second, check_second
 from methods._heads import mlp
-from methods._views import cifar, digits
+from methods._views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +92,6 @@ class Method(nn.Module):
         """Nothing moves outside the gradient."""
 
 
-def _paper_view(blur: float, solarize: float) -> Augment:
-    """BYOL's pipeline (section 2.2; Transform in main.py)."""
-    return Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-
 RECIPES = {
     "embedded": Recipe(  # of 11 settings on `val`: lambda from 0.005 to 0.02, rate 4e-3 or 8e-3, batch 128 or 256, 24 to 36 epochs
         method=Config(lambda_=0.005, hidden=256, output=512),
@@ -116,7 +111,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # section 2.2: batch 2048, rates 0.2 and 0.0048 x B / 256, cosine to a thousandth
         method=Config(),
-        views=(_paper_view(1.0, 0.0), _paper_view(0.1, 0.2)),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=1.6, vector_lr=0.0384, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
         batch_size=2048,
         epochs=1000,

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.spec import Optim, Pretrain
-from methods._byol_body import Bootstrap, byol_views, check_body
-from methods._views import cifar, mild_digits
+from methods._byol_body import Bootstrap, check_body
+from methods._views import byol_pair, cifar, mild_digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # section 3.3: batch 4096, lr 0.2 x B / 256; code: configs/byol.py and utils/optimizers.py
         method=Config(),
-        views=byol_views(),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=3.2, weight_decay=1.5e-6, warmup_epochs=10, lars_momentum="popular"),
         batch_size=4096,
         epochs=1000,

@@ -26,10 +26,10 @@ from bench.encoders import RESNETS
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._dino import LastLayer, clip_each, dino_loss, projector, set_drop_path, temperature_of
-from methods._dino_recipes import crops, variants
+from methods._dino_recipes import variants
+from methods._heads import logits_of
 from methods._momentum import cosine_momentum, move_towards, slow_copy
-from methods._twist import logits_of
-from methods._views import cifar, mild_digits
+from methods._views import byol_crops, cifar, mild_digits
 
 GLOBAL = 2  # views that the teacher sees: the first ones
 
@@ -166,7 +166,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # dino_resnet50_pretrain/args.txt: 80 GPUs x 51 images, rate 0.3 x B / 256; 75.3 %
         method=Config(classes=60000, norm=True, temperature_epochs=50),
-        views=crops(6, large=(0.14, 1.0), small=(0.05, 0.14)),
+        views=byol_crops(6, large=(0.14, 1.0), small=(0.05, 0.14)),
         optim=Optim(name="lars", lr=4.78125, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.0048 / 4.78125),
         batch_size=4080,
         epochs=800,

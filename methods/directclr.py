@@ -25,10 +25,10 @@ from bench.contracts import Facts, Recipe
 from bench.cost import feature_dim
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Optim, Pretrain
 from methods._directclr import FirstChannels, Orthogonal, fixed_low_rank, trainable_diagonal
 from methods._heads import mlp
-from methods._views import cifar, digits
+from methods._views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +117,6 @@ class Method(nn.Module):
         """Nothing moves outside the gradient."""
 
 
-def _paper_view(blur: float, solarize: float) -> Augment:
-    """BYOL's pipeline (Transform in directclr/utils.py; appendix D.1 names the operations only)."""
-    return Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-
 RECIPES = {
     # Best linear, 10 % and 1 % accuracy on the `val` split among 5 settings of the direct projector: d0 (a half, a
     # quarter), temperature (0.2, 0.5), rate (4e-3, 8e-3), 24 or 36 epochs. The other projectors were not tuned.
@@ -145,7 +140,7 @@ RECIPES = {
     # code's utils.py: weight decay 1e-6, momentum 0.9, eta 0.001, biases and norms excluded, cosine to a thousandth.
     "paper": Recipe(
         method=Config(),
-        views=(_paper_view(1.0, 0.0), _paper_view(0.1, 0.2)),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
         batch_size=4096,
         epochs=100,

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError, unknown_name
-from bench.spec import Augment, Optim, Pretrain
+from bench.spec import Optim, Pretrain
 from methods._false_negatives import Aggregate, Mode, Search, false_negatives, fnc_loss, most_similar, same_label, unit_rows
 from methods._heads import mlp
 from methods._momentum import move_towards, slow_copy
-from methods._views import cifar, digits
+from methods._views import cifar, digits, simclr_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def _named(name: str, z: Tensor, count: int, start: int = 0) -> dict[str, Tensor
 
 
 # data_util.py of the code: SimCLR's pipeline at strength 1 and RandAugment (2 operations, magnitude 7), all views alike
-_PAPER_VIEW = Augment(size=224, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, gray=0.2, blur=0.5, policy="randaugment")
+_PAPER_VIEW = replace(simclr_view(), policy="randaugment")
 
 RECIPES = {
     "embedded": Recipe(

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Backbone, Optim, Pretrain
+from bench.spec import Backbone, Optim, Pretrain
 from methods._branches import build_second, check_second
 from methods._heads import mlp
-from methods._views import cifar, digits
+from methods._views import cifar, digits, simclr_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,6 @@ class Method(nn.Module):
         """Nothing moves outside the gradient."""
 
 
-_PAPER_VIEW = Augment(size=224, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, gray=0.2, blur=0.5)  # appendix A
-
 RECIPES = {
     "embedded": Recipe(
         method=Config(temperature=0.5, hidden=256),
@@ -109,7 +107,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # sections 2.3 and 6: batch 4096, lr 0.3 x B / 256 = 4.8, 1000 epochs
         method=Config(),
-        views=(_PAPER_VIEW, _PAPER_VIEW),
+        views=(simclr_view(), simclr_view()),
         optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10),
         batch_size=4096,
         epochs=1000,

@@ -22,10 +22,10 @@ from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
+from methods._heads import logits_of
 from methods._swav import sinkhorn, swapped_prediction
-from methods._swav_recipes import paper_view, variants
-from methods._twist import logits_of
-from methods._views import cifar, digits
+from methods._swav_recipes import variants
+from methods._views import cifar, digits, simclr_view
 
 ASSIGNED = 2  # views that are assigned to prototypes: the first ones
 
@@ -152,7 +152,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # scripts/swav_400ep_2x224_pretrain.sh; 71.8 % with 800 epochs
         method=Config(),
-        views=(paper_view((0.08, 1.0)), paper_view((0.08, 1.0))),
+        views=(simclr_view(), simclr_view()),
         optim=Optim(
             name="lars",
             lr=4.8,

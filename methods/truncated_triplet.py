@@ -28,8 +28,8 @@ from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
-from methods._byol_body import Bootstrap, at_random_side, byol_views, check_body, sides
-from methods._views import cifar, digits
+from methods._byol_body import Bootstrap, at_random_side, check_body, sides
+from methods._views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +151,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # configs/selfsup/triplet/r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090.py: 8 GPUs x 196 x 4, lr as it stands
         method=Config(negatives_pool=196, random_resolution=True),
-        views=byol_views(),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_norm="separate"),
         batch_size=6272,
         epochs=1000,

@@ -23,10 +23,11 @@ from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
+from methods._heads import logits_of
 from methods._momentum import cosine_momentum, move_towards, slow_copy
-from methods._twist import BunchNorm, keep_share, logits_of, projector, self_label_loss, teacher_loss, twin_loss
-from methods._twist_recipes import paper_view, variants
-from methods._views import cifar, digits
+from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
+from methods._twist_recipes import variants
+from methods._views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ RECIPES = {
     # The other published runs are VARIANTS.
     "paper": Recipe(
         method=Config(classes=32768),
-        views=(paper_view(1.0), paper_view(0.1, 0.2)),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=4.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001),
         batch_size=2048,
         epochs=800,

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from bench.contracts import Facts, Recipe
 from bench.data.loader import Batch
 from bench.errors import BenchError
-from bench.spec import Augment, Backbone, Optim, Pretrain
+from bench.spec import Backbone, Optim, Pretrain
 from methods._branches import build_second, check_second
 from methods._heads import mlp
-from methods._views import cifar, digits
+from methods._views import byol_pair, cifar, digits
 
 GAMMA, EPS = 1.0, 1e-4  # section 4.2
 
@@ -121,11 +121,6 @@ class Method(nn.Module):
         """Nothing moves outside the gradient."""
 
 
-def _paper_view(blur: float, solarize: float) -> Augment:
-    """BYOL's pipeline (TrainTransform in augmentations.py)."""
-    return Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
-
-
 RECIPES = {
     "embedded": Recipe(  # 8 settings tried on `val`: rate 4e-3 or 8e-3 with output 128 or 256; 4e-3 with halved variance; batch 128
         method=Config(hidden=256, output=128, layers=2),
@@ -145,7 +140,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # section 4.2: batch 2048, rate 0.2 x B / 256 for every parameter
         method=Config(halve_variance=True),
-        views=(_paper_view(1.0, 0.0), _paper_view(0.1, 0.2)),
+        views=byol_pair(),
         optim=Optim(name="lars", lr=1.6, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
         batch_size=2048,
         epochs=1000,
