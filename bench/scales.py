@@ -133,16 +133,9 @@ SCALES: Mapping[str, Scale] = {
                 "vit_base": Backbone(name="vit_cifar"),
             },
             # VOC07 is small enough to be itself. CIFAR-100 has iNat18's many fine classes, but not its long tail.
-            data={
-                "imagenet": Data(name="cifar10", size=32),
-                "imagenet-colour": Data(name="cifar10", size=32),
-                "places205": Data(name="cifar100", size=32),
-                "voc2007": Data(name="voc2007", size=64),
-                "inat18": Data(name="cifar100", size=32),
-                "coco": Data(name="coco", size=224),
-                "voc0712": Data(name="voc0712", size=224),
-                **dict.fromkeys((*_FEW_CLASSES, *_MANY_CLASSES), Data(name="cifar100", size=32)),
-            },
+            data=dict.fromkeys(NAMES, Data(name="cifar100", size=32))
+            | dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="cifar10", size=32))
+            | {"voc2007": Data(name="voc2007", size=64), "coco": Data(name="coco", size=224), "voc0712": Data(name="voc0712", size=224)},
         ),
         Scale(
             name="paper",
@@ -154,16 +147,9 @@ SCALES: Mapping[str, Scale] = {
                 "deit_small": Backbone(name="vit_small16"),
                 "vit_base": Backbone(name="vit_base16"),
             },
-            data={
-                "imagenet": Data(name="imagenet", size=224),
-                "imagenet-colour": Data(name="imagenet", size=224),
-                "places205": Data(name="places205", size=224),
-                "voc2007": Data(name="voc2007", size=224),
-                "inat18": Data(name="inat18", size=224),
-                "coco": Data(name="coco", size=800),
-                "voc0712": Data(name="voc0712", size=800),
-                **{name: Data(name=name, size=224) for name in (*_FEW_CLASSES, *_MANY_CLASSES)},
-            },
+            # Every data set is itself, at 224 px but for detection, whose recipes have sizes of their own.
+            data={name: Data(name=name, size=800 if name in ("coco", "voc0712") else 224) for name in NAMES}
+            | {"imagenet-colour": Data(name="imagenet", size=224)},
             published=True,
         ),
     )

@@ -149,3 +149,9 @@ EMBEDDED_FPN = replace(EMBEDDED_C4, architecture="FPN", head_norm=True, narrow=_
 _CIFAR = Narrow(anchors=(8, 16, 32, 64, 128), proposals=(0, 0, 1000, 300))
 CIFAR_C4 = replace(VOC_MOCO, train_sizes=(160, 192, 224), test_size=224, longest=384, narrow=_CIFAR)
 CIFAR_FPN = replace(CIFAR_C4, architecture="FPN", head_norm=True, narrow=replace(_CIFAR, anchors=(8, 16, 32, 64)))
+
+
+def at_scales(paper: Detector) -> dict[str, Detector]:
+    """A published detector, and what stands for its architecture at the other scales."""
+    small = (EMBEDDED_C4, CIFAR_C4) if paper.architecture == "C4" else (EMBEDDED_FPN, CIFAR_FPN)
+    return {"embedded": small[0], "cifar": small[1], "paper": paper}

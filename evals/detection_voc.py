@@ -8,7 +8,7 @@ this. Baselines that a table prints beside it are copied from other papers and m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.spec import Backbone
@@ -36,14 +36,8 @@ class Config(recipes.Detector):
         return recipes.cost(self, backbone, masks=False)
 
 
-def _config(detector: recipes.Detector) -> Config:
-    return Config(**{f.name: getattr(detector, f.name) for f in fields(detector)})
-
-
 def _scales(paper: recipes.Detector) -> dict[str, Config]:
-    c4 = paper.architecture == "C4"
-    small = (recipes.EMBEDDED_C4, recipes.CIFAR_C4) if c4 else (recipes.EMBEDDED_FPN, recipes.CIFAR_FPN)
-    return {"embedded": _config(small[0]), "cifar": _config(small[1]), "paper": _config(paper)}
+    return {scale: Config(**vars(detector)) for scale, detector in recipes.at_scales(paper).items()}
 
 
 RECIPES = _scales(recipes.VOC_MOCO)

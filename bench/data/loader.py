@@ -14,7 +14,7 @@ readable image of the same global batch takes its place, whoever decodes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -121,8 +121,11 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
         yield Batch(views=made, labels=labels[indices.to(device)], indices=indices)
 
 
-class _Batches(torch.utils.data.Dataset[Any]):
-    """One item is one batch. A damaged file comes back as an item: raised in a worker, torch would put a traceback into its message."""
+class _Items(torch.utils.data.Dataset[Any]):
+    """What DataLoader wants: batches by number. A damaged file comes back as an item: raised in a worker, torch would put a traceback into it."""
+
+    def __init__(self, batch: Callable[[int], Any]) -> None:
+        self.batch = batch
 
     def __getitem__(self, number: int) -> Any:
         try:
@@ -130,15 +133,11 @@ class _Batches(torch.utils.data.Dataset[Any]):
         except BenchError as error:
             return error
 
-    def batch(self, number: int) -> Any:
-        """Tensors. Raises BenchError for a damaged file."""
-        raise NotImplementedError
 
-
-def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, seed: int, workers: int) -> Iterator[Any]:
-    """The batches, made by worker processes. Raises the BenchError of a damaged file."""
+def _load(batch: Callable[[int], Any], numbers: Sequence[int], device: torch.device, *, seed: int, workers: int) -> Iterator[Any]:
+    """`batch` of every number, made by worker processes. Raises the BenchError of a damaged file."""
     loader = DataLoader(
-        batches,
+        _Items(batch),
         batch_size=None,
         sampler=numbers,
         num_workers=workers,
@@ -153,7 +152,7 @@ def _load(batches: _Batches, numbers: Sequence[int], device: torch.device, *, se
         yield item
 
 
-class _Views(_Batches):
+class _Views:
     """Batch `step`: this rank's images decoded once each, and the uint8 views cut from them.
 
     With `finish` the views are finished here, on the CPU; else flip and colour are left to the device.
@@ -223,7 +222,7 @@ def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: 
     views, plan, labels = made.views, made.plan, made.split.labels
     if any(view.rotation for view in views):
         raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
-    loaded = _load(made, steps, device, seed=plan.seed, workers=workers)
+    loaded = _load(made.batch, steps, device, seed=plan.seed, workers=workers)
     for step, (parts, indices, unreadable) in zip(steps, loaded, strict=True):
         finished = []
         for number, (view, part) in enumerate(zip(views, parts, strict=True)):
@@ -269,12 +268,12 @@ def eval_batches(
             part = slice(start, start + batch_size)
             yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
         return
-    batches = _CentreCrops(split, size, batch_size, crop)
-    for images, labels in _load(batches, range(0, len(split), batch_size), device, seed=0, workers=workers):
+    crops = _CentreCrops(split, size, batch_size, crop)
+    for images, labels in _load(crops.batch, range(0, len(split), batch_size), device, seed=0, workers=workers):
         yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
 
 
-class _CentreCrops(_Batches):
+class _CentreCrops:
     """Batch `start`: the images from there on, uint8."""
 
     def __init__(self, split: Files, size: int, batch_size: int, crop: Crop) -> None:

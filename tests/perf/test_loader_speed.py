@@ -158,4 +158,4 @@ def test_through_a_data_loader_with_one_worker(benchmark: Any, photographs: File
         data = torch.utils.data.DataLoader(Usual(list(photographs.paths) * EPOCHS), batch_size=IMAGES, num_workers=1)
         all_of(data)
 
-    pairs(benchmark, usual, lambda: all_of(_load(views, range(EPOCHS), CPU, seed=0, workers=1)), IMAGES * EPOCHS)
+    pairs(benchmark, usual, lambda: all_of(_load(views.batch, range(EPOCHS), CPU, seed=0, workers=1)), IMAGES * EPOCHS)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Starts a real Slurm on this one machine: munge, one slurmctld, one slurmd per simulated node. For tests.
 #
-#     SLURM_TEST_HOME=/tmp/some-folder tests/slurm/start_slurm.sh      # at most 55 characters: unix sockets
+#     SLURM_TEST_HOME=FOLDER tests/slurm/start_slurm.sh      # at most 55 characters: unix sockets
 #     export SLURM_CONF=$SLURM_TEST_HOME/slurm.conf                     # then sbatch, squeue, scancel use it
-#     SLURM_TEST_HOME=/tmp/some-folder tests/slurm/stop_slurm.sh
+#     SLURM_TEST_HOME=FOLDER tests/slurm/stop_slurm.sh
 #
 # Everything lives in that folder and listens on 127.0.0.x; /etc/slurm, /etc/munge and /var are neither read nor written.
 # There is no accounting: the harder case, as sacct fails and slurmctld forgets what has ended. `start_slurm.sh slurmctld`

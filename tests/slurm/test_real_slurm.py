@@ -137,7 +137,7 @@ def test_the_table_from_slurm_is_the_local_one_digit_for_digit(limited: Path, wo
     assert watching.returncode == 0, watching.stdout + watching.stderr
     assert "0 submitted now (0 sbatch calls)" in watching.stdout
     table = workplace / "results/out/smoke/simclr_table6.csv"
-    again = subprocess.run([*RUN, "--executor", "inline"], cwd=local, capture_output=True, text=True, timeout=300, check=False)
+    again = subprocess.run([*RUN, "--executor", "local"], cwd=local, capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stdout + again.stderr
     assert table.read_text() == (local / "results/out/smoke/simclr_table6.csv").read_text()
     wait_until((workplace / "said").exists)
