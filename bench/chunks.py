@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.data.loader import Batch
 from bench.distributed import gather
+from bench.stopwatch import Stopwatch
 
 Embeddings = dict[str, Tensor]
 
@@ -29,10 +30,12 @@ def cached_backward(
     *,
     chunks: int,
     seed: int,
+    watch: Stopwatch | None = None,
 ) -> tuple[dict[str, Tensor], Embeddings]:
     """Accumulate the gradient of the whole batch's loss into the parameters; returns losses and embeddings.
 
     `network` is what `embed` runs, wrapped in DDP or not. Both passes of a sub-batch draw the same random numbers.
+    For the `watch` pass 1 and the loss are "forward"; pass 2 counts as "backward", which the caller ends.
     """
     parts = list(split(batch, chunks))
     with torch.no_grad(), _frozen_statistics(network):
@@ -40,6 +43,8 @@ def cached_backward(
     leaves = {name: torch.cat([f[name].float() for f in found]).requires_grad_() for name in found[0]}
     embeddings = {name: gather(leaf) for name, leaf in leaves.items()}
     losses = loss(embeddings, gather(batch.labels))
+    if watch is not None:
+        watch.end("forward")
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     start = 0

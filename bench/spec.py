@@ -115,6 +115,7 @@ class Pretrain:
     # Sub-batches of a gradient-cached step: the loss stays that of the whole batch, memory is that of one sub-batch.
     # Not a resource: batch norm sees one sub-batch at a time.
     chunks: int = field(default=1, metadata={"omit_when": 1})
+    compile: bool = field(default=False, metadata={"omit_when": False})  # the encoder, by torch.compile: other roundings
     VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
 
     def __post_init__(self) -> None:

@@ -30,6 +30,7 @@ from bench.runs import RunFolder
 from bench.seeding import seed_of
 from bench.site import Site
 from bench.spec import Pretrain
+from bench.stopwatch import Stopwatch
 
 CHECKPOINT_SECONDS = 20.0  # at least; saving never takes more than 2 % of the time
 LOGGED_STEPS = 200
@@ -76,9 +77,11 @@ def pretrain(spec: Pretrain, place: Place) -> Trained:
     """
     loop = _Loop(spec, place)
     for step, batch in loop.batches():
+        loop.watch.end("wait")
         losses, embeddings = loop.update(step, batch)
         loop.log(step, losses, embeddings)
         loop.save_or_stop(step)
+        loop.watch.start()
     return loop.finish()
 
 
@@ -97,6 +100,8 @@ class _Loop:
         if spec.start is not None:
             load_start(self.network, spec.start, run)
         self.network.to(device).to(memory_format=torch.channels_last)
+        if spec.compile:
+            self.network.get_submodule("encoder").compile()
         if ranks.world > 1:
             synchronise_norms(self.network, device)
         self.method = cast(Method, self.network)
@@ -115,6 +120,7 @@ class _Loop:
         self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.logged_at, self.logged_step = time.monotonic(), self.before.step
         self.terms: dict[str, float] = {}
+        self.watch = Stopwatch(device)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """The steps that are left, with their batches."""
@@ -141,17 +147,21 @@ class _Loop:
                 batch,
                 chunks=self.spec.chunks,
                 seed=seed_of(self.spec.seed, "chunks", step, self.place.ranks.rank),
+                watch=self.watch,
             )
         else:
             embeddings = {name: gather(tensor.float()) for name, tensor in self.autocast_embed(batch).items()}
             losses = self.method.loss(embeddings, gather(batch.labels))
+            self.watch.end("forward")
             losses["loss"].backward()  # type: ignore[no-untyped-call]
+        self.watch.end("backward")
         if self.spec.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
         if hasattr(self.method, "before_step"):
             self.method.before_step(step / self.total)
         self.optimizer.step()
         self.method.after_step((step + 1) / self.total)
+        self.watch.end("optimizer")
         return losses, embeddings
 
     def autocast_embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -176,7 +186,7 @@ class _Loop:
             self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
         if not self.place.ranks.first:
             return
-        now = time.monotonic()
+        now, split = time.monotonic(), self.watch.read(step + 1 - self.logged_step)
         rate = (step + 1 - self.logged_step) * self.spec.batch_size / max(1e-9, now - self.logged_at)
         self.logged_at, self.logged_step = now, step + 1
         line = {
@@ -190,7 +200,7 @@ class _Loop:
         if isinstance(self.split, Files):
             line["unreadable_images"] = self.unreadable.count
         with self.place.run.metrics.open("a") as file:
-            file.write(json.dumps(line | self.terms) + "\n")
+            file.write(json.dumps(line | split | self.terms) + "\n")
 
     def save_or_stop(self, step: int) -> None:
         """A checkpoint now and then, and when asked to stop. Raises Stopped."""

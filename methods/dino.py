@@ -29,6 +29,7 @@ from methods._dino import LastLayer, clip_each, dino_loss, projector, set_drop_p
 from methods._dino_recipes import variants
 from methods._heads import logits_of
 from methods._momentum import cosine_momentum, move_towards, slow_copy
+from methods._progress import Progress
 from methods._views import byol_crops, cifar, mild_digits
 
 GLOBAL = 2  # views that the teacher sees: the first ones
@@ -89,7 +90,7 @@ class Method(nn.Module):
         set_drop_path(self.encoder, config.drop_path)
         set_drop_path(self.teacher, 0.0)
         self.register_buffer("center", torch.zeros(config.classes))
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.clock = Progress(self)
         self.batch_center: Tensor | None = None  # of the step under way
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -104,7 +105,7 @@ class Method(nn.Module):
                 targets.chunk(GLOBAL),
                 self.last(student).chunk(len(batch.views)),
                 self.center,
-                teacher_temperature=temperature_of(self._epoch(float(self.progress)), *c.teacher_temperature, c.temperature_epochs),
+                teacher_temperature=temperature_of(self._epoch(self.clock.value(self.progress)), *c.teacher_temperature, c.temperature_epochs),
                 student_temperature=c.student_temperature,
             )
         t0, t1 = teacher.chunk(GLOBAL)
@@ -133,7 +134,7 @@ class Method(nn.Module):
         momentum = cosine_momentum(self.config.momentum, progress - 1 / self.facts.steps)
         for slow, fast in zip(self.teacher, (self.encoder, self.projector, self.last), strict=True):
             move_towards(slow, fast, momentum)
-        self.progress.fill_(progress)
+        self.clock.move(self.progress, progress)
         if progress >= 1:
             self.encoder.load_state_dict(self.teacher[0].state_dict())
 

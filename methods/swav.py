@@ -23,6 +23,7 @@ from bench.data.loader import Batch
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._heads import logits_of
+from methods._progress import Progress
 from methods._swav import sinkhorn, swapped_prediction
 from methods._swav_recipes import variants
 from methods._views import cifar, digits, simclr_view
@@ -77,7 +78,7 @@ class Method(nn.Module):
         )
         self.prototypes = nn.Linear(config.output, config.prototypes, bias=False)
         self.register_buffer("queue", torch.zeros(ASSIGNED, config.queue, config.output) if config.queue else None)
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.clock = Progress(self)
         self._normalise_prototypes()
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -110,7 +111,7 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Unit prototypes for the next step."""
-        self.progress.fill_(progress)
+        self.clock.move(self.progress, progress)
         self._normalise_prototypes()
 
     @torch.no_grad()
@@ -120,7 +121,7 @@ class Method(nn.Module):
     def _steps_of_queue(self) -> int:
         """Steps since the queue began to fill, negative before."""
         steps_per_epoch = self.facts.images // self.facts.batch_size
-        return round(float(self.progress) * self.facts.steps) - self.config.queue_epoch * steps_per_epoch
+        return round(self.clock.value(self.progress) * self.facts.steps) - self.config.queue_epoch * steps_per_epoch
 
     def _with_queue(self, scores: list[Tensor]) -> list[Tensor]:
         """The scores of a batch and, once the queue is full, below them those of the queue with today's prototypes."""

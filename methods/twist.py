@@ -25,6 +25,7 @@ from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._heads import logits_of
 from methods._momentum import cosine_momentum, move_towards, slow_copy
+from methods._progress import Progress
 from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
 from methods._twist_recipes import variants
 from methods._views import byol_pair, cifar, digits
@@ -93,7 +94,7 @@ class Method(nn.Module):
         self.teacher = None if config.teacher is None else nn.ModuleList([slow_copy(self.encoder), slow_copy(self.projector)])
         self.teacher_norm = None if config.teacher is None else BunchNorm(config.classes, config.bunch)
         # Share of the self-labelling stage that is done; a buffer, so that a checkpoint holds it. The first stage leaves it at 0.
-        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        self.clock = Progress(self)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Logits before the norm: z0, z1 of the global crops, z2 ... of local ones, and t0, t1 of the teacher."""
@@ -107,7 +108,7 @@ class Method(nn.Module):
         c = self.config
         z_VBC = self.norm(torch.stack([z for name, z in embeddings.items() if name.startswith("z")]))
         if c.stage == "self_label":
-            return self_label_loss(z_VBC, keep=keep_share(*c.keep, float(self.progress)), among=c.keep_among)
+            return self_label_loss(z_VBC, keep=keep_share(*c.keep, self.clock.value(self.progress)), among=c.keep_among)
         if self.teacher_norm is None:
             return twin_loss(z_VBC, alpha=c.alpha, beta=c.beta, temperature=c.temperature, epsilon=c.epsilon)
         t_TBC = self.teacher_norm(torch.stack([embeddings["t0"], embeddings["t1"]]))
@@ -116,7 +117,7 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Move the teacher; the code's step number starts at 0, so its momentum is that of the progress before the step."""
         if self.config.stage == "self_label":
-            self.progress.fill_(progress)
+            self.clock.move(self.progress, progress)
         if self.teacher is not None and self.config.teacher is not None:
             momentum = cosine_momentum(self.config.teacher, progress - 1 / self.steps)
             for slow, fast in zip(self.teacher, (self.encoder, self.projector), strict=True):

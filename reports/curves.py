@@ -11,7 +11,7 @@ from reports.sketch import Key, Line, Panel, Point
 
 Curves = Sequence[Mapping[str, float]]
 
-NOT_A_TERM = ("step", "steps", "epoch", "img_s", "seconds")
+NOT_A_TERM = ("step", "steps", "epoch", "img_s", "seconds", "wait_ms", "forward_ms", "backward_ms", "optimizer_ms")
 
 
 def training_curves(runs: Sequence[tuple[str, Curves]], *, name: str, title: str) -> str:

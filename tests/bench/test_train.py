@@ -17,6 +17,7 @@ from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
 from bench.graph import plan
 from bench.health import TrainingFailedError, embedding_std
+from bench.identity import job_id
 from bench.runs import RunFolder
 from bench.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
@@ -24,7 +25,8 @@ from bench.train import Place
 from methods.simclr import Method
 
 Places = Callable[..., Place]
-TIMES = {"seconds", "img_s"}
+PARTS = {"wait_ms", "forward_ms", "backward_ms", "optimizer_ms"}
+TIMES = {"seconds", "img_s"} | PARTS
 
 
 def weights(place: Place) -> dict[str, Tensor]:
@@ -144,6 +146,8 @@ def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> Non
         assert line["epoch"] == pytest.approx((number + 1) / per_epoch)
         assert line["lr"] == pytest.approx(4e-3 * optim.schedule(number, 6, 2, 0.0))
         assert line["img_s"] > 0
+        assert all(line[part] > 0 for part in PARTS)
+        assert sum(line[part] for part in PARTS) < 1.01e3 * small.batch_size / line["img_s"]  # parts of the step, whose whole img_s counts
         assert math.isfinite(line["loss"])
     assert [line["lr"] for line in lines][:3] == pytest.approx([0, 2e-3, 4e-3])
     seconds = [line["seconds"] for line in lines]
@@ -311,3 +315,20 @@ def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -
     assert 0.5 < embedding_std(line) < 1
     nearly = torch.ones(1000, 64) + 1e-5 * torch.randn(1000, 64, generator=rng)
     assert embedding_std(nearly) < health.COLLAPSED_BELOW
+
+
+def test_a_compiled_encoder_is_another_job_with_the_same_weights_file(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compiler(call: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:
+        compiled.append(call)
+        return call
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    plain, other = place("plain"), place("compiled")
+    train.pretrain(small, plain)
+    assert compiled == []
+    train.pretrain(replace(small, compile=True), other)
+    assert [call.__self__.__class__.__name__ for call in compiled] == ["ResNet"]  # type: ignore[attr-defined]
+    assert equal(weights(plain), weights(other))
+    assert job_id(replace(small, compile=True)) != job_id(small)

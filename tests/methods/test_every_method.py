@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from typing import cast
 
@@ -26,6 +27,7 @@ from bench.spec import Backbone, Pretrain
 
 METHODS = plugins.names("method")
 TINY = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
+SHALLOW = Backbone(name="resnet10", base_channels=64, stem="cifar")  # as wide as a ResNet-18: recipes may ask for 360 channels
 
 
 def spec_of(method: str, scale: str) -> Pretrain:
@@ -90,6 +92,27 @@ def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(method:
     for name, gradient in zip(names, gradients, strict=True):
         assert float(gradient.abs().max()) > 0, name
     made.after_step(0.1)
+
+
+@pytest.mark.parametrize("scale", ["embedded", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_never_waits_for_the_device(method: str, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the device "meta", which has shapes but no values: what asks for a value there makes the host wait for a GPU."""
+    monkeypatch.setattr(torch, "autocast", lambda device, *args, **options: nullcontext())  # it does not know "meta"
+    module = plugins.load("method", method)
+    for recipes in (module.RECIPES, *getattr(module, "VARIANTS", {}).values()):
+        recipe = recipes.get(scale)
+        if recipe is None:
+            continue
+        spec = replace(spec_of(method, scale), method=recipe.method, views=recipe.views, backbone=SHALLOW, batch_size=recipe.batch_size)
+        made = cast(Method, train.build_method(spec, 1000).to("meta"))
+        labels = torch.zeros(spec.batch_size, dtype=torch.long, device="meta")
+        views = [torch.zeros(spec.batch_size, 3, 32, 32, device="meta") for _ in spec.views]
+        embeddings = made.embed(Batch(views=views, labels=labels, indices=torch.arange(spec.batch_size)))
+        made.loss(embeddings, labels)["loss"].backward()  # type: ignore[no-untyped-call]
+        if hasattr(made, "before_step"):
+            made.before_step(0.5)
+        made.after_step(0.501)
 
 
 @pytest.mark.parametrize("method", METHODS)
