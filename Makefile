@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test detection check format clean
+.PHONY: run test detection check perf format clean
 
 run: .venv/run
 	$(BIN)/bench run --table simclr_table6
@@ -20,6 +20,14 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Measures every speed budget beside the usual way and writes docs/performance.md; some twenty minutes, on a machine with nothing else to do.
+# `make perf SHORT=1` shows in a minute that all of it can be measured, and writes to results/out/performance/ instead.
+PERF := $(if $(SHORT),results/out/performance,docs)
+perf: .venv/test
+	mkdir -p results/out/performance
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/perf $(if $(SHORT),--short) --benchmark-quiet --benchmark-json=results/out/performance/run.json
+	$(BIN)/python docs/make_performance.py results/out/performance/run.json --out $(PERF)
 
 format: .venv/test
 	$(BIN)/ruff format .

@@ -36,11 +36,14 @@ ExecutorName = Annotated[str, typer.Option("--executor", help="local (one proces
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="methods, evals, tables, scales or datasets.")] = "tables") -> None:
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, evals, tables, scales or datasets.")] = "tables",
+    missing: Annotated[bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")] = False,
+) -> None:
     """What there is: methods, evals, tables, scales, datasets."""
     from bench import listing
 
-    listing.show(what)
+    listing.show(what, missing=missing)
 
 
 @app.command()
@@ -155,8 +158,25 @@ def retry(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Measure loader and training step instead: which one is the bottleneck, how many workers to use.")
+    ] = False,
+    scale: Annotated[
+        str | None, typer.Option("--scale", "-s", help="With --throughput: whose recipe; default: embedded, or paper for images on disk.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="With --throughput: another data set than the scale's, see `bench list datasets`.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="With --throughput: length of each measurement; default: 10.")] = None,
+) -> None:
     """What works on this machine and site, what does not, and what to do about it; exit code 1 when something is broken."""
+    if throughput:
+        from bench import throughput as measuring
+
+        raise typer.Exit(measuring.show(_site(), scale=scale, data=data, seconds=10.0 if seconds is None else seconds))
+    if scale is not None or data is not None or seconds is not None:
+        raise BenchError("--scale, --data and --seconds say what --throughput measures: give --throughput too.")
     from bench import doctor as looks
 
     raise typer.Exit(looks.show(_site()))

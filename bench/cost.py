@@ -1,86 +1,96 @@
-"""What jobs will cost: seconds, GPU-hours, disk. Measured rates of earlier results first, published or measured anchors else."""
+"""What jobs will cost: seconds, GPU-hours, disk. Rates of earlier results first (bench/earlier.py), else listed ones (bench/rates.py)."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bench.data.catalogue import entry
-from bench.errors import BenchError
+from bench.earlier import ANY_WORK, Earlier, Taken, pairs, work
 from bench.features import entries_of, splits_read
 from bench.graph import Job, JobGraph
-from bench.identity import digest
+from bench.rates import Kind, Rate, listed
 from bench.runs import Runs
-from bench.spec import Backbone, Encoder, Pixels, Pretrain
+from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain
 
-
-@dataclass(frozen=True)
-class Anchor:
-    """A training rate to start from: images a second (two views each) of one network on one device."""
-
-    images_per_second: float
-    device: str  # "GPU" or "core"
-    source: str
-
-
-_HERE = "this project, one core with AVX512-BF16, bf16"
-# By architecture and channels of the first stage.
-ANCHORS: Mapping[tuple[str, int], Anchor] = {
-    ("resnet50", 64): Anchor(90.0, "GPU", "Barlow Twins (arXiv:2103.03230, section 2.2): 1000 epochs in about 124 h on 32 V100"),
-    ("resnet10", 8): Anchor(2900.0, "core", _HERE),
-    ("resnet10", 16): Anchor(1850.0, "core", _HERE),
-    ("resnet10", 32): Anchor(760.0, "core", _HERE),
-    ("resnet18", 8): Anchor(2000.0, "core", _HERE),
-    ("resnet18", 64): Anchor(640.0, "GPU", "ResNet-50's rate, scaled with multiply-adds (0.56 G with the CIFAR stem)"),
-    ("vit_digits", 64): Anchor(2100.0, "core", _HERE),  # transformers have no base channels: 64 stands for width 1
-}
-# Cost of one image relative to ResNet-50 at 224 px with 64 channels, from multiply-adds: R18/CIFAR stem 0.56, R50 4.1, R101 7.8,
-# DeiT-S 4.6, ViT-B 17.6, vit_cifar 0.27 G.
-RELATIVE = {"resnet50": 1.0, "resnet101": 1.9, "resnet18": 0.14, "resnet10": 0.01, "vit_small16": 1.1, "vit_base16": 4.3, "vit_cifar": 0.07}
 STARTUP_SECONDS = 3.0  # of a worker: Python, torch
 EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
 FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
+_GUESSED = f"a forward pass as a sixth of training, {EVALUATION_SECONDS:g} s for heads or neighbours; training by "
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one job on one device, the device, and where the rate comes from."""
+    """Seconds of one job on one device, what their hours are counted as ("GPU" or "core"), and where the rate comes from."""
 
     seconds: float
     device: str
     source: str
+    kind: Kind
 
 
 class Costs:
-    """Estimates for the jobs of a site. `runs` supplies measured rates."""
+    """Estimates for jobs. `runs` supplies what earlier jobs took, those of `graph` first.
 
-    def __init__(self, runs: Runs, graph: JobGraph) -> None:
-        self._measured: dict[str, tuple[float, str]] = {}
+    `here` is the device that the jobs will have, as provenance names it, or only "cuda"; None: this machine's.
+    """
+
+    def __init__(self, runs: Runs, graph: JobGraph, here: str | None = None) -> None:
+        self._earlier = Earlier(runs, graph.jobs.keys(), here)
         self._paths: dict[str, float] = {}
-        for job in graph:
-            if isinstance(job.spec, Pretrain) and runs[job.id].result_file.exists():
-                self._learn(job.spec, runs, job.id)
+        self._estimates: dict[str, Estimate] = {}
 
     def estimate(self, job: Job) -> Estimate:
         """What one job will take, start-up included."""
-        spec = job.spec
-        if isinstance(spec, Pretrain):
-            anchor = self._rate(spec.backbone)
-            images = spec.epochs * entry(spec.data.name).train_images * _pairs(spec)
-            return Estimate(STARTUP_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
-        own = getattr(spec.protocol, "cost", None)  # of a protocol that trains a network of its own
-        if own is not None and not isinstance(spec.encoder, Pixels):
-            seconds, device, source = own(spec.encoder.backbone)
-            return Estimate(STARTUP_SECONDS + seconds, device, source)
+        if job.id not in self._estimates:
+            spec = job.spec
+            self._estimates[job.id] = self._pretraining(spec) if isinstance(spec, Pretrain) else self._evaluation(spec)
+        return self._estimates[job.id]
+
+    def _pretraining(self, spec: Pretrain) -> Estimate:
+        rate = self._rate(spec.backbone, spec.data.size, spec, type(spec.method).__module__.rpartition(".")[2])
+        images = spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
+        source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
+        return Estimate(STARTUP_SECONDS + images / rate.images_per_second, rate.device, source, rate.kind)
+
+    def _evaluation(self, spec: Evaluate) -> Estimate:
+        guess = self._unmeasured(spec)
+        taken = self._earlier.seconds(spec, guess.device)
+        if taken is None:
+            return guess
+        name = type(spec.protocol).__module__.rpartition(".")[2]
+        network = "pixels" if isinstance(spec.encoder, Pixels) else _name(spec.encoder.backbone)
+        source = f"{name} of {network} on {spec.data.name}, {taken.value:,.1f} s{_median_of(taken, self._earlier.here)}"
+        return Estimate(STARTUP_SECONDS + taken.value, _counted_as(taken), source, "measured")
+
+    def _unmeasured(self, spec: Evaluate) -> Estimate:
+        """What an evaluation takes by its images and the rate of its network."""
         if isinstance(spec.encoder, Pixels):
-            return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed guess")
-        anchor = self._rate(spec.encoder.backbone)
+            return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
+        backbone = spec.encoder.backbone
+        own = getattr(spec.protocol, "cost", None)  # of a protocol that trains a network of its own
+        if own is not None:
+            seconds, device, source = own(backbone)
+            return Estimate(STARTUP_SECONDS + seconds, device, source, "guessed")
+        trained = spec.encoder if isinstance(spec.encoder, Pretrain) else None
+        size = trained.data.size if trained else spec.data.size
+        rate = self._rate(backbone, size, trained, "")
         # What a protocol does to the training images besides reading their features once: shares of a forward and of a training epoch.
-        forward, trained = spec.protocol.passes() if hasattr(spec.protocol, "passes") else (1.0, 0.0)
-        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + trained / 2)  # an anchor's image has two views
-        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + images / anchor.images_per_second, anchor.device, anchor.source)
+        forward, epochs = spec.protocol.passes() if hasattr(spec.protocol, "passes") else (1.0, 0.0)
+        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)  # a rate's image has two views
+        images *= (spec.data.size / size) ** 2
+        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second, rate.device, _GUESSED + rate.why, "guessed")
+
+    def _rate(self, backbone: Backbone, size: int, trained: Pretrain | None, method: str) -> Rate:
+        """Of training a network on images of `size` px, as in `trained` where there is one; `method` "": of no method in particular."""
+        rate = listed(backbone, size, method)
+        for how in (work(trained),) if trained else ANY_WORK:
+            taken = self._earlier.rate(backbone, size, how, rate.device)
+            if taken:
+                source = f"{_name(backbone)} at {size} px, {taken.value:,.0f} images/s{_median_of(taken, self._earlier.here)}"
+                return Rate(taken.value, _counted_as(taken), "measured", source)
+        return rate
 
     def longest_path(self, graph: JobGraph, job: str) -> float:
         """Seconds from the start of a job to the end of the longest chain behind it."""
@@ -115,39 +125,20 @@ class Costs:
                     heapq.heappush(ready, (-self.longest_path(graph, child), child))
         return max(ends.values(), default=0.0)
 
-    def _learn(self, spec: Pretrain, runs: Runs, job: str) -> None:
-        try:
-            result = runs[job].result()
-        except BenchError:
-            return
-        seconds = result.provenance.seconds
-        if seconds > 0 and "steps" in result.metrics:
-            rate = result.metrics["steps"] * spec.batch_size * _pairs(spec) / seconds / result.provenance.ranks
-            device = "GPU" if result.provenance.device.startswith("cuda") else "core"
-            self._measured[digest(spec.backbone)] = (rate, device)
 
-    def _rate(self, backbone: Backbone) -> Anchor:
-        measured = self._measured.get(digest(backbone))
-        if measured:
-            return Anchor(*measured, "measured in earlier runs of this encoder here")
-        channels = backbone.base_channels * backbone.width
-        exact = ANCHORS.get((backbone.name, channels))
-        if exact:
-            return exact
-        near = [(c, anchor) for (name, c), anchor in ANCHORS.items() if name == backbone.name]
-        if near:
-            other, anchor = min(near, key=lambda pair: abs(pair[0] - channels))
-            return replace(
-                anchor, images_per_second=anchor.images_per_second * (other / channels) ** 2, source=f"{anchor.source}; scaled with channels squared"
-            )
-        base = ANCHORS["resnet50", 64]
-        factor = RELATIVE.get(backbone.name, 1.0) * (channels / 64) ** 2
-        return replace(base, images_per_second=base.images_per_second / factor, source=f"{base.source}; scaled with multiply-adds")
+def _name(backbone: Backbone) -> str:
+    return f"{backbone.name} {backbone.width}x"
 
 
-def _pairs(spec: Pretrain) -> float:
-    """Views of an image in pairs of full size: a local crop of multi-crop costs by its area."""
-    return sum((view.size / spec.data.size) ** 2 for view in spec.views) / 2
+def _counted_as(taken: Taken) -> str:
+    return "GPU" if taken.device.startswith("cuda:") else "core"
+
+
+def _median_of(taken: Taken, here: str) -> str:
+    """How many results, of which device, and whether jobs will have another."""
+    many = f"median of {taken.count} results" if taken.count > 1 else "1 result"
+    other = "" if taken.device == here or ":" not in here else f"; this machine has {here}"
+    return f", {many} on {taken.device}{other}"
 
 
 def disk_total(jobs: Iterable[Job]) -> float:
@@ -193,23 +184,15 @@ def _width(encoder: Encoder, size: int) -> int:
     return 3 * size**2 if isinstance(encoder, Pixels) else feature_dim(encoder.backbone)
 
 
-@cache
 def parameters(backbone: Backbone) -> int:
     """Parameter count, without allocating the network."""
-    return _meta(backbone)[0]
+    from bench.outline import outline
+
+    return outline(backbone)[0]
 
 
 def feature_dim(backbone: Backbone) -> int:
     """Width of the representation."""
-    return _meta(backbone)[1]
+    from bench.outline import outline
 
-
-@cache
-def _meta(backbone: Backbone) -> tuple[int, int]:
-    import torch
-
-    from bench import encoders
-
-    with torch.device("meta"):
-        network = encoders.build(backbone, seed=0)
-    return encoders.parameters(network), network.feature_dim
+    return outline(backbone)[1]

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -29,18 +31,68 @@ def canonical(value: object) -> Json:
         case tuple():
             return [canonical(item) for item in value]
         case _ if is_dataclass(value) and not isinstance(value, type):
-            body: dict[str, Json] = {"is": f"{type(value).__module__}:{type(value).__qualname__}"}
-            for f in fields(value):
-                own = getattr(value, f.name)
-                if f.metadata.get("identity", True) and own != f.metadata.get("omit_when", MISSING):
-                    body[f.name] = canonical(own)
-            return body
+            return {"is": _class_name(type(value))} | {name: canonical(own) for name, own in _taking_part(value)}
     raise TypeError(f"{value!r} cannot take part in a job id: use None, bool, int, float, str, tuple or a dataclass")
 
 
 def to_json(value: object) -> str:
-    """The canonical form as text: sorted keys, no spaces."""
-    return json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+    """The canonical form as text: sorted keys, no spaces. Raises TypeError for what cannot be hashed."""
+    return _text(value)[0]
+
+
+def _text(value: object) -> tuple[str, bool]:
+    """The text, and whether it is that of the object for ever, as of frozen dataclasses all the way down.
+
+    A plan asks for the texts of thousands of specs that share their parts, encoders above all: each part is written once.
+    """
+    if isinstance(value, tuple):
+        items = [_text(item) for item in value]
+        return f"[{','.join(text for text, _ in items)}]", all(lasting for _, lasting in items)
+    if not is_dataclass(value) or isinstance(value, type):
+        return json.dumps(canonical(value)), True
+    known = _TEXTS.get(id(value))
+    if known is not None:
+        return known[1], True
+    parts = {name: _text(own) for name, own in _taking_part(value)}
+    written = {"is": json.dumps(_class_name(type(value)))} | {name: text for name, (text, _) in parts.items()}
+    text = "{" + ",".join(f"{json.dumps(name)}:{written[name]}" for name in sorted(written)) + "}"
+    lasting = _is_frozen(type(value)) and all(lasting for _, lasting in parts.values())
+    if lasting:
+        if len(_TEXTS) >= _TEXTS_KEPT:
+            _TEXTS.clear()
+        _TEXTS[id(value)] = value, text
+    return text, lasting
+
+
+# Texts by identity: equal objects may differ in their text (True == 1). Beside its text each object is held, so that no other gets its id.
+_TEXTS: dict[int, tuple[object, str]] = {}
+_TEXTS_KEPT = 30_000  # below 100 MB with whole specs of 3 kB
+
+
+def _taking_part(value: object) -> Iterator[tuple[str, object]]:
+    """Fields of a dataclass that are identity and do not act as if they were not there."""
+    cls: type = type(value)
+    for name, absent in _fields(cls):
+        own = getattr(value, name)
+        if own != absent:
+            yield name, own
+
+
+@cache
+def _fields(cls: type) -> tuple[tuple[str, object], ...]:
+    """Names of the fields that can take part, each with the value at which it is left out."""
+    return tuple((f.name, f.metadata.get("omit_when", MISSING)) for f in fields(cls) if f.metadata.get("identity", True))
+
+
+@cache
+def _class_name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+@cache
+def _is_frozen(cls: type) -> bool:
+    """Whether assigning to a field is refused."""
+    return bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
 
 def job_id(spec: object) -> str:

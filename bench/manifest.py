@@ -9,13 +9,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from bench.choices import AS_PUBLISHED, Choices
 from bench.errors import InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
 from bench.graph import JobGraph
 from bench.runs import Runs, State
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Manifest:
     seeds: int
     rows: tuple[str, ...]  # as asked for; empty: all
     columns: tuple[str, ...]
-    chunks: int  # of bench.toml when it ran
     jobs: tuple[PlannedJob, ...]
+    choices: Choices = AS_PUBLISHED  # section [recipe] of bench.toml when it ran
     released: Mapping[str, str] | None = None  # of a run with --released: the authors' weights and the sha256 of each file
 
     @property
@@ -80,7 +82,9 @@ def _read(path: Path) -> Manifest:
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
     jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
-    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"])}  # type: ignore[arg-type]
+    choices: Any = data["choices"]
+    chosen = Choices(**{**choices, "data": tuple((name, other) for name, other in choices["data"])})
+    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "choices": chosen}  # type: ignore[arg-type]
     return Manifest(**body)  # type: ignore[arg-type]
 
 

@@ -176,9 +176,13 @@ class _Driver:
 
     def advance(self) -> bool:
         """Start or settle one job; False when nothing can be done right now."""
+        full: set[str] = set()  # kinds of job for which no slot is free
         for job in self.order:
             if job not in self.left or job in self.started or not self.finished.issuperset(self.left[job].needs):
                 continue
+            kind = self.left[job].resources_as
+            if kind in full and job not in self.elsewhere:
+                continue  # hundreds may wait for a slot, and to look at each ten times a second would take a seventh of a core
             run = self.runs[job]
             state = run.state()
             if state is State.RUNNING:
@@ -197,6 +201,8 @@ class _Driver:
                 self.started.add(job)
                 self.progress.tell(Event(job, "started"))
                 return True
+            else:
+                full.add(kind)
         return False
 
     def settle(self, job: str, state: State) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 from bench import driving, executors, features, graph, manifest, progress, released, scheduler
 from bench.cost import Costs, disk_total
@@ -15,6 +16,7 @@ from bench.files import make_folder
 from bench.forecast import Imagined
 from bench.forecast import lines as forecast
 from bench.graph import Job, JobGraph
+from bench.rates import Kind
 from bench.runs import Runs, State
 from bench.scales import Scale, scale_of
 from bench.site import Site
@@ -72,8 +74,8 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
     driving.prepare(jobs, request.site, forced, executor)
     for table, cells in zip(planned.tables, planned.cells, strict=True):
         part = graph.plan((cell.label, cell.spec) for cell in cells)
-        asked = (request.seeds, request.rows, request.columns, request.site.chunks)
-        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), planned.released))
+        asked = (request.seeds, request.rows, request.columns)
+        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), request.site.recipe, planned.released))
     if executor == "slurm":
         titles = [f"{table.id}@{planned.scale.name}" for table in planned.tables]
         summary = driving.drive_slurm(jobs, request.site, forced, titles, watch=watch)
@@ -89,7 +91,8 @@ def show_plan(request: Request, imagined: Imagined | None = None) -> None:
     """Print the jobs and what they cost, here and on an `imagined` cluster."""
     planned = _plan(request)
     runs, jobs = planned.runs, planned.graph
-    costs = Costs(runs, jobs)
+    # On a cluster this machine, its login node, is not where jobs run.
+    costs = Costs(runs, jobs, here="cuda" if request.site.slurm.pretrain.gpus else None)
     todo = []
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
@@ -130,8 +133,12 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     yield f"about {progress.duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
-    for source in sorted({e.source for e in estimates}):
-        yield f"  rates: {source}"
+    by_source: dict[tuple[str, str, str], list[float]] = {}
+    for e in estimates:
+        by_source.setdefault((e.kind, e.device, e.source), []).append(e.seconds / 3600)
+    kinds = get_args(Kind)
+    for (kind, device, source), part in sorted(by_source.items(), key=lambda item: (kinds.index(item[0][0]), -sum(item[1]))):
+        yield f"  {kind}: {sum(part):,.2f} {device}-hours of {len(part)} {'jobs' if len(part) > 1 else 'job'}: {source}"
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
@@ -158,27 +165,21 @@ def report(site: Site, out: Path | None, serve: int | None) -> None:
 def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:
     """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails.
 
-    Of several tables those that were never run are named and left out; one alone, or all of them, is an error.
+    Of several tables those without results or without a reference are named and left out; one alone, or all of them, is an error.
     """
     from results import checking, reference
 
     root = references or reference.ROOT
     if update:
-        for table in request.tables:
-            print(f"wrote {checking.update(table, request.scale, request.site, root=root)}")
+        for line in checking.update_all(request.tables, request.scale, request.site, root=root):
+            print(line)
         return 0
-    was_run = {m.table for m in manifest.read_all(Runs(request.site.runs)) if m.scale == request.scale}
-    tables = [table for table in request.tables if table in was_run] or request.tables  # of none, checking says what to do
-    found = [checking.check(table, request.scale, request.site, root=root) for table in tables]
-    for table in request.tables:
-        if table not in tables:
-            print(f"not run: {table} at {request.scale}")
-    for one in found:
-        print(one.text)
+    found = checking.check_all(request.tables, request.scale, request.site, root=root)
+    print(found.text)
     if junit is not None:
-        checking.write_junit(junit, found)
+        checking.write_junit(junit, found.reports, found.left_out)
         print(f"wrote {junit}")
-    return int(any(one.failures for one in found))
+    return int(bool(found.failures))
 
 
 def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
@@ -190,7 +191,7 @@ def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
 
 def _plan(request: Request, *, download: bool = False) -> _Planned:
     """Work a request out; `download` gets released weights that are not here, else they are only named."""
-    scale = replace(scale_of(request.scale), chunks=request.site.chunks)
+    scale = scale_of(request.scale, request.site.recipe)
     tables = tuple(load_table(name) for name in request.tables)
     hashes: dict[str, str] | None = None
     absent: list[BenchError] = []
@@ -225,7 +226,7 @@ def _skipped(planned: _Planned, request: Request) -> list[str]:
 
 def _check_folders(site: Site) -> None:
     """Everything that will be written to, before anything runs."""
-    from reports.build import check_target
+    from reports.target import check_target
 
     for folder in (site.runs, site.output):
         make_folder(folder)
@@ -282,4 +283,6 @@ def _recipe(spec: Pretrain) -> str:
         f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
         f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
         + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
+        + (", compiled" if spec.compile else "")
+        + (", views by Pillow" if any(view.exact for view in spec.views) else "")
     )

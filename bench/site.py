@@ -1,4 +1,4 @@
-"""The place where the harness runs: `bench.toml`. Not hashed (but for `chunks`): another machine changes no job id.
+"""The place where the harness runs: `bench.toml`. Not hashed (but for [recipe]): another machine changes no job id.
 
     [paths]
     runs = "runs"               # run folders
@@ -16,9 +16,11 @@
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
-    chunks = 1                  # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss
-                                # stays that of the whole batch, but batch norm sees one sub-batch at a time, so this
-                                # one entry does make other jobs
+    workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a GPU,
+                                # none for a CPU. `bench doctor --throughput` says how many to use
+
+    [recipe]                    # what is changed in all recipes: bench/choices.py
+    chunks = 4
 
     [slurm]                     # what jobs ask Slurm for: bench/cluster.py
     partition = "gpu"
@@ -38,14 +40,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.choices import AS_PUBLISHED, Choices, read_choices
 from bench.cluster import Cluster, read_cluster
 from bench.errors import BenchError, unknown_name
 from bench.released import CATALOGUE, Place
 from bench.spec import Resources
 
 NAME = "bench.toml"
-KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "chunks"}, "notify": {"command"}}
-FREE = {"data", "released", "slurm"}  # sections whose keys are not listed here
+KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "workers"}, "notify": {"command"}}
+FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,8 @@ class Site:
     slots: int | None = None
     threads: int = 1
     ranks: int = 1
-    chunks: int = 1
+    workers: int | None = None  # that decode images; see loader_workers
+    recipe: Choices = AS_PUBLISHED
     slurm: Cluster = field(default_factory=Cluster)
     notify: str = ""  # a line of shell
 
@@ -73,6 +77,12 @@ class Site:
         if not self.data[name].is_dir():
             raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
         return self.data[name]
+
+    def loader_workers(self, device: str) -> int:
+        """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if device == "cpu" else 8
 
     def resources(self, kind: str, executor: str = "local") -> Resources:
         """What a job of this kind is given here, or on Slurm's nodes."""
@@ -104,8 +114,8 @@ def read_site(file: Path) -> Site:
             raise unknown_name(f"section in {file}", section, {*KEYS, *FREE})
         if not isinstance(body, dict):
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
-        if section in ("released", "slurm"):
-            continue  # read by _released and read_cluster
+        if section in ("recipe", "released", "slurm"):
+            continue  # read by read_choices, _released and read_cluster
         known = _data_names() if section == "data" else KEYS[section]
         for key in body:
             if key not in known:
@@ -164,7 +174,8 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         slots=int(slots) if slots is not None else None,
         threads=int(local.get("threads", 1)),
         ranks=int(local.get("ranks", 1)),
-        chunks=int(local.get("chunks", 1)),
+        workers=int(local["workers"]) if "workers" in local else None,
+        recipe=read_choices(str(file), data.get("recipe", {})),
         slurm=read_cluster(str(file), data.get("slurm", {})),
         notify=str(data.get("notify", {}).get("command", "")),
     )

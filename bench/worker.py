@@ -21,9 +21,10 @@ from typing import TypeVar
 
 import torch
 
-from bench import encoders, plugins, train, weights
+from bench import encoders, energy, plugins, train, weights
 from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
+from bench.device_name import device_name
 from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
@@ -71,30 +72,34 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
         device = _prepare(resources, ranks)
-        with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop:
+        with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop, energy.metered(run, ranks, device) as used:
             trained = None
             if isinstance(spec, Pretrain):
-                place = train.Place(run, site, ranks, device, should_stop, workers=0 if device.type == "cpu" else 8)
+                place = train.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: train.pretrain(spec, place))
                 outcome = Outcome(metrics=trained.metrics, details={"weights_sha256": trained.weights_sha256})
             else:
                 outcome = _evaluate(spec, run, site, device, should_stop)
         if not ranks.first:
             return DONE
+        joules = used()
         provenance = Provenance(
             started=started,
             seconds=round((trained.seconds if trained else 0) + time.monotonic() - clock, 2),
             cpu_seconds=round((trained.cpu_seconds if trained else 0) + time.process_time() - cpu, 2),
             host=platform.node(),
-            device=_device_name(device),
+            device=device_name(device.type),
             ranks=ranks.world,
             threads=resources.threads,
             commit=commit(),
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             resumed=trained.resumed if trained else 0,
+            energy_joules=round(sum(joules.values()), 1) if joules else None,
+            energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(run.result_file)
         run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
+        energy.forget(run)
     except Stopped as stopped:
         print(stopped, flush=True)
         return STOPPED
@@ -249,17 +254,6 @@ def _stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)  # type: ignore[arg-type]
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"cpu: {model}"
 
 
 if __name__ == "__main__":

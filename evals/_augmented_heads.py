@@ -216,7 +216,7 @@ def _train_heads(config: Training, subject: Subject, context: Context, data: Spl
         return {"heads": heads.state(), "history": history}
 
     view = Augment(size=context.data.size, crop_scale=config.crop_scale, flip=config.flip, jitter=0.0)
-    workers = 0 if device.type == "cpu" else 8
+    workers = context.site.loader_workers(device.type)
     batches = train_batches(data, (view,), plan, range(begin, total), device, workers=workers)
     every, logged = max(1, total // LOGGED_STEPS), (begin, time.monotonic())
     for step, batch in zip(range(begin, total), batches, strict=True):

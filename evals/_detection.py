@@ -47,7 +47,7 @@ def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) 
         model = fine_tune(cfg, model, scenes, context, ranks)
         if detector.precise_norm:
             precise_norms(cfg, model, scenes, context, ranks, detector.precise_norm)
-        workers = 0 if context.device.type == "cpu" else 4
+        workers = context.site.loader_workers(context.device.type)
         found = inference_on_dataset(model, test_loader(cfg, scenes.test, workers), scores.Predictions(scenes.test, voc=not masks))
         if not ranks.first:
             return Outcome(metrics={})

@@ -36,7 +36,7 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
     from detectron2.solver import build_lr_scheduler, build_optimizer
 
     seed, total, device = seed_of(context.seed, "detection"), int(cfg.SOLVER.MAX_ITER), context.device
-    workers = 0 if device.type == "cpu" else 4
+    workers = context.site.loader_workers(device.type)
     keeper = Keeper(context if ranks.world == 1 else replace(context, should_stop=_Vote(context, ranks)))
     optimizer = build_optimizer(cfg, model)  # before the norms change: it decays weights by their layer's type
     schedule = build_lr_scheduler(cfg, optimizer)
@@ -101,7 +101,7 @@ def precise_norms(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, 
     from fvcore.nn.precise_bn import update_bn_stats
 
     seed = seed_of(context.seed, "detection", "precise")
-    workers = 0 if context.device.type == "cpu" else 4
+    workers = context.site.loader_workers(context.device.type)
     batches = train_batches(cfg, scenes, seed, range(iterations), ranks, workers)
 
     def seeded() -> Iterator[Any]:

@@ -62,7 +62,7 @@ def _split_features(subject: Subject, context: Context, split: Split, crop: Crop
 def _extract(subject: Subject, context: Context, split: Split, crop: Crop) -> tuple[Tensor, Tensor]:
     """One pass over the backbone."""
     data = open_split(context.data, split, context.site)
-    workers = 0 if context.device.type == "cpu" else 8
+    workers = context.site.loader_workers(context.device.type)
     features: Tensor | None = None
     done = 0
     with torch.inference_mode():

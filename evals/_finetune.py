@@ -159,7 +159,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     if images.labels.ndim != 1:
         raise BenchError(f"fine-tuning needs one label an image; {context.data.name} has several.")
     device, seed = context.device, seed_of(context.seed, "fine-tuning")
-    workers = 0 if device.type == "cpu" else 8
+    workers = context.site.loader_workers(device.type)
     plan = Plan(images=len(images), batch_size=min(config.batch_size, len(images)), seed=seed)
     total = config.steps(len(images))
     test = open_split(context.data, "test", context.site)

@@ -20,10 +20,9 @@ from reports.job_page import job_page
 from reports.linked import link
 from reports.memory import Memory
 from reports.table_page import table_page
+from reports.target import MARKER, check_target
 from reports.text import write_outputs
 from results.view import TableView
-
-MARKER = ".bench-report"  # says that a folder is a report and may be replaced
 
 
 def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory | None = None) -> Path:
@@ -52,14 +51,6 @@ def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory |
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return out / "index.html"
-
-
-def check_target(target: Path) -> None:
-    """Raises BenchError when `target` is something that a report must not replace."""
-    if target.exists() and not target.is_dir():
-        raise BenchError(f"{target} is a file, expected a folder for the report: give another --out.")
-    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
-        raise BenchError(f"{target} holds files that are no report, and a report replaces its folder: give another --out.")
 
 
 def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory) -> None:

@@ -56,7 +56,7 @@ def job_page(record: JobRecord, linked: Linked) -> str:
             "scenes": Markup(scenes),
             "class_columns": [column.replace("_", " ") for column in class_columns],
             "class_rows": class_rows,
-            "energy": totals.NOT_MEASURED,
+            "energy": totals.energy([record.result.provenance]) if record.result is not None else "",
             "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
         },
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,8 +31,9 @@ def views_of(runs: Runs) -> list[TableView]:
     views = []
     for m in known:
         try:
-            scale = replace(scale_of(m.scale), chunks=m.chunks)
-            views.append(view(load_table(m.table), scale, Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released))
+            views.append(
+                view(load_table(m.table), scale_of(m.scale, m.choices), Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released)
+            )
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
             print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
     if not views:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from bench.result import Provenance
 from reports.job import JobRecord
+from reports.numbers import is_number
 
 NOT_MEASURED = "not measured"
+NO_ENERGY = "cannot be read on this machine"
+_ENERGY = {"gpus": "of GPUs", "packages": "of whole processor packages, with all that ran on them meanwhile"}
 
 
 def provenance(records: Sequence[JobRecord]) -> list[tuple[str, str]]:
@@ -26,7 +30,7 @@ def provenance(records: Sequence[JobRecord]) -> list[tuple[str, str]]:
         ("Seeds", ", ".join(map(str, seeds))),
         ("CPU-hours", hours(cpu) if cpu else "0" if gpu else NOT_MEASURED),
         ("GPU-hours", hours(gpu) if gpu else "0, no job ran on a GPU"),
-        ("Energy", NOT_MEASURED),  # no worker reads a meter yet
+        ("Energy", energy(made)),
         ("Hardware", _counted(one.device for one in made)),
         ("Hosts", _counted(one.host for one in made)),
         ("Commit", _counted(one.commit for one in made)),
@@ -39,6 +43,27 @@ def provenance(records: Sequence[JobRecord]) -> list[tuple[str, str]]:
 def hours(value: float) -> str:
     """Hours for people: 0.03, 1.4, 1,240."""
     return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def energy(made: Sequence[Provenance]) -> str:
+    """What the counters said, each kind summed over its jobs and in words of its own: a package counts what it shares with others.
+
+    With several jobs, "(3 of 5 jobs)" where the others could not read that kind.
+    """
+    said = []
+    for part, words_for in _ENERGY.items():
+        read = [joules for one in made if isinstance(one.energy_parts, Mapping) and is_number(joules := one.energy_parts.get(part))]
+        if read:
+            of = f" ({len(read)} of {len(made)} jobs)" if len(read) < len(made) else ""
+            shared = "; jobs side by side each count the whole" if part == "packages" and len(read) > 1 else ""
+            said.append(f"{_watt_hours(sum(read))} {words_for}{shared}{of}")
+    return "; ".join(said) or NO_ENERGY
+
+
+def _watt_hours(joules: float) -> str:
+    """0.42 Wh, 63 Wh, 1.4 kWh, 1,240 kWh."""
+    value, unit = (joules / 3.6e3, "Wh") if joules < 3.6e6 else (joules / 3.6e6, "kWh")
+    return f"{hours(value)} {unit}"
 
 
 def _versions(records: Iterable[JobRecord]) -> dict[str, str]:

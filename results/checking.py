@@ -1,15 +1,15 @@
-"""`bench check`: the fresh results of one table against its reference, as a report for people, for CI (JUnit) and for pytest."""
+"""`bench check`: fresh results of tables against their references, as a report for people, for CI (JUnit) and for pytest."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
 from bench import manifest, scales
-from bench.errors import BenchError
+from bench.errors import BenchError, one_line
 from bench.files import write_atomic
 from bench.runs import Runs
 from bench.site import Site
@@ -19,6 +19,7 @@ from results.store import Store
 from results.table import load_table
 from results.view import TableView, view
 
+COUNTED = ("improved", "unchanged", "regressed", "missing", "new")  # in the summary, even where there are none
 TALK = ("regressed", "changed", "missing", "protocol changed", "known", "not judged", "improved", "new")
 
 
@@ -41,7 +42,63 @@ class Report:
         lines = [finding.sentence() for outcome in TALK for finding in self.findings if finding.outcome == outcome]
         counts = Counter(finding.outcome for finding in self.findings)
         summary = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common()) or "no cell"
-        return "\n".join([*lines, f"{self.table} at {self.scale}: {summary}"])
+        single = sum(finding.reference is not None and finding.reference.n == 1 for finding in self.findings)
+        alone = f"; {single} with n = 1 in the reference, judged by the spread of other cells" if single else ""
+        return "\n".join([*lines, f"{self.table} at {self.scale}: {summary}{alone}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Several tables. `left_out`: (table, why) of those that were not compared, which is no failure."""
+
+    reports: tuple[Report, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def failures(self) -> list[Finding]:
+        """Of all tables that were compared."""
+        return [finding for report in self.reports for finding in report.failures]
+
+    @property
+    def text(self) -> str:
+        """What was not compared and why, each report, and of several tables one line of counts at the end."""
+        lines = [*(f"{table}: {why}" for table, why in self.left_out), *(report.text for report in self.reports)]
+        if len(self.reports) + len(self.left_out) > 1:
+            counts = Counter(finding.outcome for report in self.reports for finding in report.findings)
+            words = [*COUNTED, *(outcome for outcome in counts if outcome not in COUNTED)]
+            tables = "1 table" if len(self.reports) == 1 else f"{len(self.reports)} tables"
+            lines.append(f"{tables} compared: cells " + ", ".join(f"{counts[word]} {word}" for word in words))  # type: ignore[index]
+        return "\n".join(lines)
+
+
+def check_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = reference.ROOT) -> Checked:
+    """Compare every table that has results and a reference, and name the others. Raises BenchError when there is none to compare."""
+    reports, left_out = [], []
+    was_run = _was_run(scale, site)
+    for table in tables:
+        if why := _why_not(table, scale, was_run, root):
+            left_out.append((table, why))
+        else:
+            reports.append(check(table, scale, site, root=root))
+    if not reports:
+        if len(tables) == 1:
+            check(tables[0], scale, site, root=root)  # raises, and says what to do
+        counted = "; ".join(f"{count} {why}" for why, count in Counter(why for _, why in left_out).items())
+        raise BenchError(
+            f"nothing to compare at the scale {scale!r}: of {len(tables)} tables {counted}. "
+            "`bench run` makes results, `bench check --update` references."
+        )
+    return Checked(reports=tuple(reports), left_out=tuple(left_out))
+
+
+def _was_run(scale: str, site: Site) -> set[str]:
+    return {found.table for found in manifest.read_all(Runs(site.runs)) if found.scale == scale}
+
+
+def _why_not(table: str, scale: str, was_run: set[str], root: Path) -> str:
+    if table not in was_run:
+        return "no results"
+    return "" if reference.path_of(table, scale, root).exists() else "no reference"
 
 
 def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Report:
@@ -54,11 +111,12 @@ def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) ->
     known = reference.read(reference.path_of(table, scale, root))
     not_asked = {key for key, cell in shown.cells.items() if cell.status == "not asked"}
     wanted = [cell for cell in known if (cell.row, cell.column) not in not_asked]
-    return Report(table=table, scale=scale, findings=tuple(compare(wanted, fresh, reference.deviations(table, scale, root))))
+    others = reference.read_others(table, scale, root)
+    return Report(table=table, scale=scale, findings=tuple(compare(wanted, fresh, reference.deviations(table, scale, root), others)))
 
 
 def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Path:
-    """Make the finished results the reference. Raises BenchError when a cell that can run has not finished."""
+    """Make the finished results the reference. Raises BenchError when a cell that can run has not finished, or none has."""
     shown = fresh_view(table, scale, site)
     open_cells = [key for key, cell in shown.cells.items() if cell.status not in ("done", "none", "not implemented")]
     if open_cells:
@@ -66,9 +124,41 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
         raise BenchError(
             f"{table}: {len(open_cells)} cells have not finished, e.g. {row} | {column}: run the whole table before it becomes the reference."
         )
+    cells = reference.measured(shown)
+    if not cells:
+        raise BenchError(f"{table}: no cell of it can be measured at the scale {scale!r}.")
     path = reference.path_of(table, scale, root)
-    reference.write(path, reference.measured(shown))
+    reference.write(path, cells)
     return path
+
+
+def update_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = reference.ROOT) -> list[str]:
+    """Write the reference of every table that has all its results; a line a table, for the others with what is missing.
+
+    Raises BenchError when none was written.
+    """
+    if len(tables) == 1:
+        return [_written(update(tables[0], scale, site, root=root))]
+    lines, problems = [], []
+    was_run = _was_run(scale, site)
+    for table in tables:
+        if table not in was_run:
+            continue
+        try:
+            lines.append(_written(update(table, scale, site, root=root)))
+        except BenchError as error:
+            problems.append(one_line(error))
+    if absent := [table for table in tables if table not in was_run]:
+        problems.append(f"no results of {', '.join(absent)}")
+    if not lines:
+        raise BenchError(f"no reference was written: {'; '.join(problems)}")
+    return [*lines, *(f"not written: {problem}" for problem in problems)]
+
+
+def _written(path: Path) -> str:
+    seeds = sorted({cell.n for cell in reference.read(path)})
+    single = ": one seed tells nothing of its own spread, with --seeds 3 the check is sharper" if seeds[0] == 1 else ""
+    return f"wrote {path} (n = {', '.join(map(str, seeds))}{single})"
 
 
 def fresh_view(table: str, scale: str, site: Site) -> TableView:
@@ -77,12 +167,12 @@ def fresh_view(table: str, scale: str, site: Site) -> TableView:
     last = next((m for m in manifest.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
         raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
-    found = replace(scales.scale_of(scale), chunks=last.chunks)
+    found = scales.scale_of(scale, last.choices)
     return view(load_table(table), found, Store(runs), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
 
 
-def write_junit(path: Path, reports: Sequence[Report]) -> None:
-    """One test case a cell, one suite a table, for CI systems that read JUnit XML."""
+def write_junit(path: Path, reports: Sequence[Report], left_out: Sequence[tuple[str, str]] = ()) -> None:
+    """One test case a cell, one suite a table, for CI systems that read JUnit XML; a table that was not compared is one skipped case."""
     root = ElementTree.Element("testsuites")
     for report in reports:
         cases = report.findings
@@ -101,5 +191,9 @@ def write_junit(path: Path, reports: Sequence[Report]) -> None:
                 ElementTree.SubElement(element, "failure", type=case.outcome, message=case.sentence())
             elif case.outcome in ("known", "not judged"):
                 ElementTree.SubElement(element, "skipped", message=case.sentence())
+    for table, why in left_out:
+        suite = ElementTree.SubElement(root, "testsuite", name=table, tests="1", failures="0", errors="0", skipped="1")
+        case_of_table = ElementTree.SubElement(suite, "testcase", classname=table, name="all cells")
+        ElementTree.SubElement(case_of_table, "skipped", message=why)
     ElementTree.indent(root)
     write_atomic(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from statistics import fmean
 
 from bench.errors import BenchError
 from bench.files import write_atomic
@@ -21,6 +22,7 @@ from results.view import TableView
 ROOT = Path(__file__).parent / "reference"
 COLUMNS = ("row", "column", "mean", "sd", "n", "higher_is_better", "protocol")
 LEDGER = ("table", "row", "column", "reason", "date")
+DEVIATIONS = "deviations"
 _SIGNS = {True: "yes", False: "no", None: ""}
 
 
@@ -35,6 +37,11 @@ class Measured:
     n: int
     higher_is_better: bool | None
     protocol: str  # digest of the protocol's sentence, which carries its version
+    values: tuple[float, ...] = field(default=(), compare=False)  # of seed 0, 1, ...; a reference does not keep them
+
+    def mean_of_first(self, seeds: int) -> float | None:
+        """Over the first so many seeds; None when they are not known."""
+        return fmean(self.values[:seeds]) if 0 < seeds <= len(self.values) else None
 
     @property
     def text(self) -> str:
@@ -69,6 +76,7 @@ def measured(view: TableView) -> list[Measured]:
                         n=cell.n,
                         higher_is_better=column.higher_is_better,
                         protocol=digest(view.protocols[column.name]),
+                        values=cell.measured,
                     )
                 )
     return found
@@ -111,9 +119,15 @@ def _cell(line: dict[str, str]) -> Measured:
     )
 
 
+def read_others(table: str, scale: str, root: Path = ROOT) -> list[Measured]:
+    """The cells of every other table's reference at the scale. Raises BenchError when one is damaged."""
+    paths = sorted((root / scale).glob("*.csv"))
+    return [cell for path in paths if path.stem not in (table, DEVIATIONS) for cell in read(path)]
+
+
 def deviations(table: str, scale: str, root: Path = ROOT) -> list[Deviation]:
     """The ledger's entries for a table. Raises BenchError for one without a reason or a date."""
-    path = root / scale / "deviations.csv"
+    path = root / scale / f"{DEVIATIONS}.csv"
     if not path.exists():
         return []
     found = [Deviation(**line) for line in _lines(path, LEDGER, "")]

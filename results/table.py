@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import plugins, scales
-from bench.check import check_pretrain
 from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
@@ -149,12 +148,15 @@ def cell_jobs(
         if (row.method is None) if released is None else (row.released not in released):
             continue
         for seed in range(seeds):
+            encoders: dict[tuple[object, ...], Encoder] = {}  # most columns of a row look at the same
             for column in wanted_columns:
                 if column.name in row.without or (released is not None and not _can_be_released(column)):
                     continue
                 pretrained = released is None or column.name in row.untrained
-                encoder = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
-                spec = _spec(encoder, row, column, scale, seed)
+                key = (pretrained, id(column.change), column.epochs, column.name in row.untrained)
+                if key not in encoders:
+                    encoders[key] = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
+                spec = _spec(encoders[key], row, column, scale, seed)
                 if spec is not None:
                     found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return found
@@ -225,6 +227,8 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
         full_run=row.full_run,
     )
     if isinstance(encoder, Pretrain):
+        from bench.check import check_pretrain  # brings torch, which `bench list methods --missing` does without
+
         check_pretrain(encoder)
     return encoder
 

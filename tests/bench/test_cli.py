@@ -8,7 +8,17 @@ import pytest
 
 from tests.conftest import BENCH
 
-TORCHLESS = [["--help"], ["run", "--help"], ["list"], ["list", "methods"], ["list", "evals"], ["list", "scales"], ["list", "datasets"], ["status"]]
+TORCHLESS = [
+    ["--help"],
+    ["run", "--help"],
+    ["list"],
+    ["list", "methods"],
+    ["list", "methods", "--missing"],
+    ["list", "evals"],
+    ["list", "scales"],
+    ["list", "datasets"],
+    ["status"],
+]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -60,6 +70,7 @@ def test_list_names_what_there_is(workplace: Path) -> None:
         (["retry"], "retry needs either a job id or --table."),
         (["run"], "which table? --table NAME or --all. Tables: "),
         (["run", "--all", "--table", "simclr_table6"], "give either --table or --all."),
+        (["list", "tables", "--missing"], "--missing goes with methods, found 'tables': `bench list methods --missing`."),
         (["list", "method"], "unknown list 'method'. Did you mean 'methods'?"),
         (["logs", "pretrain-1"], "no job 'pretrain-1'"),
         (["cancel"], "cancel needs either a job id or --table."),
@@ -140,11 +151,11 @@ def test_bench_toml_in_another_encoding_is_named(workplace: Path) -> None:
 
 
 def test_a_large_batch_can_be_cut_into_chunks_by_the_place(workplace: Path) -> None:
-    (workplace / "bench.toml").write_text("[local]\nchunks = 4\n")
+    (workplace / "bench.toml").write_text("[recipe]\nchunks = 4\n")
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "SimCLR (ours), ResNet-50")
     assert found.returncode == 0, found.stderr
     assert "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step" in found.stdout
-    (workplace / "bench.toml").write_text("[local]\nchunks = 3\n")
+    (workplace / "bench.toml").write_text("[recipe]\nchunks = 3\n")
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "simclr")
     assert found.returncode == 2
     assert "batch_size 4096 does not divide into 3 chunks" in found.stderr

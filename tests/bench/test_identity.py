@@ -67,6 +67,44 @@ def test_fields_outside_the_identity_and_fields_added_later() -> None:
     assert digest(_Grown(1, b=4)) != digest(_Grown(1))
 
 
+def test_the_text_is_that_of_the_canonical_form_again_and_again() -> None:
+    pretrain = replace(tiny_pretrain(), start=tiny_pretrain(1))
+    for value in (pretrain, knn_of(pretrain), (1.0, (pretrain.optim, '\u00e9"')), -0.0, True, None, 1e-7):
+        for _ in range(2):  # the second time from what is remembered of the parts
+            assert to_json(value) == json.dumps(canonical(value), sort_keys=True, separators=(",", ":"))
+
+
+@dataclass
+class _Open:
+    items: object
+
+
+@dataclass(frozen=True)
+class _Holder:
+    held: object
+
+
+def test_what_can_change_is_written_anew() -> None:
+    inner = _Open((1, 2))
+    outer = _Holder((_Holder(inner),))
+    before = digest(outer)
+    inner.items = (1, 3)
+    assert digest(outer) == digest(_Holder((_Holder(_Open((1, 3))),))) != before
+
+
+def test_equal_values_of_other_types_keep_their_own_ids() -> None:
+    assert _Holder(1) == _Holder(True)
+    assert digest(_Holder(1)) != digest(_Holder(True))
+
+
+def test_remembered_texts_are_bounded_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.identity._TEXTS_KEPT", 5)
+    monkeypatch.setattr("bench.identity._TEXTS", {})
+    for seed in range(20):  # objects of before are gone, and others may get their places in memory
+        assert digest(_Holder(_Holder(seed))) == digest(_Holder(_Holder(seed)))
+    assert len({digest(_Holder(_Holder(seed))) for seed in range(20)}) == 20
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": 1}, [1], object(), Optim])
 def test_what_cannot_be_hashed_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="cannot take part in a job id"):

@@ -257,7 +257,7 @@ def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
 
 
 def test_a_manifest_remembers_the_released_weights(runs: Runs) -> None:
-    plain = manifest.Manifest("t", "paper", 1, (), (), 1, ())
+    plain = manifest.Manifest("t", "paper", 1, (), (), ())
     for one in (plain, replace(plain, released=HASHES)):
         manifest.write(runs, one)
         assert manifest.read_all(runs) == [one]

@@ -57,3 +57,9 @@ def test_a_data_set_without_a_folder_says_what_to_write(tmp_path: Path) -> None:
         site.data_root("cifar10")
     with pytest.raises(BenchError, match=r"gone .* is not a folder"):
         site.data_root("imagenet")
+
+
+def test_workers_are_as_many_as_the_file_says_and_else_follow_the_device(tmp_path: Path) -> None:
+    assert [find_site(tmp_path).loader_workers(device) for device in ("cpu", "cuda")] == [0, 8]
+    site = find_site(write(tmp_path, "[local]\nworkers = 3\n"))
+    assert [site.loader_workers(device) for device in ("cpu", "cuda")] == [3, 3]

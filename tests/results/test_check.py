@@ -11,7 +11,7 @@ from scipy import stats
 
 from bench.errors import BenchError
 from results import reference
-from results.check import CONFIDENCE, PRIOR, compare, tolerance
+from results.check import CONFIDENCE, PRIOR, Spread, compare, spread_around, tolerance
 from results.reference import Deviation, Measured, deviations, read, write
 from tests.conftest import BENCH
 
@@ -42,17 +42,24 @@ def test_a_number_without_a_direction_is_changed_and_fails() -> None:
 
 
 def test_the_tolerance_is_the_moderated_t_of_the_cell() -> None:
-    typical = (0.5**2, 4)
     degrees = 2 + PRIOR
-    variance = (2 * 0.5**2 + PRIOR * typical[0]) / degrees
+    variance = (2 * 0.5**2 + PRIOR * 1.5**2) / degrees
     expected = stats.t.ppf((1 + CONFIDENCE) / 2, degrees) * (variance * (1 / 3 + 1 / 2)) ** 0.5
-    assert tolerance(A, 2, typical) == pytest.approx(expected, rel=1e-12)
-    (finding, *_) = compare([A, B], [replace(A, mean=90.1, n=2), B])
+    assert tolerance(A, 2, Spread(1.5**2, 4)) == pytest.approx(expected, rel=1e-12)
+    # B's variance is the median of the column's three; the two other cells have four degrees of freedom.
+    (finding, *_) = compare([A, B, replace(A, row="c", sd=4.0)], [replace(A, mean=90.1, n=2), B])
     assert finding.tolerance == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_single_wild_neighbour_does_not_blind_a_cell_and_its_own_seeds_count_once() -> None:
+    wild = replace(A, row="untrained", sd=10.0)
+    assert spread_around(A, [A, wild]) == Spread(0.5**2, 2, "1 other cells of the same column")
+    assert spread_around(A, [A]) is None
+    assert compare([A, wild], [replace(A, mean=70.0), wild])[0].outcome == "regressed"
+
+
 def test_a_noisy_column_has_a_wider_tolerance_than_a_quiet_one() -> None:
-    quiet, noisy = (tolerance(A, 3, (variance, 10)) for variance in (0.01, 25.0))
+    quiet, noisy = (tolerance(A, 3, Spread(variance, 10)) for variance in (0.01, 25.0))
     assert quiet is not None
     assert noisy is not None
     assert noisy > 5 * quiet
@@ -86,6 +93,70 @@ def test_one_seed_without_a_column_to_learn_from_is_not_judged_and_does_not_pass
     assert finding.outcome == "not judged"
     assert "one seed" in finding.sentence()
     assert compare([single, B], [replace(single, mean=10.0), B])[0].outcome == "regressed"  # its column knows the spread
+
+
+ONE = [replace(A, row=str(row), mean=90.0 + row, sd=None, n=1) for row in range(5)]  # a table that was run with one seed
+ELSEWHERE = [replace(A, row=f"other {row}", sd=0.5) for row in range(4)]  # another table of the scale, with three
+
+
+def test_one_seed_is_judged_by_the_scale_neither_blind_nor_crying_wolf() -> None:
+    assert {f.outcome for f in compare(ONE, [replace(one, mean=one.mean + 1) for one in ONE])} == {"not judged"}  # nothing knows any spread
+    # 0.5 points of noise between seeds: a difference of 1 is nothing, one of 10 is, in both directions.
+    for by, expected in ((1.0, "unchanged"), (-1.0, "unchanged"), (10.0, "improved"), (-10.0, "regressed")):
+        findings = compare(ONE, [replace(one, mean=one.mean + by) for one in ONE], elsewhere=ELSEWHERE)
+        assert {f.outcome for f in findings} == {expected}, by
+        assert "n = 1, the spread is that of 4 other cells of the same column in all tables" in findings[0].sentence()
+
+
+def test_one_seed_alarms_as_rarely_as_the_confidence_says() -> None:
+    draw = stats.norm(loc=90, scale=0.5)
+    alarms = 0
+    for trial in range(25):
+        old, new = (draw.rvs(size=40, random_state=2 * trial + side) for side in range(2))
+        before, now = ([replace(ONE[0], row=str(row), mean=float(mean)) for row, mean in enumerate(values)] for values in (old, new))
+        alarms += sum(f.outcome in ("regressed", "improved") for f in compare(before, now, elsewhere=ELSEWHERE))
+    assert alarms < 10  # of 1,000 cells; 2 expected at the most
+
+
+def test_more_seeds_that_begin_with_the_same_digits_are_unchanged_however_noisy_the_row() -> None:
+    old = replace(ONE[0], mean=74.0)
+    new = replace(old, mean=85.0, sd=9.5, n=3, values=(74.0, 90.0, 91.0))
+    assert compare([old], [new], elsewhere=ELSEWHERE)[0].outcome == "unchanged"
+    assert compare([old], [replace(new, values=(73.9, 90.0, 91.1))], elsewhere=ELSEWHERE)[0].outcome == "improved"
+
+
+def test_a_seed_that_collapses_does_not_excuse_itself_by_the_spread_it_brings() -> None:
+    fresh = replace(ONE[0], mean=63.3, sd=46.2, n=3, values=(90.1, 90.0, 9.8))
+    assert compare(ONE, [fresh, *ONE[1:]], elsewhere=ELSEWHERE)[0].outcome == "regressed"
+
+
+def test_the_spread_comes_from_the_nearest_cells_that_know_enough() -> None:
+    column = [replace(A, row=row, sd=1.0) for row in "xy"]
+    table = [replace(A, row=row, column="kNN", protocol="q", sd=2.0) for row in "xy"]
+    scale = [replace(A, row=row, column="AP", protocol="r", sd=3.0) for row in "xy"]
+    one = ONE[0]
+
+    def spread(reference: list[Measured], elsewhere: list[Measured], cell: Measured = one) -> tuple[float, int] | None:
+        found = spread_around(cell, [cell, *reference], elsewhere)
+        return found and (found.variance, found.degrees)
+
+    assert spread([*column, *table], [*ELSEWHERE, *scale]) == (1.0, 4)
+    assert spread([column[0], *table], [*ELSEWHERE, *scale]) == (0.25, 10)  # one neighbour is too few: the column in every table
+    assert spread(table, scale) == (4.0, 4)
+    assert spread([], scale) == (9.0, 4)
+    assert spread([column[0]], []) == (1.0, 2)  # better than nothing
+    rank = replace(one, column="Rank", higher_is_better=None, protocol="s")
+    assert spread(table, scale, rank) is None  # percentages say nothing of ranks
+
+
+def test_a_column_that_never_varies_has_no_tolerance_whatever_the_table_shows_elsewhere() -> None:
+    parameters = [replace(A, row=row, column="Param (M)", mean=23.5, sd=0.0, higher_is_better=None, protocol="job") for row in "ab"]
+    assert compare([*parameters, A, B], [replace(parameters[0], mean=23.51)])[0].outcome == "changed"
+    single = replace(parameters[0], sd=None, n=1)
+    assert compare([single, parameters[1], A], [replace(single, mean=23.51)])[0].outcome == "changed"
+    # Raw pixels beside it never vary, a trained network does: one seed of it is judged by the table.
+    trained = [ONE[0], replace(PIXELS), *(replace(A, row=row, column="kNN", protocol="q") for row in "xy")]
+    assert compare(trained, [replace(ONE[0], mean=90.1)])[0].outcome == "unchanged"
 
 
 def test_a_dropped_row_is_missing_and_a_new_one_is_new() -> None:

@@ -136,7 +136,7 @@ def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeS
     place.submit(plan([("a", tiny_pretrain(0))]))
     (fake_slurm.home / "down").touch()
     assert "Unable to contact slurm controller" in place.error(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), 1, manifest.of_graph(graph)))
+    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
     assert "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))" in out
@@ -153,7 +153,7 @@ def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     first = next(iter(graph)).id
     fake_slurm.set(seconds=0.1, fail=[first])
     place.submit(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), 1, manifest.of_graph(graph)))
+    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
     shown = Silent()
     summary = watch(graph, place.runs, shown, poll=0.1)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (2, 1, 2)

@@ -1,0 +1,169 @@
+"""How long finished jobs under the runs folder took, by what they did and on which device. Reads few files, newest first, when asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.device_name import device_here
+from bench.errors import BenchError
+from bench.files import read_json
+from bench.identity import to_json
+from bench.result import Result, read_result
+from bench.runs import Runs
+from bench.spec import Backbone, Evaluate, Pixels, Pretrain
+
+LOOKED_AT = 1000  # newest results of a kind whose job is read
+ENOUGH = 9  # newest results of the same work; their median counts
+
+Key = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Median over results of the same work on the same kind of device."""
+
+    value: float  # images a second and rank, of two views of full size; of an evaluation seconds of one rank
+    count: int
+    device: str  # as provenance names it: "cuda: <name>" or "cpu: <model>"
+
+
+def work(spec: Pretrain) -> Key:
+    """How a training step is computed, by all that changes its rate much."""
+    return spec.precision, spec.compile, spec.chunks > 1, any(view.exact for view in spec.views)
+
+
+ANY_WORK: tuple[Key, ...] = (("bf16", False, False, False), ("fp32", False, False, False))  # what stands for an encoder that was not trained here
+
+
+class Earlier:
+    """Finished jobs by what was done in them. Those in `first` count before others, newer ones before older ones.
+
+    `here` is the device that jobs will have, as provenance names it, or only "cuda"; None: this machine's.
+    """
+
+    def __init__(self, runs: Runs, first: Container[str], here: str | None) -> None:
+        self._runs = runs
+        self._first = first
+        self._named = here
+        self._values: dict[Key, list[tuple[str, float]]] = {}
+
+    @cached_property
+    def here(self) -> str:
+        """The device that jobs will have."""
+        return self._named or device_here()
+
+    def rate(self, backbone: Backbone, size: int, how: Key, kind: str) -> Taken | None:
+        """Rate of training this network on images of `size` px; `kind`, "GPU" or "core", is wanted where there are no results of `here`."""
+        return self._taken(self._pretrainings, ("pretrain", to_json(backbone), size, *how), kind)
+
+    def seconds(self, spec: Evaluate, kind: str) -> Taken | None:
+        """Seconds of an evaluation: the same protocol on the same data and an encoder of the same architecture."""
+        if not self._evaluations:
+            return None
+        network = "pixels" if isinstance(spec.encoder, Pixels) else to_json(spec.encoder.backbone)
+        return self._taken(self._evaluations, ("evaluate", to_json(spec.protocol), to_json(spec.data), network), kind)
+
+    def _taken(self, folders: Mapping[Key, list[Path]], key: Key, kind: str) -> Taken | None:
+        if key not in folders:
+            return None
+        if key not in self._values:
+            self._values[key] = list(_values(folders[key]))
+        return _median(self._values[key], self.here, kind)
+
+    @cached_property
+    def _pretrainings(self) -> Mapping[Key, list[Path]]:
+        return _by_work(_newest(self._runs.root, "pretrain", self._first))
+
+    @cached_property
+    def _evaluations(self) -> Mapping[Key, list[Path]]:
+        return _by_work(_newest(self._runs.root, "evaluate", self._first))
+
+
+def _median(values: Iterable[tuple[str, float]], here: str, kind: str) -> Taken | None:
+    """Of the device `here` where there are any, else of the newest other one: on a GPU of GPUs, then of the kind that is wanted."""
+    by_device: dict[str, list[float]] = {}
+    for device, value in values:
+        by_device.setdefault(device, []).append(value)
+    types = ["cuda"] if here.startswith("cuda") else []
+    types.append("cuda" if kind == "GPU" else "cpu")
+    for device in (here, *(device for wanted in types for device in by_device if device.startswith(f"{wanted}:"))):
+        if device in by_device:
+            return Taken(median(by_device[device]), len(by_device[device]), device)
+    return None
+
+
+def _by_work(folders: Iterable[Path]) -> Mapping[Key, list[Path]]:
+    """Folders by what was done in them, in their order."""
+    found: dict[Key, list[Path]] = {}
+    for folder in folders:
+        try:
+            key = _key(read_json(folder / "job.json")["spec"])
+        except (OSError, BenchError, LookupError, TypeError, AttributeError):
+            continue  # damaged or of another version: nothing to learn
+        same = found.setdefault(key, [])
+        if len(same) < ENOUGH:
+            same.append(folder)
+    return found
+
+
+def _key(spec: Any) -> Key:
+    """As `Earlier` asks, from the canonical form in job.json, where fields that act as before are left out."""
+    if "encoder" not in spec:
+        exact = any(view.get("exact", False) for view in spec["views"])
+        how = (spec["precision"], spec.get("compile", False), spec.get("chunks", 1) > 1, exact)
+        return "pretrain", _written(spec["backbone"]), spec["data"]["size"], *how
+    network = _written(spec["encoder"]["backbone"]) if "backbone" in spec["encoder"] else "pixels"
+    return "evaluate", _written(spec["protocol"]), _written(spec["data"]), network
+
+
+def _newest(root: Path, kind: str, first: Container[str]) -> list[Path]:
+    """Folders with a result, those in `first` before others and newest first, no more than are looked at."""
+    found: list[tuple[bool, float, str]] = []
+    try:
+        with os.scandir(root) as entries:
+            names = [entry.name for entry in entries if entry.name.startswith(f"{kind}-")]
+    except OSError:
+        return []
+    for name in names:
+        try:
+            written = (root / name / "result.json").stat().st_mtime
+        except OSError:
+            continue  # not finished
+        found.append((name in first, written, name))
+    return [root / name for _, _, name in sorted(found, reverse=True)[:LOOKED_AT]]
+
+
+def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float]]:
+    """Device, and rate or seconds, of each readable result."""
+    for folder in folders:
+        try:
+            result = read_result(folder / "result.json")
+            spec: Any = read_json(folder / "job.json")["spec"]
+            value = _rate(spec, result) if "batch_size" in spec else result.provenance.seconds * result.provenance.ranks
+        except (OSError, BenchError, LookupError, TypeError, AttributeError):
+            continue
+        if value > 0:
+            yield result.provenance.device, value
+
+
+def _rate(spec: Mapping[str, Any], result: Result) -> float:
+    """Images a second and rank; 0 when the result does not say."""
+    seen = result.metrics.get("steps", 0.0) * spec["batch_size"] * pairs([view["size"] for view in spec["views"]], spec["data"]["size"])
+    seconds = result.provenance.seconds * result.provenance.ranks
+    return float(seen / seconds) if seconds > 0 else 0.0
+
+
+def pairs(views: Iterable[int], size: int) -> float:
+    """Views of an image in pairs of full size: a local crop of multi-crop costs by its area."""
+    return sum((view / size) ** 2 for view in views) / 2
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

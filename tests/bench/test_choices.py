@@ -1,0 +1,92 @@
+"""Section [recipe] of bench.toml: what a user changes in all recipes, and what becomes of the jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import manifest
+from bench.choices import AS_PUBLISHED, Choices
+from bench.errors import BenchError
+from bench.identity import job_id
+from bench.runs import Runs
+from bench.scales import scale_of
+from bench.site import read_site
+from bench.spec import Evaluate, Pretrain
+from reports.text import to_markdown
+from results.store import Store
+from results.table import cell_jobs, load_table
+from results.view import view
+
+ALL = Choices(chunks=4, compile=True, exact_views=True, data=(("imagenet", "imagenet-256"),))
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "bench.toml"
+    file.write_text(text)
+    return file
+
+
+def ids(scale: str, choices: Choices) -> set[str]:
+    return {job_id(cell.spec) for cell in cell_jobs(load_table("simclr_table6"), scale_of(scale, choices), 1)}
+
+
+def test_the_section_is_read(tmp_path: Path) -> None:
+    text = '[recipe]\nchunks = 4\ncompile = true\nexact_views = true\ndata = { imagenet = "imagenet-256" }\n'
+    assert read_site(written(tmp_path, text)).recipe == ALL
+    assert read_site(written(tmp_path, "")).recipe == AS_PUBLISHED
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("chunk = 2", "unknown key in .recipe. of .*bench.toml 'chunk'. Did you mean 'chunks'"),
+        ("chunks = 0", "recipe.chunks is 0, expected a whole number of at least 1"),
+        ("chunks = true", "recipe.chunks is True, expected a whole number"),
+        ("compile = 1", "recipe.compile is 1, expected true or false"),
+        ('data = "imagenet-256"', "recipe.data is 'imagenet-256', expected a table"),
+        ('data = { imagenet = "imagenet-265" }', "unknown data set in recipe.data of .* 'imagenet-265'. Did you mean 'imagenet-256'"),
+        ('data = { imagenet = "cifar10" }', "puts cifar10 in the place of imagenet, but it has 10 classes instead of 1000"),
+        ('data = { coco = "scenes_voc" }', "puts scenes_voc in the place of coco, but"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, line: str, error: str) -> None:
+    with pytest.raises(BenchError, match=error):
+        read_site(written(tmp_path, f"[recipe]\n{line}\n"))
+
+
+def test_a_choice_makes_other_jobs_where_it_changes_something_and_only_there() -> None:
+    plain = {name: ids(name, AS_PUBLISHED) for name in ("embedded", "paper")}
+    for choice in (Choices(chunks=2), Choices(compile=True)):
+        assert not ids("embedded", choice) <= plain["embedded"]
+        assert not ids("paper", choice) <= plain["paper"]
+    for choice in (Choices(exact_views=True), Choices(data=(("imagenet", "imagenet-256"),))):
+        assert ids("embedded", choice) == plain["embedded"]
+        assert not ids("paper", choice) <= plain["paper"]
+
+
+def test_at_the_papers_scale_the_chosen_data_are_read_and_named() -> None:
+    table, scale = load_table("simclr_table6"), scale_of("paper", ALL)
+    specs = [cell.spec for cell in cell_jobs(table, scale, 1)]
+    trained = [spec.encoder for spec in specs if isinstance(spec, Evaluate) and isinstance(spec.encoder, Pretrain)]
+    assert {spec.data.name for spec in specs} == {spec.data.name for spec in trained} == {"imagenet-256"}
+    assert all(made.compile and made.chunks == 4 and all(v.exact for v in made.views) for made in trained)
+
+
+def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
+    table, store = load_table("simclr_table6"), Store(Runs(tmp_path / "runs"))
+    chosen = view(table, scale_of("paper", ALL), store, 1)
+    said = "Chosen in bench.toml: imagenet-256 in the place of imagenet, 4 chunks a pretraining step, compiled encoders, views by Pillow."
+    assert said in to_markdown(chosen)
+    assert "imagenet-256" in chosen.protocols["Top-1"]
+    assert "Chosen in bench.toml" not in to_markdown(view(table, scale_of("paper"), store, 1))
+    assert "Pillow" not in view(table, scale_of("embedded", ALL), store, 1).chosen
+
+
+def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    for choices in (AS_PUBLISHED, ALL):
+        made = manifest.Manifest("t", "paper", 1, (), (), (), choices)
+        manifest.write(runs, made)
+        assert manifest.read_all(runs) == [made]
