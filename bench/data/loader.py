@@ -186,7 +186,9 @@ class _Views:
                 unreadable.append(index)
                 image, indices[row] = self._instead(number, row)
             for view, rows, out in zip(self.views, drawn, made, strict=True):
-                self._make(image, view, rows[row], out[row])
+                out[row].copy_(exact.view(image, view, rows[row]) if view.exact else _resized_box(image, view, rows[row]))
+        if self.finish:
+            self._paint(drawn, made)
         return made, indices, tuple(unreadable)
 
     def _memory(self, count: int) -> list[Tensor]:
@@ -203,13 +205,12 @@ class _Views:
             self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
         return self.places[self.turn]
 
-    def _make(self, image: Tensor, view: Augment, row: augment.Row, out: Tensor) -> None:
-        if view.exact:
-            out.copy_(exact.view(image, view, row))
-        elif self.finish:
-            painter(view.size).paint(_resized_box(image, view, row, planes=True), view, row, out)
-        else:
-            out.copy_(_resized_box(image, view, row, planes=False))
+    def _paint(self, drawn: Sequence[Sequence[augment.Row]], made: Sequence[Tensor]) -> None:
+        """After all are cut: what the painter works in stays in the core's cache then; decoding an image would empty it."""
+        for view, rows, crops in zip(self.views, drawn, made, strict=True):
+            if not view.exact:
+                for row, crop in zip(rows, crops, strict=True):
+                    painter(view.size).paint(crop, view, row, crop)
 
     def _instead(self, step: int, row: int) -> tuple[Tensor, int]:
         """The next readable image of the global batch, so that the ranks need not agree on anything."""
@@ -250,15 +251,10 @@ def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
     return read_image(split.paths[index], pillow=pillow)
 
 
-def _resized_box(image_CHW: Tensor, view: Augment, row: augment.Row, *, planes: bool) -> Tensor:
-    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8.
-
-    The result is stored plane by plane or with the colours side by side; either costs less than changing it afterwards.
-    """
+def _resized_box(image_CHW: Tensor, view: Augment, row: augment.Row) -> Tensor:
+    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8. The result has the colours side by side: the fastest way."""
     top, left, height, width = augment.pixel_box(view, row, *image_CHW.shape[1:])
-    part = image_CHW[None, :, top : top + height, left : left + width]
-    if not planes:
-        part = part.contiguous(memory_format=torch.channels_last)
+    part = image_CHW[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]
 
 

@@ -1,15 +1,14 @@
 """The colour operations of a view for one photograph on a CPU: what augment.finish does for a batch on a device.
 
-Per image, because a batch does not stay in a core's cache; in place in a few buffers, because fresh memory for every image costs
-more than the arithmetic; hue and blur in 16-bit whole numbers, because twice as many fit into an instruction and into the cache. What
-goes in and comes out of each operation are levels from 0 to 255, whole ones as in Pillow's 8-bit images.
+Per image, because a batch does not stay in a core's cache; in one piece of memory that every operation uses again, because what is fresh
+or has left the cache costs more than the arithmetic; hue on bytes and blur on 16-bit whole numbers, because more of them fit into an
+instruction. What goes in and comes out of each operation are levels from 0 to 255, whole ones as in Pillow's 8-bit images.
 """
 
 from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +18,8 @@ from torch import Tensor
 from bench.data import augment, policies
 from bench.data.augment import GRAY_WEIGHTS, NUDGE, Row
 from bench.spec import Augment
+
+HUE = 3  # its number among the operations of a jitter
 
 
 @lru_cache(maxsize=4)
@@ -31,134 +32,166 @@ class Painter:
     """Finishes views of `size` pixels, one at a time."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size, pixels = size, size * size
         self.reach = max(1, (size // 10) // 2)  # of a blur, as augment.gaussian_blur
-        self.x, self.y = torch.empty(3, size, size), torch.empty(3, size, size)  # the view; `y` is changed for it after a product
-        self.weights = torch.tensor(GRAY_WEIGHTS)
-        self.rgb, self.planes = np.empty((3, size, size), np.int16), np.empty((8, size, size), np.int16)
-        self.tall, self.wide = np.empty((size + 2 * self.reach, size), np.uint16), np.empty((size, size + 2 * self.reach), np.uint16)
-        self.sum, self.term = np.empty((size, size), np.uint16), np.empty((size, size), np.uint16)
+        self.weights = np.array(GRAY_WEIGHTS, np.float32)
+        self.memory = torch.empty(24 * pixels, dtype=torch.uint8)  # for one operation at a time
+        self.x, self.y = self.memory.view(torch.float32).view(2, 3, pixels)  # the view; `y` is changed for it after a product
+        self.planes = self.memory[: 5 * pixels].view(5, pixels).numpy()
+        self.spare, self.chroma = np.empty((3, pixels), np.uint8), bytearray(pixels)
+        self.windows: dict[int, tuple[_Windows, _Windows]] = {}
 
     def paint(self, crop_CHW: Tensor, spec: Augment, row: Row, out_CHW: Tensor) -> None:
-        """uint8 crop (3, size, size) -> the view, written to the contiguous uint8 `out_CHW`."""
+        """uint8 crop (3, size, size), stored in any order -> the view, written to the contiguous uint8 `out_CHW`, which may be the crop."""
+        out = out_CHW.numpy()
+        if out_CHW is not crop_CHW:
+            np.copyto(out, crop_CHW.numpy())
         if row.flip:
-            crop_CHW = crop_CHW.flip(2)
+            np.copyto(out, out_CHW.flip(2).numpy())
         if spec.policy != "none":
             drawn = torch.tensor(row.policy, dtype=torch.float64)[None]
-            crop_CHW = (policies.apply(crop_CHW[None].float().div_(255), drawn)[0] * 255).round_().to(torch.uint8)
-        jitter, gray = row.jitter and augment.jitters(spec), row.gray and bool(spec.gray)
-        out = out_CHW.numpy()
-        if jitter or gray:
-            self.x.copy_(crop_CHW)
-            if jitter:
-                self._jitter(spec, row)
-            if gray:
-                torch.mm(self.weights[None], self.x.view(3, -1), out=self.y[0].view(1, -1))
-                self.x.copy_(self.y[:1].add_(0.5).floor_())
-            np.copyto(out, self.x.numpy(), casting="unsafe")  # four times as fast as torch's, the same numbers
-        else:
-            out_CHW.copy_(crop_CHW)
+            out_CHW.copy_((policies.apply(out_CHW[None].float().div_(255), drawn)[0] * 255).round_())
+        if row.jitter and augment.jitters(spec):
+            self._jitter(out.reshape(3, -1), spec, row)
+        if row.gray and spec.gray:
+            self._gray(out.reshape(3, -1))
         if row.blur and spec.blur:
             self._blur(out, row.sigma)
         if row.solarize and spec.solarize:
-            np.copyto(out, 255 - out, where=out >= math.ceil(spec.solarize_threshold * 255))
+            chosen = (out >= math.ceil(spec.solarize_threshold * 255)).view(np.uint8)
+            np.bitwise_xor(out, np.negative(chosen, out=chosen), out=out)  # with 255 it is 255 - level
 
-    def _jitter(self, spec: Augment, row: Row) -> None:
+    def _jitter(self, out: NDArray[np.uint8], spec: Augment, row: Row) -> None:
+        """In place. The view is in `view`, or in `x` after an operation on 32-bit numbers; going back to bytes cuts off the fraction."""
         active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+        view, spare, in_x = out, self.spare, False
         for operation in row.order:
-            if active[operation]:
-                (self._brightness, self._contrast, self._saturation, self._hue)[operation](row.factors[operation])
+            if not active[operation]:
+                continue
+            factor = row.factors[operation]
+            if operation == HUE:
+                if in_x:
+                    np.copyto(view, self.x.numpy(), casting="unsafe")  # four times as fast as torch's
+                self._hue(view, factor, spare)
+                view, spare, in_x = spare, view, False
+                continue
+            if in_x:
+                self.x.floor_()
+            else:
+                np.copyto(self.x.numpy(), view)
+            (self._brightness, self._contrast, self._saturation)[operation](factor)
+            if factor > 1:  # only such a factor leaves the range
+                self.x.clamp_(0, 255)
+            in_x = True
+        if in_x:
+            np.copyto(out, self.x.numpy(), casting="unsafe")
+        elif view is not out:
+            np.copyto(out, view)
 
     def _brightness(self, factor: float) -> None:
         self.x.mul_(factor)
-        self._whole(factor)
 
     def _contrast(self, factor: float) -> None:
-        mean = math.floor(float(self.x.mean(dim=(1, 2)) @ self.weights) + 0.5)
+        mean = math.floor(float(self.x.mean(dim=1).numpy() @ self.weights) + 0.5)
         torch.add(torch.tensor((1 - factor) * mean + NUDGE), self.x, alpha=factor, out=self.x)
-        self._whole(factor)
 
     def _saturation(self, factor: float) -> None:
         """One product with a 3 x 3 matrix: `factor` times the colour, the rest gray."""
-        matrix = factor * torch.eye(3) + (1 - factor) * self.weights
-        torch.mm(matrix.mul_(1 + 1e-5), self.x.view(3, -1), out=self.y.view(3, -1))  # gray must not come out just below a whole level
+        matrix = np.float32(factor) * np.eye(3, dtype=np.float32) + np.float32(1 - factor) * self.weights
+        matrix *= np.float32(1 + 1e-5)  # gray must not come out just below a whole level
+        torch.mm(torch.from_numpy(matrix), self.x, out=self.y)
         self.x, self.y = self.y, self.x
-        self._whole(factor)
 
-    def _whole(self, factor: float) -> None:
-        """Cut off the fraction; only a factor above 1 leaves the range."""
-        if factor > 1:
-            self.x.clamp_(0, 255)
-        self.x.floor_()
+    def _gray(self, out: NDArray[np.uint8]) -> None:
+        np.copyto(self.x.numpy(), out)
+        gray = torch.mm(torch.from_numpy(self.weights)[None], self.x, out=self.y[:1]).add_(0.5)
+        np.copyto(out[0], gray[0].numpy(), casting="unsafe")
+        out[1:] = out[0]
 
-    def _hue(self, turn: float) -> None:
-        """Turn the hue by a share of the circle without a division or a branch; exact to a level.
+    def _hue(self, view: NDArray[np.uint8], turn: float, out: NDArray[np.uint8]) -> None:
+        """Turn the hue by a share of the circle, without an angle, a division or a branch; exact but for one rounding.
 
-        With the value M, the least channel m, the chroma c = M - m and the hue H in sixths of the circle times c (-3c to 3c),
-        red is clamp(||H| - 3c| + m - c, m, M) and the others clamp(M + c - ||H +- c| - 3c|, m, M): a triangle wave, and its
-        thirds. A third of the circle exchanges channels, so at most a sixth is turned here and one fold at 3c is enough.
+        With the largest channel M, the least m and the chroma c = M - m, a sixth of the circle is c levels, and a turn by t <= c / 2 of them
+        takes a channel x to clamp(x - y + clamp(y, m + t, M - t), m, M), y being the next channel: x moves while y is near one of the ends.
+        (Turning back, y is the channel before.) Half the circle takes x to M + m - x and thirds exchange channels, so that sixths cost
+        nothing and at most half of one is left. Written such that bytes hold it, where only sums that come back leave 0 to 255: with
+        k = c - t, low = max(y, M - t) - k and high = min(y, m + t) + k it is clamp(x, low, high) + M + m - low - high.
         """
-        thirds = round(3 * turn)
-        sixths = np.int16(round(128 * 6 * (turn - thirds / 3)))  # of the rest, times 128: with c <= 255 it fits
-        rgb = self.rgb
-        np.copyto(rgb, self.x.numpy(), casting="unsafe")
-        red, green, blue = rgb
-        most, least, chroma, level, hue, spare, thrice, low = self.planes
+        sixths = round(6 * turn)
+        rest = 6 * turn - sixths
+        most, least, rising, falling, low = self.planes
+        red, green, blue = view
         np.maximum(np.maximum(red, green, out=most), blue, out=most)
         np.minimum(np.minimum(red, green, out=least), blue, out=least)
+        chroma = np.frombuffer(self.chroma, np.uint8)
         np.subtract(most, least, out=chroma)
-        np.multiply(chroma, 3, out=thrice)
-        # |H| = M - red + c + clamp(M + m - 2 red, -e, e) with e = c - |green - blue|, and H has the sign of green - blue.
-        np.subtract(green, blue, out=hue)
-        np.subtract(chroma, np.abs(hue, out=spare), out=spare)
-        np.subtract(np.add(np.subtract(most, red, out=low), least, out=level), red, out=level)
-        np.minimum(level, spare, out=level)
-        np.maximum(level, np.negative(spare, out=spare), out=level)
-        np.add(np.add(level, low, out=level), chroma, out=level)
-        np.right_shift(hue, 15, out=spare)  # -1 where negative: level ^ -1 - -1 is -level
-        np.subtract(np.bitwise_xor(level, spare, out=level), spare, out=level)
-        np.right_shift(np.add(np.multiply(chroma, sixths, out=hue), 64, out=hue), 7, out=hue)
-        np.add(hue, level, out=hue)
-        np.subtract(least, chroma, out=low)
-        np.add(most, chroma, out=level)
-        first, second, third = (rgb[(channel + thirds) % 3] for channel in range(3))
-        np.add(hue, chroma, out=second)
-        np.subtract(hue, chroma, out=third)
-        np.abs(np.subtract(np.abs(hue, out=hue), thrice, out=hue), out=hue)
-        np.minimum(np.maximum(np.add(hue, low, out=hue), least, out=hue), most, out=first)
-        for channel in (second, third):
-            np.abs(np.subtract(np.abs(channel, out=channel), thrice, out=channel), out=channel)
-            np.minimum(np.maximum(np.subtract(level, channel, out=channel), least, out=channel), most, out=channel)
-        self.x.copy_(torch.from_numpy(rgb))
+        moved = np.frombuffer(self.chroma.translate(_rounded_shares(abs(rest))), np.uint8)
+        np.add(least, moved, out=rising)
+        np.subtract(most, moved, out=falling)
+        np.subtract(chroma, moved, out=chroma)
+        both, high = np.add(most, least, out=most), least
+        half = sixths % 2
+        thirds = (sixths - 3 * half) // 2
+        for channel in range(3):
+            x, y, new = view[channel], view[(channel + (1 if rest > 0 else -1)) % 3], out[(channel + thirds) % 3]
+            np.subtract(np.maximum(y, falling, out=low), chroma, out=low)
+            np.add(np.minimum(y, rising, out=high), chroma, out=high)
+            np.minimum(np.maximum(x, low, out=new), high, out=new)
+            np.add(low, high, out=low)
+            if half:
+                np.subtract(low, new, out=new)
+            else:
+                np.add(np.subtract(new, low, out=new), both, out=new)
 
-    def _blur(self, x: NDArray[Any], sigma: float) -> None:
+    def _blur(self, out: NDArray[np.uint8], sigma: float) -> None:
         """Gaussian blur of uint8 (3, size, size) in place: columns, then rows, with weights in 256ths and rounded after each."""
         size, weights = self.size, blur_weights(sigma, self.reach)
         reach = len(weights) - 1
         if reach == 0:
             return
-        tall, wide = self.tall[: size + 2 * reach], self.wide[:, : size + 2 * reach]
-        down = [tall[shift : shift + size] for shift in range(2 * reach + 1)]
-        along = [wide[:, shift : shift + size] for shift in range(2 * reach + 1)]
-        for plane in x:  # one colour at a time: it stays in the cache
-            np.copyto(down[reach], plane)
-            tall[:reach] = tall[2 * reach : reach : -1]  # reflected at the rim
-            tall[reach + size :] = tall[reach + size - 2 : size - 2 : -1]
-            self._weigh(down, weights, along[reach])
-            wide[:, :reach] = wide[:, 2 * reach : reach : -1]
-            wide[:, reach + size :] = wide[:, reach + size - 2 : size - 2 : -1]
-            self._weigh(along, weights, self.sum)
-            np.copyto(plane, self.sum, casting="unsafe")
+        if reach not in self.windows:
+            self.windows[reach] = (_Windows(self.memory, size, reach, dim=1), _Windows(self.memory, size, reach, dim=2))
+        columns, rows = self.windows[reach]
+        np.copyto(columns.inner, out)
+        weighed = columns.weigh(weights)
+        np.right_shift(weighed, 8, out=rows.inner)
+        weighed = rows.weigh(weights)
+        np.copyto(out, np.right_shift(weighed, 8, out=weighed), casting="unsafe")
 
-    def _weigh(self, shifted: list[NDArray[Any]], weights: list[int], out: NDArray[Any]) -> None:
-        """The weighted mean of a plane shifted from -reach to reach; the sums stay below 2^16."""
-        reach = len(weights) - 1
-        np.multiply(shifted[reach], np.uint16(weights[0]), out=self.sum)
-        for distance in range(1, reach + 1):
-            np.add(shifted[reach - distance], shifted[reach + distance], out=self.term)
-            np.multiply(self.term, np.uint16(weights[distance]), out=self.term)
-            np.add(self.sum, self.term, out=self.sum)
-        np.right_shift(np.add(self.sum, np.uint16(128), out=self.sum), 8, out=out)
+
+class _Windows:
+    """A view of 16-bit numbers with a rim along one dimension, its shifts by 0 to 2 * `reach` of it, and their sums, all in given memory.
+
+    Kept, because making the shifts takes as long as adding one of them.
+    """
+
+    def __init__(self, memory: Tensor, size: int, reach: int, *, dim: int) -> None:
+        numbers, shape, pixels = memory.view(torch.int16), [3, size, size], 3 * size * size
+        shape[dim] += 2 * reach
+        padded = numbers[: math.prod(shape)].view(shape)
+        self.sums = numbers[math.prod(shape) : math.prod(shape) + pixels].view(3, size, size)
+        self.shifted = [padded.narrow(dim, shift, size) for shift in range(2 * reach + 1)]
+        whole = padded.numpy().view(np.uint16)
+        self.inner = self.shifted[reach].numpy().view(np.uint16)
+        along, self.reach = whole.swapaxes(1, dim), reach
+        self.rims = [
+            (along[:, :reach], along[:, 2 * reach : reach : -1]),
+            (along[:, reach + size :], along[:, reach + size - 2 : size - 2 : -1]),
+        ]
+
+    def weigh(self, weights: list[int]) -> NDArray[np.uint16]:
+        """256 times the weighted mean and a half: below 2^16. By torch, which multiplies and adds in one pass, modulo 2^16."""
+        for rim, reflected in self.rims:
+            np.copyto(rim, reflected)
+        self.sums.fill_(128)
+        for shift, plane in enumerate(self.shifted):
+            self.sums.add_(plane, alpha=weights[abs(shift - self.reach)])
+        return self.sums.numpy().view(np.uint16)
+
+
+def _rounded_shares(share: float) -> bytes:
+    """`share` of each level."""
+    return (np.arange(256) * share + 0.5).astype(np.uint8).tobytes()
 
 
 def blur_weights(sigma: float, reach: int) -> list[int]:

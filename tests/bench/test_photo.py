@@ -157,3 +157,28 @@ def test_an_image_does_not_depend_on_what_was_painted_before(crops: Tensor) -> N
     for index in reversed(range(8)):
         one = slice(index, index + 1)
         assert torch.equal(on_cpu(crops[one], view, drawn.rows(one)), together[one])
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.03, 1 / 12, 0.1, -0.1, 1 / 6, 0.2, 0.25, -0.3, 1 / 3, -0.4, 0.45, 0.5, -0.5])
+def test_a_turn_of_the_hue_on_a_cpu_is_the_true_one_rounded_once(crops: Tensor, turn: float) -> None:
+    noise = (torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 256).to(torch.uint8)
+    few = noise // 128 * 255  # corners of the colour cube: ties between channels
+    images = torch.cat([crops[:2], noise, few])
+    view = replace(PLAIN, jitter=1.0, hue=0.5)
+    drawn = augment.draw(view, len(images), torch.Generator().manual_seed(0))
+    drawn.factor_B4[:, 3] = turn
+    true = augment.adjust_hue(images.double(), torch.full((len(images),), turn, dtype=torch.float64))
+    assert float((on_cpu(images, view, drawn) - true).abs().max()) < 0.501
+
+
+def test_a_view_does_not_depend_on_where_its_crop_is_stored(crops: Tensor) -> None:
+    view = replace(PLAIN, flip=0.5, jitter=0.8, gray=0.2, blur=0.5, solarize=0.2, **YES)  # type: ignore[arg-type]
+    drawn = drawn_for(view, 3)
+    expected = on_cpu(crops, view, drawn)
+    beside, in_place = torch.empty_like(crops), crops.clone()
+    side_by_side = crops.contiguous(memory_format=torch.channels_last)  # as the resize gives it
+    for row, crop, out, image in zip(drawn.images(), side_by_side, beside, in_place, strict=True):
+        photo.painter(SIZE).paint(crop, view, row, out)
+        photo.painter(SIZE).paint(image, view, row, image)
+    assert torch.equal(beside.float(), expected)
+    assert torch.equal(in_place.float(), expected)
