@@ -13,8 +13,8 @@ levels of 255 darker. What `finish` computes for a batch, photo.py computes for 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -124,7 +124,7 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
 
 def apply(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     """uint8 images (B, 3, H, W) -> float views (B, 3, size, size) in [0, 1], on the images' device."""
-    return colour(crop(images_BCHW, spec, drawn), spec, drawn)
+    return _colour(crop(images_BCHW, spec, drawn), spec, drawn, eight_bit=False)
 
 
 def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
@@ -144,28 +144,41 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
         ],
         dim=1,
     )
-    shape = [len(images_BCHW), 3, spec.size, spec.size]
-    grid = F.affine_grid(theta.to(device, non_blocking=True), shape, align_corners=False)
+    # As affine_grid, which copies its coordinates for every image; all x lie before all y, as grid_sample reads them.
+    grid = (theta.to(device, non_blocking=True) @ _coordinates(spec.size, device)).view(-1, 2, spec.size, spec.size).permute(0, 2, 3, 1)
     # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark rims.
     padding = "zeros" if spec.rotation else "border"
     return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
+@lru_cache(maxsize=8)
+def _coordinates(size: int, device: torch.device) -> Tensor:
+    """x, y and 1 of each pixel of a view, (3, size * size), in affine_grid's coordinates."""
+    grid = F.affine_grid(torch.eye(2, 3, device=device)[None], [1, 3, size, size], align_corners=False)
+    return F.pad(grid.view(-1, 2).T, (0, 0, 0, 1), value=1.0)
+
+
 def finish(crops_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     """uint8 crops (B, 3, size, size) -> float views in [0, 1]: flip and colour, on the crops' device."""
     flipped = _where(drawn.flip_B, crops_BCHW.flip(3), crops_BCHW)
-    return colour(flipped.float().div_(255), spec, drawn, eight_bit=True)
+    return _colour(flipped.float().div_(255), spec, drawn, eight_bit=True)
 
 
 def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool = False) -> Tensor:
     """The policy, jitter, gray, blur and solarize on float views in [0, 1]; `eight_bit`: the jitter as of 8-bit images."""
-    views = views_BCHW
+    return _colour(views_BCHW.clone(), spec, drawn, eight_bit=eight_bit)
+
+
+def _colour(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> Tensor:
+    """The same, but the memory of `views` is used."""
     if spec.policy != "none":
         views = policies.apply(views, drawn.policy_BP4)
     if jitters(spec):
-        views = _jitter_levels(views, spec, drawn) if eight_bit else _jitter(views, spec, drawn)
+        _jitter(views, spec, drawn, eight_bit=eight_bit)
     if spec.gray:
-        views = _where(drawn.gray_B, _luma(views).expand_as(views), views)
+        index = drawn.gray_B.nonzero().squeeze(1).to(views.device, non_blocking=True)  # found on the CPU: no sync
+        gray = _luma(views.index_select(0, index)).expand(-1, 3, -1, -1)
+        views.index_copy_(0, index, gray)
     if spec.blur:
         views = _where(drawn.blur_B, gaussian_blur(views, drawn.sigma_B), views)
     if spec.solarize:
@@ -192,70 +205,80 @@ def gaussian_blur(views_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
     return F.conv2d(x, kernel[:, None, None, :], groups=batch * channels).view(batch, channels, height, width)
 
 
-def adjust_hue(views_BCHW: Tensor, turn_B: Tensor) -> Tensor:
-    """Turn the hue by a share of the colour circle per image, through HSV as PIL and torchvision do."""
+def adjust_hue(views_BCHW: Tensor, turn_B: Tensor, out: Tensor | None = None) -> Tensor:
+    """Turn the hue by a share of the colour circle per image, through HSV as PIL and torchvision do; `out` may be the views themselves."""
     red, green, blue = views_BCHW.unbind(1)
-    value = views_BCHW.amax(dim=1)
-    chroma = value - views_BCHW.amin(dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
     safe = chroma.clamp_min(1e-12)
-    sector = torch.where(value == red, (green - blue) / safe, torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4))
-    hue6 = torch.remainder(sector / 6 + turn_B.to(views_BCHW.device)[:, None, None], 1.0) * 6
-    # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue6) mod 6 and n = 5, 3, 1.
-    k = torch.remainder(torch.stack([5 + hue6, 3 + hue6, 1 + hue6], dim=1), 6)
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    # The sixth of the circle is counted from the largest channel, the first of them in a tie. On a CPU `where` takes twenty times
+    # as long as `lerp`, which selects exactly where its weight is 0 or 1.
+    chosen = torch.empty_like(value)
+    hue = (red - green).div_(safe).add_(4)
+    hue.lerp_((blue - red).div_(safe).add_(2), torch.eq(value, green, out=chosen))
+    hue.lerp_((green - blue).div_(safe), torch.eq(value, red, out=chosen))
+    hue.div_(6).add_(turn_B.to(views_BCHW.device)[:, None, None])
+    hue.sub_(hue.floor()).mul_(6)
+    # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6 and n = 5, 3, 1. The share is 1 around
+    # n + hue = 8 for red and 0 around 5 for the others; taken as distances from there, the remainder is not needed.
+    out = torch.empty_like(views_BCHW) if out is None else out
+    for channel, n in enumerate((5, 3, 1)):
+        share = hue + n
+        share = 2 - share.sub_(8).abs_() if channel == 0 else share.sub_(5).abs_().sub_(1)
+        torch.sub(value, share.clamp_(0, 1).mul_(chroma), out=out[:, channel])
+    return out
 
 
-def _jitter(views: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """The four operations in each image's own order: sixteen sub-batches, four operations an image in all."""
-    views = views.clone()
-    for operation, index, factor in _turns(spec, drawn, views.device):
-        views[index] = _adjust(views[index], operation, factor).clamp_(0, 1)
-    return views
+def _jitter(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> None:
+    """The operations that are asked for, in place and in each image's own order: four an image in sixteen calls.
+
+    In every turn the images change places, so that those with the same operation lie side by side.
+    """
+    image_N = drawn.jitter_B.nonzero().squeeze(1)  # as all that decides on calls, on the CPU: no sync
+    active = torch.tensor([spec.brightness, spec.contrast, spec.saturation, spec.hue]).bool()
+    order_N4 = drawn.order_B4[image_N]
+    turn_TN = order_N4[active[order_N4]].view(len(image_N), int(active.sum())).T
+    from_TN = turn_TN.argsort(dim=1)  # which of the images lies where
+    place_TN = from_TN.argsort(dim=1)  # where an image lies
+    image_TN = image_N[from_TN]
+    move_TN = torch.cat([image_TN[:1], place_TN[:-1].gather(1, from_TN[1:]), image_TN[-1:]]).to(views.device, non_blocking=True)
+    factor_TN4 = drawn.factor_B4[image_TN].to(views.device, non_blocking=True)
+
+    jittered = views * 255 if eight_bit else views
+    for turn_N, move_N, factor_N4 in zip(turn_TN, move_TN, factor_TN4, strict=False):
+        jittered = jittered.index_select(0, move_N)
+        counts = turn_N.bincount(minlength=4).tolist()
+        for operation, (part, factor_B4) in enumerate(zip(torch.split(jittered, counts), torch.split(factor_N4, counts), strict=True)):
+            if len(part):
+                _adjust(part, operation, factor_B4[:, operation], eight_bit=eight_bit)
+    views.index_copy_(0, move_TN[-1], jittered.div_(255) if eight_bit else jittered)
 
 
-def _jitter_levels(views: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """The same on levels from 0 to 255, as Pillow: whole numbers after each operation, cut off after a blend and rounded after hue."""
-    views = views * 255
-    for operation, index, factor in _turns(spec, drawn, views.device):
-        chosen = views[index]
-        if operation == 1:
-            mean = _luma(chosen).mean(dim=(2, 3), keepdim=True).add_(0.5).floor_()
-            adjusted = torch.lerp(mean, chosen, factor[:, None, None, None])
-        elif operation == 2:
-            adjusted = torch.lerp(_luma(chosen).add_(0.5).floor_().expand_as(chosen), chosen, factor[:, None, None, None])
-        else:
-            adjusted = _adjust(chosen, operation, factor)
-        views[index] = adjusted.add_(0.5 if operation == 3 else NUDGE).clamp_(0, 255).floor_()
-    return views.div_(255)
-
-
-def _turns(spec: Augment, drawn: Draw, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The operations in turn, with the images (n,) that each is for and their factors (n,), on the device."""
-    active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
-    for place in range(4):
-        for operation in range(4):
-            if not active[operation]:
-                continue
-            index = (drawn.jitter_B & (drawn.order_B4[:, place] == operation)).nonzero().squeeze(1)  # on the CPU: no sync
-            if len(index):
-                factor = drawn.factor_B4[index, operation].to(device, non_blocking=True)
-                yield operation, index.to(device, non_blocking=True), factor
-
-
-def _adjust(views: Tensor, operation: int, factor_B: Tensor) -> Tensor:
+def _adjust(views: Tensor, operation: int, factor_B: Tensor, *, eight_bit: bool) -> None:
+    """One operation in place. `eight_bit`: on levels from 0 to 255, as Pillow: whole numbers, cut off after a blend and rounded after hue."""
     factor = factor_B[:, None, None, None]
     if operation == 0:
-        return views * factor
-    if operation == 1:
-        return torch.lerp(_luma(views).mean(dim=(2, 3), keepdim=True), views, factor)
-    if operation == 2:
-        return torch.lerp(_luma(views).expand_as(views), views, factor)
-    return adjust_hue(views, factor_B)
+        views.mul_(factor)
+    elif operation == 3:
+        adjust_hue(views, factor_B, out=views)
+    else:
+        gray = _luma(views)
+        if operation == 1:
+            gray.copy_(gray.mean(dim=(2, 3), keepdim=True))  # a plane, because a lerp from one number an image takes five times as long
+        if eight_bit:
+            gray.add_(0.5).floor_()
+        torch.lerp(gray.expand_as(views), views, factor, out=views)
+    if eight_bit:
+        views.add_(0.5 if operation == 3 else NUDGE).clamp_(0, 255).floor_()
+    else:
+        views.clamp_(0, 1)
 
 
 def _luma(views: Tensor) -> Tensor:
     """(B, 3, H, W) -> (B, 1, H, W)."""
-    return (views * views.new_tensor(GRAY_WEIGHTS).view(3, 1, 1)).sum(dim=1, keepdim=True)
+    red, green, blue = views.chunk(3, dim=1)
+    gray, share = red * GRAY_WEIGHTS[0], green * GRAY_WEIGHTS[1]
+    return gray.add_(share).add_(torch.mul(blue, GRAY_WEIGHTS[2], out=share))
 
 
 def _where(mask_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import colorsys
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -85,6 +87,26 @@ def test_hue_equals_torchvision() -> None:
     torch.testing.assert_close(jittered(COLOURS, HUE, turns), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+@pytest.mark.parametrize("turn", [0.0, 0.5, -0.5, 1 / 3, -1 / 6, 0.07, -0.31])
+def test_hue_equals_colorsys_pixel_by_pixel_also_where_channels_tie(turn: float, scale: float) -> None:
+    levels = (0.0, 1e-7, 0.2, 0.5, 1.0)
+    pixels = [*itertools.product(levels, repeat=3), *torch.rand(75, 3, generator=rng()).tolist()]  # 200 of them
+    expected = []
+    for pixel in pixels:
+        hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
+        expected.append(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
+    image, turned = (torch.tensor(colours).T.reshape(1, 3, 20, 10) for colours in (pixels, expected))
+    found = augment.adjust_hue(image * scale, torch.tensor([turn]))
+    torch.testing.assert_close(found, turned * scale, rtol=0, atol=2e-6 * scale)
+
+
+def test_hue_can_be_turned_in_place() -> None:
+    images, turns = COLOURS.clone(), torch.linspace(-0.5, 0.5, 6)
+    augment.adjust_hue(images, turns, out=images)
+    assert torch.equal(images, augment.adjust_hue(COLOURS, turns))
+
+
 def test_hue_leaves_gray_alone_and_turns_red_to_green() -> None:
     gray = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 3, 12, 12)
     torch.testing.assert_close(augment.adjust_hue(gray, torch.full((6,), 0.3)), gray)
@@ -106,6 +128,31 @@ def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -
         torch.testing.assert_close(view, expected, rtol=0, atol=5e-4)
     late = augment.colour(COLOURS, spec, still(6, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool)))
     assert float((late - found).abs().max()) > 0.05  # so the order does matter here
+
+
+STRENGTHS = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
+
+
+@pytest.mark.parametrize("asked", [("hue",), ("brightness", "contrast"), ("contrast", "saturation", "hue"), tuple(STRENGTHS)])
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_a_batch_of_all_orders_equals_its_images_with_one_operation_after_the_other(asked: tuple[str, ...], eight_bit: bool) -> None:
+    orders = torch.tensor(list(itertools.permutations(range(4)))).repeat_interleave(2, dim=0)[torch.randperm(48, generator=rng())]
+    mask = torch.rand(48, generator=rng()) < 0.8
+    factors = torch.rand(48, 4, generator=rng(1)) * torch.tensor([1.6, 1.6, 1.6, 0.4]) + torch.tensor([0.2, 0.2, 0.2, -0.2])
+    images = (torch.rand(48, 3, 12, 12, generator=rng(2)) * 255).floor() / 255
+    before = images.clone()
+    spec = Augment(size=12, jitter=0.8, **{name: STRENGTHS[name] for name in asked})  # type: ignore[arg-type]
+    drawn = still(48, order_B4=orders, factor_B4=factors, jitter_B=mask)
+    found = augment.colour(images, spec, drawn, eight_bit=eight_bit)
+    assert torch.equal(images, before)
+    for row, view in enumerate(found):
+        expected, one = images[row : row + 1], drawn.rows(slice(row, row + 1))
+        for operation in orders[row].tolist():
+            name = tuple(STRENGTHS)[operation]
+            if mask[row] and name in asked:
+                single = Augment(size=12, jitter=1.0, **{name: STRENGTHS[name]})  # type: ignore[arg-type]
+                expected = augment.colour(expected, single, one, eight_bit=eight_bit)
+        assert torch.equal(view, expected[0]), (row, orders[row])
 
 
 def test_an_operation_that_is_not_asked_for_is_left_out_of_the_jitter() -> None:
@@ -182,6 +229,20 @@ def test_a_full_box_at_the_same_size_is_the_image_itself() -> None:
     images = (COLOURS * 255).to(torch.uint8)
     found = augment.apply(images, Augment(size=12), still(6))
     torch.testing.assert_close(found, images / 255, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 25.0])
+def test_a_crop_reads_where_affine_grid_says(degrees: float) -> None:
+    spec = Augment(size=20, rotation=degrees)
+    drawn = augment.draw(spec, 6, rng())
+    images = (COLOURS * 255).to(torch.uint8)
+    top, left, height, width = augment.boxes(spec, drawn, torch.ones(6)).unbind(1)
+    cos, sin, mirror = drawn.angle_B.cos(), drawn.angle_B.sin(), torch.where(drawn.flip_B, -1.0, 1.0)
+    x = torch.stack([width * cos * mirror, -width * sin, 2 * left + width - 1], dim=1)
+    y = torch.stack([height * sin * mirror, height * cos, 2 * top + height - 1], dim=1)
+    grid = F.affine_grid(torch.stack([x, y], dim=1), [6, 3, 20, 20], align_corners=False)
+    expected = F.grid_sample(images / 255, grid, padding_mode="zeros" if degrees else "border", align_corners=False)
+    torch.testing.assert_close(augment.crop(images, spec, drawn), expected, rtol=0, atol=1e-5)
 
 
 def test_a_flip_mirrors_left_and_right() -> None:
