@@ -205,11 +205,12 @@ def report(
     serve: Annotated[
         int | None, typer.Option("--serve", min=0, max=65535, help="Then serve it on this port of 127.0.0.1, rebuilt while jobs run.")
     ] = None,
+    records: Annotated[bool, typer.Option("--records", help="Of the results that are committed with the project instead.")] = False,
 ) -> None:
     """Build the HTML report of everything that was run here: one folder that opens offline."""
     from bench import session
 
-    session.report(_site(), out, serve)
+    session.report(_site(), out, serve, recorded=records)
 
 
 data_app = typer.Typer(help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 from bench import driving, executors, features, graph, manifest, progress, released, scheduler
@@ -149,17 +150,35 @@ def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
         yield f"\nfeatures are cached for {here} of the {readers} evaluations to run that read them"
 
 
-def report(site: Site, out: Path | None, serve: int | None) -> None:
-    """Build the report of every table that was run here; optionally serve it until interrupted, rebuilt as jobs change."""
+def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = False) -> None:
+    """Build the report of every table that was run here; optionally serve it until interrupted, rebuilt as jobs change.
+
+    `recorded`: of the project's committed results instead.
+    """
     from reports import site as reporting
     from reports.memory import Memory
 
+    if recorded:
+        if serve is not None:
+            raise BenchError("--records are results that do not change: build the report without --serve and open it.")
+        _report_records(site, out)
+        return
     runs, memory = Runs(site.runs), Memory()
     index = reporting.build_site(site, runs, out, memory)
     print(f"report: {index}")
     if serve is not None:
         rebuild = partial(reporting.build_site, site, runs, out, memory)
         reporting.serve(index.parent, serve, rebuild, partial(reporting.fingerprint, runs))
+
+
+def _report_records(site: Site, out: Path | None) -> None:
+    from reports.site import build_site
+    from results import records
+
+    with TemporaryDirectory() as folder:
+        runs = Runs(Path(folder))
+        count = records.unpack(runs)
+        print(f"report of {count} committed results: {build_site(site, runs, out)}")
 
 
 def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:

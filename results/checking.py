@@ -13,7 +13,7 @@ from bench.errors import BenchError, one_line
 from bench.files import write_atomic
 from bench.runs import Runs
 from bench.site import Site
-from results import reference
+from results import records, reference
 from results.check import Finding, compare
 from results.store import Store
 from results.table import load_table
@@ -116,7 +116,10 @@ def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) ->
 
 
 def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Path:
-    """Make the finished results the reference. Raises BenchError when a cell that can run has not finished, or none has."""
+    """Make the finished results the reference, and keep them as records.
+
+    Raises BenchError when a cell that can run has not finished, when none has, or when bench.toml changed the recipes.
+    """
     shown = fresh_view(table, scale, site)
     open_cells = [key for key, cell in shown.cells.items() if cell.status not in ("done", "none", "not implemented")]
     if open_cells:
@@ -127,8 +130,12 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
     cells = reference.measured(shown)
     if not cells:
         raise BenchError(f"{table}: no cell of it can be measured at the scale {scale!r}.")
+    last = _last_run(table, scale, site)
+    if chosen := scales.scale_of(scale, last.choices).choices.sentence():
+        raise BenchError(f"{table} was not run by the papers' recipes, and a reference holds what those give. {chosen}")
     path = reference.path_of(table, scale, root)
     reference.write(path, cells)
+    records.keep(Runs(site.runs), [job.id for job in last.jobs], scale, records.folder_of(root))
     return path
 
 
@@ -163,12 +170,17 @@ def _written(path: Path) -> str:
 
 def fresh_view(table: str, scale: str, site: Site) -> TableView:
     """The table as the run folders of the site have it, with the seeds of its last run. Raises BenchError when it was never run."""
+    last = _last_run(table, scale, site)
+    found = scales.scale_of(scale, last.choices)
+    return view(load_table(table), found, Store(Runs(site.runs)), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
+
+
+def _last_run(table: str, scale: str, site: Site) -> manifest.Manifest:
     runs = Runs(site.runs)
     last = next((m for m in manifest.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
         raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
-    found = scales.scale_of(scale, last.choices)
-    return view(load_table(table), found, Store(runs), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
+    return last
 
 
 def write_junit(path: Path, reports: Sequence[Report], left_out: Sequence[tuple[str, str]] = ()) -> None:

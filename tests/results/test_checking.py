@@ -1,4 +1,4 @@
-"""`bench check` of several tables at once: the engine's files are real, only the numbers are made up."""
+"""`bench check` of several tables at once, and the records that it keeps: the engine's files are real, only the numbers are made up."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.choices import Choices
 from bench.errors import BenchError
 from bench.graph import plan
 from bench.manifest import Manifest, of_graph
@@ -18,7 +19,9 @@ from bench.result import Provenance, Result
 from bench.runs import Runs
 from bench.scales import scale_of
 from bench.site import Site, find_site
-from results.checking import check_all, update_all, write_junit
+from reports.text import to_markdown
+from results import records
+from results.checking import check_all, fresh_view, update_all, write_junit
 from results.reference import path_of, read, write
 from results.table import cell_jobs, load_table
 
@@ -129,3 +132,46 @@ def test_a_reference_of_one_seed_borrows_the_spread_of_other_tables_and_says_so(
     # With more seeds, of which the first gives the old digits, nothing has changed.
     finish(site, "one", {"Pixels": [80.0, 75.0], "Random": [60.0, 20.0]})
     assert "2 unchanged" in check_all(["one"], SCALE, site, root=root).text
+
+
+def test_a_reference_leaves_records_from_which_the_table_can_be_made_again(site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "references"
+    finish(site, "one", {"Pixels": [80.0, 80.5], "Random": [60.0, 61.0]})
+    finish(site, "two", {"Pixels": [70.0], "Random": [50.0]})
+    update_all(["one", "two"], SCALE, site, root=root)
+    elsewhere = replace(site, runs=tmp_path / "elsewhere")
+    assert records.unpack(Runs(elsewhere.runs), root) == 6
+    for table in ("one", "two"):
+        assert to_markdown(fresh_view(table, SCALE, elsewhere)) == to_markdown(fresh_view(table, SCALE, site))
+    kept = list(records.read(records.folder_of(root) / f"{SCALE}.jsonl"))
+    assert [result.job for result in kept] == sorted(result.job for result in kept)
+    assert all(result.provenance == replace(MADE, host="") for result in kept)
+
+
+def test_a_newer_result_takes_the_place_of_its_record_and_others_stay(site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "references"
+    for pixels in (80.0, 81.0):
+        finish(site, "one", {"Pixels": [pixels], "Random": [60.0]})
+        update_all(["one"], SCALE, site, root=root)
+    kept = records.read(records.folder_of(root) / f"{SCALE}.jsonl")
+    assert sorted(result.metrics["top1"] for result in kept) == [60.0, 81.0]
+
+
+def test_damaged_and_absent_records_are_named(site: Site, tmp_path: Path) -> None:
+    root = tmp_path / "references"
+    with pytest.raises(BenchError, match=r"no records under .*`bench check --update` writes them"):
+        records.unpack(Runs(tmp_path / "elsewhere"), root)
+    finish(site, "one", {"Pixels": [80.0], "Random": [60.0]})
+    update_all(["one"], SCALE, site, root=root)
+    file = records.folder_of(root) / f"{SCALE}.jsonl"
+    file.write_text(file.read_text().splitlines()[0] + '\n{"job": \n')
+    with pytest.raises(BenchError, match=r"line 2 of .*smoke\.jsonl is no record"):
+        records.unpack(Runs(tmp_path / "elsewhere"), root)
+
+
+def test_what_bench_toml_changed_becomes_no_reference(site: Site, tmp_path: Path) -> None:
+    finish(site, "one", {"Pixels": [80.0], "Random": [60.0]})
+    graph = plan((cell.label, cell.spec) for cell in cell_jobs(load_table("one"), scale_of(SCALE), 1))
+    remember(Runs(site.runs), Manifest("one", SCALE, 1, (), (), of_graph(graph), Choices(chunks=4)))
+    with pytest.raises(BenchError, match=r"one was not run by the papers' recipes.*Chosen in bench.toml: 4 chunks"):
+        update_all(["one"], SCALE, site, root=tmp_path / "references")
