@@ -42,6 +42,8 @@ def load_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.O
         progress = Progress(**state["progress"])
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
+        for group in optimizer.param_groups:  # a state from a GPU asks for fused kernels, which are for GPUs only
+            group |= {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in group}
     except Exception as error:  # torch raises many kinds for a damaged file
         aside = run.set_aside(run.checkpoint)
         print(f"checkpoint.pt is damaged ({one_line(error)[:200]}); set aside as {aside and aside.name}, starting anew", flush=True)

@@ -57,10 +57,12 @@ def read_choices(file: str, body: Mapping[str, Any]) -> Choices:
 def _check_stand_in(file: str, name: str, other: object) -> None:
     from bench.data.catalogue import CATALOGUE  # knows Site, which knows this module
 
+    if not isinstance(other, str):
+        raise BenchError(f"{file}: recipe.data.{name} is {other!r}, expected the name of a data set.")
     for found in (name, other):
         if found not in CATALOGUE:
-            raise unknown_name(f"data set in recipe.data of {file}", str(found), CATALOGUE)
-    here, there = CATALOGUE[name], CATALOGUE[str(other)]
+            raise unknown_name(f"data set in recipe.data of {file}", found, CATALOGUE)
+    here, there = CATALOGUE[name], CATALOGUE[other]
     if (here.classes, here.boxes) != (there.classes, there.boxes):
         raise BenchError(
             f"{file}: recipe.data puts {other} in the place of {name}, but it has {there.classes} classes instead of {here.classes}: "

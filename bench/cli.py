@@ -196,7 +196,7 @@ def check(
     """Hold the results of a table against its reference; exit code 1 names the cells that regressed, went missing or changed protocol."""
     from bench import session
 
-    raise typer.Exit(session.check(_request(table, all_, scale, 1, None, None), junit, references, update=update))
+    raise typer.Exit(session.check(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_))
 
 
 @app.command()

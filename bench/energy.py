@@ -131,7 +131,7 @@ class Account:
 
     def __init__(self, run: RunFolder, meter: Meter) -> None:
         self._run, self._meter = run, meter
-        # Without a checkpoint the job starts from nothing, and so does its account, as that of its seconds.
+        # Without a checkpoint the job starts from nothing, and so does its account. A checkpoint that turns out to be damaged still counts.
         self._earlier = _read(run) if run.checkpoint.exists() else None
         self.keep()
 

@@ -109,7 +109,7 @@ def _check_protocols(request: Request) -> None:
 
 
 def _spec(request: Request, subject: Released, protocol: str) -> Evaluate:
-    scale = scales.scale_of(request.scale)
+    scale = scales.scale_of(request.scale, request.site.recipe)
     return scales.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
 
 

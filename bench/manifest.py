@@ -73,7 +73,7 @@ def read_all(runs: Runs) -> list[Manifest]:
         try:
             found.append(_read(path))
         except (InputCorrupt, KeyError, TypeError) as error:
-            print(f"{path} is damaged ({one_line(error)}) and left out: run its table anew", file=sys.stderr)
+            print(f"{path} cannot be read ({one_line(error)}) and is left out: run its table anew", file=sys.stderr)
     return found
 
 

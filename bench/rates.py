@@ -92,6 +92,8 @@ def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tupl
     near = [(other, anchor) for (known, other), anchor in ANCHORS.items() if known == name]
     if near:
         other, anchor = min(near, key=lambda pair: abs(pair[0] - channels))
+        if method and anchor.rate.kind == "published":
+            anchor = replace(anchor, rate=replace(anchor.rate, kind="guessed", source=f"{anchor.rate.source}, which is another method"))
         return anchor, (channels / other) ** 2, () if channels == other else ("channels squared",)
     relative, size = RELATIVE[name]
     # Its multiply-adds hold at its own size, so that is where it is like the anchor.

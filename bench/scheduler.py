@@ -189,7 +189,7 @@ class _Driver:
                 if job not in self.elsewhere:
                     self.elsewhere.add(job)
                     self.progress.tell(Event(job, "elsewhere", _holder(run)))
-            elif state in (State.DONE, State.CANCELLED) or (state is State.FAILED and job in self.elsewhere):
+            elif state in (State.DONE, State.CANCELLED, State.FAILED):  # under another driver, seen here or not
                 self.settle(job, state)
                 return True
             elif self.executor.room(run):

@@ -181,24 +181,24 @@ def _report_records(site: Site, out: Path | None) -> None:
         print(f"report of {count} committed results: {build_site(site, runs, out)}")
 
 
-def check(request: Request, junit: Path | None, references: Path | None, *, update: bool) -> int:
+def check(request: Request, junit: Path | None, references: Path | None, *, update: bool, everything: bool) -> int:
     """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails.
 
-    Of several tables those without results or without a reference are named and left out; one alone, or all of them, is an error.
+    Tables without results or without a reference are named; with `everything` (--all) they are left out, else they fail too.
     """
     from results import checking, reference
 
     root = references or reference.ROOT
     if update:
-        for line in checking.update_all(request.tables, request.scale, request.site, root=root):
-            print(line)
-        return 0
+        lines = checking.update_all(request.tables, request.scale, request.site, root=root)
+        print("\n".join(lines))
+        return int(not everything and any(line.startswith(checking.NOT_WRITTEN) for line in lines))
     found = checking.check_all(request.tables, request.scale, request.site, root=root)
     print(found.text)
     if junit is not None:
-        checking.write_junit(junit, found.reports, found.left_out)
+        checking.write_junit(junit, request.scale, found.reports, found.left_out)
         print(f"wrote {junit}")
-    return int(bool(found.failures))
+    return int(bool(found.failures) or (bool(found.left_out) and not everything))
 
 
 def build_report(site: Site, runs: Runs, out: Path | None) -> Path:

@@ -17,7 +17,7 @@
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a GPU,
-                                # none for a CPU. `bench doctor --throughput` says how many to use
+                                # none (0) for a CPU. `bench doctor --throughput` says how many to use
 
     [recipe]                    # what is changed in all recipes: bench/choices.py
     chunks = 4
@@ -114,20 +114,27 @@ def read_site(file: Path) -> Site:
             raise unknown_name(f"section in {file}", section, {*KEYS, *FREE})
         if not isinstance(body, dict):
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
-        if section in ("recipe", "released", "slurm"):
-            continue  # read by read_choices, _released and read_cluster
-        known = _data_names() if section == "data" else KEYS[section]
-        for key in body:
-            if key not in known:
-                raise unknown_name(f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known)
-        wanted = int if section == "local" else str
-        for key, value in body.items():
-            if type(value) is not wanted or value in (0, ""):
-                expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
-                raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
-            if isinstance(value, int) and value < 1:
-                raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
+        if section not in ("recipe", "released", "slurm"):  # read by read_choices, _released and read_cluster
+            _check_entries(file, section, body)
     return _site(file.resolve().parent, data, file.resolve())
+
+
+def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None:
+    known = _data_names() if section == "data" else KEYS[section]
+    if section == "local" and "chunks" in body:
+        raise BenchError(f"{file}: chunks stands under [recipe], not [local]: it changes numbers.")
+    for key in body:
+        if key not in known:
+            raise unknown_name(f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known)
+    wanted = int if section == "local" else str
+    for key, value in body.items():
+        if key == "workers" and type(value) is int and value == 0:
+            continue
+        if type(value) is not wanted or value in (0, ""):
+            expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
+            raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
+        if isinstance(value, int) and value < 1:
+            raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
 
 
 def _data_names() -> set[str]:

@@ -86,7 +86,7 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
     """SimCLR's pretraining with its batch cut to what one process gets and can hold, and its images."""
     split = open_split(Data(name=data, size=entry(data).pixels), "train", site) if data else None
     name = scale or ("paper" if isinstance(split, Files) else "embedded")
-    spec = encoder(scale_of(name), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(scale_of(name, site.recipe), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
     assert isinstance(spec, Pretrain)  # for the type checker
     if split is None or data is None:
         split = open_split(spec.data, "train", site)
@@ -94,6 +94,8 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
         spec = replace(spec, data=Data(name=data, size=entry(data).pixels if isinstance(split, Arrays) else spec.data.size))
     if isinstance(split, Files) and any(view.rotation for view in spec.views):
         raise BenchError(f"scale {name!r} rotates images in memory, and those of {spec.data.name} are on disk: give --scale paper or cifar.")
+    if isinstance(split, Files):  # whatever the scale
+        spec = replace(spec, views=tuple(replace(view, exact=site.recipe.exact_views) for view in spec.views))
     batch = min(spec.batch_size // site.ranks, PIXELS[device.type] // max(view.size for view in spec.views) ** 2, len(split))
     batch -= batch % site.recipe.chunks
     if batch < 2:
@@ -102,7 +104,7 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
         )
     # A learning rate of 0 takes as long as any other, and the weights stay those of a network that is well.
     optim = replace(spec.optim, lr=0.0, vector_lr=None, warmup_epochs=0.0)
-    return replace(spec, batch_size=batch, optim=optim, chunks=site.recipe.chunks), split
+    return replace(spec, batch_size=batch, optim=optim), split
 
 
 def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device, folder: Path, seconds: float) -> Iterator[str]:

@@ -11,7 +11,7 @@ from reports.sketch import Key, Line, Panel, Point
 
 Curves = Sequence[Mapping[str, float]]
 
-NOT_A_TERM = ("step", "steps", "epoch", "img_s", "seconds", "wait_ms", "forward_ms", "backward_ms", "optimizer_ms")
+NOT_A_TERM = ("step", "steps", "epoch", "img_s", "seconds")
 
 
 def training_curves(runs: Sequence[tuple[str, Curves]], *, name: str, title: str) -> str:
@@ -40,7 +40,7 @@ def series_of(curves: Curves, only: str = "") -> dict[str, list[Point]]:
         step = line.get("step")
         if is_number(step):
             for term, value in ((only, line.get(only)),) if only else line.items():
-                if term not in NOT_A_TERM and is_number(value):
+                if term not in NOT_A_TERM and not term.endswith("_ms") and is_number(value):
                     found.setdefault(term, []).append((step, value))
     return found
 

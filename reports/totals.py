@@ -10,7 +10,7 @@ from reports.job import JobRecord
 from reports.numbers import is_number
 
 NOT_MEASURED = "not measured"
-NO_ENERGY = "cannot be read on this machine"
+NO_ENERGY = "not known: no counter was read"
 _ENERGY = {"gpus": "of GPUs", "packages": "of whole processor packages, with all that ran on them meanwhile"}
 
 

@@ -19,6 +19,7 @@ from results.store import Store
 from results.table import load_table
 from results.view import TableView, view
 
+NOT_WRITTEN = "not written: "  # begins the lines of tables that became no reference
 COUNTED = ("improved", "unchanged", "regressed", "missing", "new")  # in the summary, even where there are none
 TALK = ("regressed", "changed", "missing", "protocol changed", "known", "not judged", "improved", "new")
 
@@ -159,7 +160,7 @@ def update_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = re
         problems.append(f"no results of {', '.join(absent)}")
     if not lines:
         raise BenchError(f"no reference was written: {'; '.join(problems)}")
-    return [*lines, *(f"not written: {problem}" for problem in problems)]
+    return [*lines, *(f"{NOT_WRITTEN}{problem}" for problem in problems)]
 
 
 def _written(path: Path) -> str:
@@ -183,7 +184,7 @@ def _last_run(table: str, scale: str, site: Site) -> manifest.Manifest:
     return last
 
 
-def write_junit(path: Path, reports: Sequence[Report], left_out: Sequence[tuple[str, str]] = ()) -> None:
+def write_junit(path: Path, scale: str, reports: Sequence[Report], left_out: Sequence[tuple[str, str]] = ()) -> None:
     """One test case a cell, one suite a table, for CI systems that read JUnit XML; a table that was not compared is one skipped case."""
     root = ElementTree.Element("testsuites")
     for report in reports:
@@ -204,8 +205,8 @@ def write_junit(path: Path, reports: Sequence[Report], left_out: Sequence[tuple[
             elif case.outcome in ("known", "not judged"):
                 ElementTree.SubElement(element, "skipped", message=case.sentence())
     for table, why in left_out:
-        suite = ElementTree.SubElement(root, "testsuite", name=table, tests="1", failures="0", errors="0", skipped="1")
-        case_of_table = ElementTree.SubElement(suite, "testcase", classname=table, name="all cells")
+        suite = ElementTree.SubElement(root, "testsuite", name=f"{table}@{scale}", tests="1", failures="0", errors="0", skipped="1")
+        case_of_table = ElementTree.SubElement(suite, "testcase", classname=f"{table}.{scale}", name="all cells")
         ElementTree.SubElement(case_of_table, "skipped", message=why)
     ElementTree.indent(root)
     write_atomic(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data import policies
+from bench.data.sending import sent
 from bench.errors import BenchError, unknown_name
 from bench.spec import Augment
 
@@ -145,7 +146,7 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
         dim=1,
     )
     # As affine_grid, which copies its coordinates for every image; all x lie before all y, as grid_sample reads them.
-    grid = (theta.to(device, non_blocking=True) @ _coordinates(spec.size, device)).view(-1, 2, spec.size, spec.size).permute(0, 2, 3, 1)
+    grid = (sent(theta, device) @ _coordinates(spec.size, device)).view(-1, 2, spec.size, spec.size).permute(0, 2, 3, 1)
     # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark rims.
     padding = "zeros" if spec.rotation else "border"
     return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
@@ -176,7 +177,7 @@ def _colour(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> Te
     if jitters(spec):
         _jitter(views, spec, drawn, eight_bit=eight_bit)
     if spec.gray:
-        index = drawn.gray_B.nonzero().squeeze(1).to(views.device, non_blocking=True)  # found on the CPU: no sync
+        index = sent(drawn.gray_B.nonzero().squeeze(1), views.device)  # found on the CPU: no sync
         gray = _luma(views.index_select(0, index)).expand(-1, 3, -1, -1)
         views.index_copy_(0, index, gray)
     if spec.blur:
@@ -198,7 +199,7 @@ def gaussian_blur(views_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
     radius = max(1, (height // 10) // 2)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel_BK = torch.exp(-offsets.square() / (2 * sigma_B[:, None].square()))
-    kernel_BK = (kernel_BK / kernel_BK.sum(dim=1, keepdim=True)).to(views_BCHW.device, non_blocking=True)
+    kernel_BK = sent(kernel_BK / kernel_BK.sum(dim=1, keepdim=True), views_BCHW.device)
     kernel = kernel_BK.repeat_interleave(channels, dim=0)  # one row per image and channel
     x = F.pad(views_BCHW.reshape(1, batch * channels, height, width), (radius,) * 4, mode="reflect")
     x = F.conv2d(x, kernel[:, None, :, None], groups=batch * channels)
@@ -241,8 +242,8 @@ def _jitter(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> No
     from_TN = turn_TN.argsort(dim=1)  # which of the images lies where
     place_TN = from_TN.argsort(dim=1)  # where an image lies
     image_TN = image_N[from_TN]
-    move_TN = torch.cat([image_TN[:1], place_TN[:-1].gather(1, from_TN[1:]), image_TN[-1:]]).to(views.device, non_blocking=True)
-    factor_TN4 = drawn.factor_B4[image_TN].to(views.device, non_blocking=True)
+    move_TN = sent(torch.cat([image_TN[:1], place_TN[:-1].gather(1, from_TN[1:]), image_TN[-1:]]), views.device)
+    factor_TN4 = sent(drawn.factor_B4[image_TN], views.device)
 
     jittered = views * 255 if eight_bit else views
     for turn_N, move_N, factor_N4 in zip(turn_TN, move_TN, factor_TN4, strict=False):
@@ -282,7 +283,7 @@ def _luma(views: Tensor) -> Tensor:
 
 
 def _where(mask_B: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(mask_B.to(no.device, non_blocking=True)[:, None, None, None], yes, no)
+    return torch.where(sent(mask_B, no.device)[:, None, None, None], yes, no)
 
 
 def boxes(spec: Augment, drawn: Draw, aspect_B: Tensor) -> Tensor:

@@ -118,7 +118,10 @@ def check_share(data: str, fraction: float, site: Site) -> None:
 def published_for(data: str, fraction: float) -> str | None:
     """Name of the published list for a share of a data set; None where shares are seeded. Packed ImageNet is refused: it has no file names."""
     if data.startswith("imagenet-") and published_for("imagenet", fraction):
-        raise BenchError(f"{fraction:.0%} of the labels means SimCLR's published list of file names, which the packed {data} has not: use imagenet.")
+        raise BenchError(
+            f"{fraction:.0%} of the labels means SimCLR's published list of file names, which the packed {data} has not: "
+            "use imagenet (no recipe.data in bench.toml), or leave that column out."
+        )
     return next((name for name, known in PUBLISHED.items() if (known.data, known.fraction) == (data, fraction)), None)
 
 

@@ -28,6 +28,7 @@ from bench.data import augment, exact
 from bench.data.datasets import Arrays, Files, SplitData
 from bench.data.decoding import UnreadableImageError, read_image
 from bench.data.photo import painter
+from bench.data.sending import sent
 from bench.errors import BenchError
 from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop
@@ -114,17 +115,12 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
     images, labels = split.images.to(device), split.labels.to(device)
     for step in steps:
         indices = plan.indices(step)
-        there = _sent(indices, device)
+        there = sent(indices, device)
         chosen = images[there]
         made = []
         for number, view in enumerate(views):
             made.append(_layout(augment.apply(chosen, view, _draw(view, plan, step, number))))
         yield Batch(views=made, labels=labels[there], indices=indices)
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On the device; from pinned memory, because a copy from other memory makes the host wait until the GPU has done all its work."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 class _Items(torch.utils.data.Dataset[Any]):
@@ -238,7 +234,7 @@ def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: 
                 finished.append(x.to(torch.float32, memory_format=torch.channels_last).div_(255))
             else:
                 finished.append(_layout(augment.finish(x, view, _draw(view, plan, step, number))))
-        yield Batch(views=finished, labels=_sent(labels[indices], device), indices=indices, unreadable=tuple(unreadable))
+        yield Batch(views=finished, labels=sent(labels[indices], device), indices=indices, unreadable=tuple(unreadable))
 
 
 def _draw(view: Augment, plan: Plan, step: int, number: int) -> augment.Draw:

@@ -20,6 +20,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench.data.sending import sent
+
 FILL = 128.0
 PLACES = 2  # operations in turn, of both policies
 POLICIES = ("none", "autoaugment", "randaugment")
@@ -157,8 +159,8 @@ def apply(views_BCHW: Tensor, policy_BP4: Tensor) -> Tensor:
             if name == "Identity":
                 continue
             index = (group_B == number).nonzero().squeeze(1)  # on the CPU: no sync
-            centre_B2 = drawn_B4[index, 2:].float().to(device, non_blocking=True)
-            index = index.to(device, non_blocking=True)
+            centre_B2 = sent(drawn_B4[index, 2:].float(), device)
+            index = sent(index, device)
             images[index] = apply_one(images[index], name, amount, centre_B2)
     return images.float().div_(255)
 

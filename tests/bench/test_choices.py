@@ -47,6 +47,7 @@ def test_the_section_is_read(tmp_path: Path) -> None:
         ("compile = 1", "recipe.compile is 1, expected true or false"),
         ('data = "imagenet-256"', "recipe.data is 'imagenet-256', expected a table"),
         ('data = { imagenet = "imagenet-265" }', "unknown data set in recipe.data of .* 'imagenet-265'. Did you mean 'imagenet-256'"),
+        ('data = { imagenet = ["imagenet-256"] }', r"recipe.data.imagenet is \['imagenet-256'\], expected the name of a data set"),
         ('data = { imagenet = "cifar10" }', "puts cifar10 in the place of imagenet, but it has 10 classes instead of 1000"),
         ('data = { coco = "scenes_voc" }', "puts scenes_voc in the place of coco, but"),
     ],

@@ -86,7 +86,7 @@ def test_a_processor_stands_for_no_gpu_and_no_gpu_for_a_processor(runs: Runs) ->
     done(runs, on_imagenet(tiny_pretrain(0)), CPU, 10_000.0)
     for here in (A100, "cuda", "cpu: another model"):
         found = estimate(runs, on_imagenet(planned()), here=here)
-        assert (found.kind, found.device) == ("published", "GPU"), here
+        assert (found.kind, found.device) == ("guessed", "GPU"), here
     here_too = estimate(runs, on_imagenet(planned()), here=CPU)
     assert (here_too.kind, here_too.device) == ("measured", "core")
     done(runs, tiny_pretrain(1), H100, 1.0)

@@ -208,6 +208,26 @@ run.release()
     assert any(e.job == first and e.what == "elsewhere" for e in events)
 
 
+def test_what_failed_under_another_driver_while_all_slots_were_taken_is_not_run_again(graph: JobGraph, runs: Runs) -> None:
+    class Busy(FakeExecutor):
+        """No slot is free at first; meanwhile another driver starts and loses the pretraining that this one does not ask about."""
+
+        asked = 0
+
+        def room(self, run: RunFolder) -> bool:
+            self.asked += 1
+            if self.asked == 2:
+                other = next(job.id for job in graph if job.kind == "pretrain" and job.id != run.job_id)
+                runs[other].fail("diverged", "not finite")
+            return self.asked > 2 and super().room(run)
+
+    executor = Busy()
+    summary, _ = drive(graph, runs, executor)
+    assert len(summary.failed) == 1
+    assert not set(summary.failed) & set(executor.order)
+    assert set(summary.blocked) == set(graph.dependents(summary.failed[0]))
+
+
 def test_a_disk_without_room_is_said_before_anything_starts(runs: Runs) -> None:
     with pytest.raises(BenchError, match=r"the disk is too full for this plan: it needs about .* GB"):
         scheduler.free_space(runs, 1e18)

@@ -31,6 +31,8 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
     [
         ("[path]\n", r"unknown section in .* 'path'. Did you mean 'paths'"),
         ("[local]\nslot = 2\n", r"unknown key in \[local\] .* 'slot'. Did you mean 'slots'"),
+        ("[local]\nchunks = 4\n", r"chunks stands under \[recipe\], not \[local\]"),
+        ("[local]\nworkers = -1\n", r"local.workers is -1, expected at least 1"),
         ("[local]\nslots = 0\n", r"local.slots is 0, expected a positive number"),
         ("[local]\nslots = -1\n", r"local.slots is -1, expected at least 1"),
         ('[local]\nthreads = "two"\n', r"local.threads is 'two', expected a positive number"),
@@ -63,3 +65,4 @@ def test_workers_are_as_many_as_the_file_says_and_else_follow_the_device(tmp_pat
     assert [find_site(tmp_path).loader_workers(device) for device in ("cpu", "cuda")] == [0, 8]
     site = find_site(write(tmp_path, "[local]\nworkers = 3\n"))
     assert [site.loader_workers(device) for device in ("cpu", "cuda")] == [3, 3]
+    assert find_site(write(tmp_path, "[local]\nworkers = 0\n")).loader_workers("cuda") == 0

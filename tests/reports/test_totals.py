@@ -20,14 +20,14 @@ WHOLE = "whole processor packages, with all that ran on them meanwhile"
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ([{}], "cannot be read on this machine"),
+        ([{}], "not known: no counter was read"),
         ([{"gpus": 1800.0}], "0.50 Wh of GPUs"),
         ([{"gpus": 5.04e6}], "1.4 kWh of GPUs"),
         (
             [{"gpus": 7200.0, "packages": 3600.0}, {"packages": 7200.0}, {}],
             f"2.0 Wh of GPUs (1 of 3 jobs); 3.0 Wh of {WHOLE}; jobs side by side each count the whole (2 of 3 jobs)",
         ),
-        ([{"packages": "many", "gpus": float("nan")}], "cannot be read on this machine"),  # of another program
+        ([{"packages": "many", "gpus": float("nan")}], "not known: no counter was read"),  # of another program
     ],
 )
 def test_energy_in_words(parts: list[dict[str, Any]], words: str) -> None:
@@ -43,6 +43,6 @@ def test_pages_say_what_a_job_used_or_that_it_cannot_be_read(own_demo: Demo, tmp
     out = tmp_path / "out"
     index = build([own_demo.embedded], own_demo.runs, out)
     assert "Energy1.5 Wh of GPUs" in Page(out / "jobs" / f"{job}.html").text.replace("Energy ", "Energy")
-    assert "cannot be read on this machine" in Page(out / "jobs" / f"{other}.html").text
+    assert "not known: no counter was read" in Page(out / "jobs" / f"{other}.html").text
     assert "1.5 Wh of GPUs (1 of " in Page(index).text
     assert "1.5 Wh of GPUs (1 of " in Page(out / "embedded" / "demo_table1.html").text

@@ -85,11 +85,11 @@ def test_every_table_that_can_be_is_compared_and_the_others_are_named(site: Site
     assert lines[:2] == ["three: no reference", "four: no results"]
     assert lines[-1] == "2 tables compared: cells 0 improved, 3 unchanged, 1 regressed, 1 missing, 0 new"
 
-    write_junit(tmp_path / "junit.xml", found.reports, found.left_out)
+    write_junit(tmp_path / "junit.xml", SCALE, found.reports, found.left_out)
     suites = {suite.get("name"): suite for suite in ElementTree.parse(tmp_path / "junit.xml").getroot()}
-    assert set(suites) == {f"one@{SCALE}", f"two@{SCALE}", "three", "four"}
+    assert set(suites) == {f"{table}@{SCALE}" for table in TABLES}
     assert [suite.get("failures") for suite in suites.values()] == ["1", "1", "0", "0"]
-    assert [skipped.get("message") for skipped in suites["three"].iter("skipped")] == ["no reference"]
+    assert [skipped.get("message") for skipped in suites[f"three@{SCALE}"].iter("skipped")] == ["no reference"]
 
 
 def test_nothing_to_compare_is_an_error_that_says_what_is_missing(site: Site, tmp_path: Path) -> None:
