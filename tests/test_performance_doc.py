@@ -70,6 +70,7 @@ def test_the_page_is_what_the_generator_makes_of_the_committed_run(making: Modul
     page = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     assert page == making.page(summary), "make perf, or python docs/make_performance.py after a change of the generator"
     assert {one["group"] for one in summary["lines"]} == set(making.GROUPS)
+    assert not summary["machine"]["short"], "what is committed comes from a full run: make perf"
 
 
 def row(page: str, what: str) -> list[str]:
