@@ -267,7 +267,7 @@ def _made(folder: Path) -> Path:
 
 def test_preempted_three_times_and_moved_off_a_node_the_digits_are_the_same(real_slurm: RealSlurm, workplace: Path) -> None:
     place = Place(workplace)
-    graph = plan([("low | kNN", knn_of(tiny_pretrain(epochs=4)))])
+    graph = plan([("low | kNN", knn_of(tiny_pretrain(epochs=60)))])  # far more than four slices hold, on any machine
     place.submit(graph)
     run, child = (place.runs[job.id] for job in graph)
     moments = random.Random(6)
