@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,19 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.spec import Optim
 
+Kind = TypeVar("Kind", bound=Optimizer)
 
+
+def untraced(kind: type[Kind]) -> type[Kind]:
+    """The same optimizer without the import of torch._dynamo, which takes a second of every process that trains.
+
+    torch wraps these methods so that torch.compile leaves them out of its graphs. Here encoders alone are compiled.
+    """
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")}
+    return cast(type[Kind], type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))}))
+
+
+@untraced
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (arXiv:1708.03888) as the papers' codes have it.
 
@@ -80,9 +93,9 @@ def build(spec: Optim, network: nn.Module) -> Optimizer:
         case "lars":
             return LARS(groups, spec=spec)
         case "sgd":
-            return torch.optim.SGD(groups, lr=0.0, momentum=spec.momentum, fused=_fused(network))
+            return untraced(torch.optim.SGD)(groups, lr=0.0, momentum=spec.momentum, fused=_fused(network))
         case "adamw":
-            return torch.optim.AdamW(groups, lr=0.0, betas=spec.betas, fused=_fused(network))
+            return untraced(torch.optim.AdamW)(groups, lr=0.0, betas=spec.betas, fused=_fused(network))
     raise BenchError(f"unknown optimizer {spec.name!r}. Allowed: adamw, lars, sgd.")
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.identity import Json
+from bench.optim import untraced
 from bench.spec import CENTRE, Crop
 from evals._accuracy import mean_class_top1, top_k
 from evals._average_precision import eleven_point, of_each_class, presence
@@ -168,7 +169,7 @@ def _minimised(
         (free.grad,) = torch.autograd.grad(value, free)
         return value
 
-    solver = torch.optim.LBFGS(
+    solver = untraced(torch.optim.LBFGS)(
         [free],
         max_iter=config.max_iterations,
         max_eval=10 * config.max_iterations,

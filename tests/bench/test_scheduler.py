@@ -123,7 +123,10 @@ def test_a_failure_blocks_its_dependents_and_nothing_else(graph: JobGraph, runs:
     assert {e.what for e in events if e.job == first} == {"started", "failed"}
 
 
-@pytest.mark.parametrize(("code", "words"), [(-9, r"SIGKILL \(out of memory"), (-11, r"SIGSEGV \(segmentation"), (7, "exited with code 7")])
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(-9, r"SIGKILL \(out of memory"), (-11, r"SIGSEGV \(segmentation"), (7, "exited with code 7"), (71, "starts the workers was killed")],
+)
 def test_a_worker_that_dies_without_a_word_gets_a_reason_and_a_log_path(graph: JobGraph, runs: Runs, code: int, words: str) -> None:
     first = next(iter(graph)).id
     summary, _ = drive(graph, runs, FakeExecutor({first: code}))

@@ -1,0 +1,94 @@
+"""A process that has imported what workers need and forks one for each job, so that a job starts in milliseconds instead of seconds.
+
+`python -m bench.executors._fork_server SOCKET`, started by bench/executors/_forks.py. Each packet asks for a worker: its
+number and run folder, with the open files of its log and its slots. Answers: the number with the worker's process id,
+and later with its exit code. It ends when the driver is gone; its workers go on. It runs no thread and computes nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import select
+import socket
+import sys
+from contextlib import suppress
+
+from bench import plugins
+
+PACKET = 65536  # bytes at most
+FILES = 256  # open files at most with a packet
+POLL_SECONDS = 0.05
+
+
+def preload() -> None:
+    """Import what jobs import. What cannot be imported is left to the workers, which fail with it in their own logs."""
+    for kind in ("method", "evaluation"):
+        for name in plugins.names(kind):
+            with suppress(Exception):  # a user's plug-in may raise anything
+                plugins.load(kind, name)
+    for module in ("bench.worker", "sklearn.linear_model", "sklearn.svm"):
+        with suppress(Exception):
+            importlib.import_module(module)
+
+
+def serve(driver: socket.socket) -> str | None:
+    """Fork workers until the driver is gone, then return None; in each worker, return its run folder."""
+    workers: dict[int, int] = {}  # number by process id
+    while True:
+        readable, _, _ = select.select([driver], [], [], POLL_SECONDS if workers else None)
+        for pid in list(workers):
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                _answer(driver, number=workers.pop(pid), code=os.waitstatus_to_exitcode(status))
+        if not readable:
+            continue
+        packet, files, _, _ = socket.recv_fds(driver, PACKET, FILES)
+        if not packet:
+            return None
+        asked = json.loads(packet)
+        pid = os.fork()
+        if pid == 0:
+            driver.close()
+            _become_worker(files[0])
+            return str(asked["folder"])
+        for file in files:  # the worker keeps its copies
+            os.close(file)
+        workers[pid] = asked["number"]
+        _answer(driver, number=asked["number"], pid=pid)
+
+
+def _answer(driver: socket.socket, **message: int) -> None:
+    try:
+        driver.send(json.dumps(message).encode())
+    except OSError:
+        return  # the driver is gone, which the next read says too
+
+
+def _become_worker(log: int) -> None:
+    """A session of its own, and the log where a terminal would be."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(nothing)
+    os.close(log)
+
+
+def main(descriptor: int) -> int:
+    """The server's exit code, 0; a worker's is that of bench.worker."""
+    preload()
+    gc.freeze()  # a collection in a worker would copy every page that it shares with the others
+    folder = serve(socket.socket(fileno=descriptor))
+    if folder is None:
+        return 0
+    from bench import worker
+
+    return worker.main(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import worker
+from bench.executors import Ended
+from bench.executors._forks import LOST, Forked
+from bench.executors.local import LocalExecutor
+from bench.graph import plan
+from bench.runs import RunFolder, Runs, State
+from bench.spec import Resources
+from tests.bench.test_local import prepared, site_of, wait, wait_for_metrics
+from tests.conftest import ROOT, tiny_pretrain
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")]
+
+
+def server_of(executor: LocalExecutor) -> int:
+    return executor._servers[1]._process.pid
+
+
+def is_running(pid: int) -> bool:
+    process = Path(f"/proc/{pid}/stat")
+    return process.exists() and process.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while is_running(pid):
+        assert time.monotonic() < deadline, "the process is still there"
+        time.sleep(0.02)
+
+
+def test_a_forked_worker_has_the_digits_of_one_started_from_nothing(workplace: Path) -> None:
+    forked, alone = prepared(workplace), RunFolder(workplace / "alone" / prepared(workplace).job_id)
+    alone.create(next(iter(plan([("tiny", tiny_pretrain())]))), Resources())
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(forked)
+    assert isinstance(executor._workers[forked.job_id].processes[0], Forked)
+    assert wait(executor).code == 0
+    assert worker.main(str(alone.path)) == 0
+    assert forked.result().metrics == alone.result().metrics
+    assert forked.result().details["weights_sha256"] == alone.result().details["weights_sha256"]
+
+
+def test_a_second_job_of_a_driver_knows_nothing_of_the_first(workplace: Path) -> None:
+    executor = LocalExecutor(site_of(workplace))
+    runs = Runs(workplace / "runs")
+    of_first = []
+    for seed in (1, 0, 2):
+        (job,) = plan([("tiny", tiny_pretrain(seed=seed))])
+        runs[job.id].create(job, Resources())
+        executor.submit(runs[job.id])
+        assert wait(executor).code == 0
+        of_first.append(runs[job.id].result().metrics)
+    (job,) = plan([("tiny", tiny_pretrain(seed=0))])
+    alone = Runs(workplace / "alone")[job.id]
+    alone.create(job, Resources())
+    assert worker.main(str(alone.path)) == 0
+    assert of_first[1] == alone.result().metrics
+    assert of_first[0] != of_first[1] != of_first[2]
+
+
+def test_workers_outlive_the_server_and_the_next_job_gets_a_new_one(workplace: Path) -> None:
+    run = prepared(workplace, epochs=3)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    wait_for_metrics(run)
+    first = server_of(executor)
+    os.kill(first, signal.SIGKILL)
+    assert wait(executor) == Ended(run.job_id, LOST)  # nobody knows its own code, but its result is there
+    assert run.state() is State.DONE
+    again = prepared(workplace / "again")
+    executor.submit(again)
+    assert server_of(executor) != first
+    assert wait(executor) == Ended(again.job_id, 0)
+
+
+def test_a_worker_whose_server_died_first_is_lost_and_its_slot_free(workplace: Path) -> None:
+    run = prepared(workplace, epochs=1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    os.kill(server_of(executor), signal.SIGKILL)  # while it imports
+    assert wait(executor) == Ended(run.job_id, LOST)
+    assert run.state() is State.PENDING
+    assert executor.room(run)
+
+
+def test_a_worker_is_stopped_before_it_is_there(workplace: Path) -> None:
+    run = prepared(workplace, epochs=1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    executor.stop([run.job_id])
+    assert wait(executor).code in (75, -signal.SIGTERM)
+    assert run.state() in (State.PENDING, State.STOPPED)
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from bench.executors.local import LocalExecutor
+from tests.bench.test_forks import prepared, server_of, site_of
+
+executor = LocalExecutor(site_of(Path.cwd()))
+executor.submit(prepared(Path.cwd(), epochs=1000))
+print(server_of(executor), flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_driver_that_is_killed_takes_the_server_with_it_and_leaves_the_worker(workplace: Path) -> None:
+    run = prepared(workplace, epochs=1000)
+    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) as driver:
+        assert driver.stdout is not None
+        server = int(driver.stdout.readline())
+        wait_for_metrics(run)
+        driver.kill()
+    wait_until_gone(server)
+    claim = run.claim_holder()
+    assert claim is not None
+    assert is_running(claim.pid)
+    os.kill(claim.pid, signal.SIGTERM)
+    wait_until_gone(claim.pid)
+    assert run.state() is State.STOPPED
+    assert run.checkpoint.exists()
+
+
+def test_a_plug_in_that_cannot_be_imported_fails_no_other_job(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workplace / "plugins" / "methods"
+    folder.mkdir(parents=True)
+    (folder / "broken.py").write_text('"""Broken."""\n\nraise ValueError("cannot be imported")\n')
+    monkeypatch.setenv("BENCH_PLUGINS", str(folder.parent))
+    run = prepared(workplace)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    assert wait(executor).code == 0, run.log_tail()
+
+
+def test_what_ends_the_server_before_it_can_start_workers_is_in_the_log(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workplace / "plugins" / "methods"
+    folder.mkdir(parents=True)
+    (folder / "broken.py").write_text('"""Broken."""\n\nraise SystemExit("this plug-in ends the process")\n')
+    monkeypatch.setenv("BENCH_PLUGINS", str(folder.parent))
+    run = prepared(workplace)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    assert wait(executor) == Ended(run.job_id, LOST)
+    assert "this plug-in ends the process" in run.log_tail()
