@@ -53,8 +53,8 @@ def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = 
         scheduler.prepare(jobs, runs, site, scheduler.RetryRules(), forced)
 
 
-def drive(jobs: JobGraph, site: Site, executor: str) -> scheduler.Summary:
-    """Run what is not done yet, and say so when nothing is left."""
+def drive(jobs: JobGraph, site: Site, place: executors.Executor) -> scheduler.Summary:
+    """Run what is not done yet in this place, and say so when nothing is left."""
     runs = Runs(site.runs)
     todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     if not todo:
@@ -62,7 +62,6 @@ def drive(jobs: JobGraph, site: Site, executor: str) -> scheduler.Summary:
         return scheduler.Summary(done=len(jobs), already=len(jobs), failed=(), blocked=(), stopped=())
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{len(jobs)} jobs{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
-    place = executors.make(executor, site)
     with progress.shown(jobs, runs) as shown:
         return scheduler.drive(jobs, runs, place, Costs(runs, jobs), shown)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, encoders, graph, plugins, scales, weights
+from bench import driving, encoders, executors, graph, plugins, scales, weights
 from bench.contracts import Metric
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.files import make_folder
@@ -56,7 +56,7 @@ def run(request: Request, executor: str) -> int:
     if executor == "slurm":
         summary = driving.drive_slurm(jobs, request.site, frozenset(), [path.name], watch=True)
     else:
-        summary = driving.drive(jobs, request.site, executor)
+        summary = driving.drive(jobs, request.site, executors.make(executor, request.site))
     runs = Runs(request.site.runs)
     for job in jobs:
         if runs[job.id].result_file.exists():

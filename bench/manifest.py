@@ -50,9 +50,14 @@ class Manifest:
         return f"{self.table}@{self.scale}"
 
 
+def is_known(runs: Runs, table: str, scale: str) -> bool:
+    """Whether a run of the table at this scale is remembered, readable or not."""
+    return _path(runs, f"{table}@{scale}").is_file()
+
+
 def write(runs: Runs, manifest: Manifest) -> None:
     """Remember a run; a file that says the same already is left alone."""
-    path = runs.root / "plans" / f"{manifest.name}.json"
+    path = _path(runs, manifest.name)
     try:
         if _read(path) == manifest:
             return
@@ -75,6 +80,10 @@ def read_all(runs: Runs) -> list[Manifest]:
         except (InputCorrupt, KeyError, TypeError) as error:
             print(f"{path} cannot be read ({one_line(error)}) and is left out: run its table anew", file=sys.stderr)
     return found
+
+
+def _path(runs: Runs, name: str) -> Path:
+    return runs.root / "plans" / f"{name}.json"
 
 
 def _read(path: Path) -> Manifest:

@@ -61,6 +61,9 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
     driving.check_executor(executor)
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
+    place = None if executor == "slurm" else executors.make(executor, request.site)
+    if place is not None and not all(manifest.is_known(Runs(request.site.runs), table, request.scale) for table in request.tables):
+        place.get_ready()  # a table that never ran here has something to run
     planned = _plan(request)
     for problem in missing_data(planned.graph, request.site):
         raise problem
@@ -77,13 +80,13 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
         part = graph.plan((cell.label, cell.spec) for cell in cells)
         asked = (request.seeds, request.rows, request.columns)
         manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), request.site.recipe, planned.released))
-    if executor == "slurm":
+    if place is None:
         titles = [f"{table.id}@{planned.scale.name}" for table in planned.tables]
         summary = driving.drive_slurm(jobs, request.site, forced, titles, watch=watch)
         if summary.queued:
             return driving.closing(summary, jobs, request.site)
     else:
-        summary = driving.drive(jobs, request.site, executor)
+        summary = driving.drive(jobs, request.site, place)
     _publish(planned, request)
     return driving.closing(summary, jobs, request.site)
 

@@ -123,8 +123,14 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
     )
 
 
+def one_channel(images_BCHW: Tensor) -> Tensor:
+    """The first channel, (B, 1, H, W), of images that are gray, to be cut and resampled once instead of three times; others as they are."""
+    first = images_BCHW[:, :1]
+    return first.contiguous() if torch.equal(images_BCHW, first.expand_as(images_BCHW)) else images_BCHW
+
+
 def apply(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """uint8 images (B, 3, H, W) -> float views (B, 3, size, size) in [0, 1], on the images' device."""
+    """uint8 images (B, 3, H, W), or (B, 1, H, W) from `one_channel` -> float views (B, 3, size, size) in [0, 1], on the images' device."""
     return _colour(crop(images_BCHW, spec, drawn), spec, drawn, eight_bit=False)
 
 
@@ -149,7 +155,8 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     grid = (sent(theta, device) @ _coordinates(spec.size, device)).view(-1, 2, spec.size, spec.size).permute(0, 2, 3, 1)
     # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark rims.
     padding = "zeros" if spec.rotation else "border"
-    return F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    views = F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return views.expand(-1, 3, -1, -1).contiguous()
 
 
 @lru_cache(maxsize=8)

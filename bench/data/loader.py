@@ -112,7 +112,7 @@ def train_batches(
 
 
 def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
-    images, labels = split.images.to(device), split.labels.to(device)
+    images, labels = augment.one_channel(split.images).to(device), split.labels.to(device)
     for step in steps:
         indices = plan.indices(step)
         there = sent(indices, device)

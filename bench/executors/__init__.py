@@ -27,6 +27,9 @@ class NoSlotError(Exception):
 class Executor(Protocol):
     """Starts one worker a job. Never looks at edges: it is given jobs whose parents are done."""
 
+    def get_ready(self) -> None:
+        """Begin with what the first job would wait for, while its caller plans."""
+
     def room(self, run: RunFolder) -> bool:
         """Whether this job could be started now."""
 

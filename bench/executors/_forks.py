@@ -38,17 +38,19 @@ class ForkServer:
                 start_new_session=True,
                 pass_fds=(its_end.fileno(),),
             )
-        self._socket.setblocking(False)
         self._numbers = count()
         self._workers: dict[int, Forked] = {}
         self.alive = True
         weakref.finalize(self, _end, self._socket, self._process)
 
     def start(self, run: Path, log: int, slots: Sequence[int]) -> Forked:
-        """A worker on a run folder that writes to `log` and keeps the `slots` open until it is gone. Raises OSError when the server is gone."""
+        """A worker on a run folder that writes to `log` and keeps the `slots` open until it is gone."""
         number = next(self._numbers)
-        socket.send_fds(self._socket, [json.dumps({"number": number, "folder": str(run)}).encode()], [log, *slots])
         worker = self._workers[number] = Forked(self)
+        try:
+            socket.send_fds(self._socket, [json.dumps({"number": number, "folder": str(run)}).encode()], [log, *slots])
+        except OSError:  # the server has just gone; the worker is lost
+            self.alive = False
         return worker
 
     def read(self, *, wait: bool = False) -> None:
@@ -58,7 +60,7 @@ class ForkServer:
                 select.select([self._socket], [], [])
                 wait = False
             try:
-                packet = self._socket.recv(PACKET)
+                packet = self._socket.recv(PACKET, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError:

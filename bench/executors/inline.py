@@ -12,6 +12,9 @@ class InlineExecutor:
     def __init__(self) -> None:
         self._ended: list[Ended] = []
 
+    def get_ready(self) -> None:
+        """Nothing to begin with."""
+
     def room(self, run: RunFolder) -> bool:
         """Always."""
         return True

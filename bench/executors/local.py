@@ -61,6 +61,13 @@ class LocalExecutor:
         self._workers: dict[str, _Worker] = {}
         self._servers: dict[int, ForkServer] = {}  # by threads a worker
 
+    def get_ready(self) -> None:
+        """Start the process that forks workers: its imports take as long as the caller's own."""
+        resources = Resources(threads=self._site.threads)
+        if self._forks(resources):
+            with Path(os.devnull).open("wb") as log:  # should it end, the first job starts another one, with its own log
+                self._server(resources, self._environment(resources, []), log.fileno())
+
     def room(self, run: RunFolder) -> bool:
         """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
         held = self._take(self._slots_of(run.resources))
@@ -106,7 +113,7 @@ class LocalExecutor:
     def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> subprocess.Popen[bytes] | Forked:
         run.path.mkdir(parents=True, exist_ok=True)
         environment = self._environment(resources, list(held))
-        if resources.ranks == 1 and not self._on_gpus and sys.platform == "linux":
+        if self._forks(resources):
             with run.log.open("ab") as log:
                 return self._server(resources, environment, log.fileno()).start(run.path, log.fileno(), list(held.values()))
         if resources.ranks > 1:  # the variables that torchrun would set
@@ -124,6 +131,9 @@ class LocalExecutor:
                 start_new_session=True,
                 pass_fds=tuple(held.values()),
             )
+
+    def _forks(self, resources: Resources) -> bool:
+        return resources.ranks == 1 and not self._on_gpus and sys.platform == "linux"
 
     def _server(self, resources: Resources, environment: dict[str, str], log: int) -> ForkServer:
         """The fork server for workers of so many threads; a new one where the last has ended."""

@@ -289,6 +289,22 @@ def test_rotation_has_the_direction_and_amount_of_torchvisions(degrees: float, f
     assert float((opposite - expected)[middle].abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("turned", [0.0, 25.0])
+def test_gray_images_cut_as_one_channel_give_the_same_views_bit_for_bit(turned: float) -> None:
+    spec = replace(FULL, rotation=turned)
+    gray = (torch.rand(9, 1, 16, 16, generator=rng(3)) * 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    drawn = augment.draw(spec, 9, rng())
+    one = augment.one_channel(gray)
+    assert one.shape == (9, 1, 16, 16)
+    assert torch.equal(augment.apply(one, spec, drawn), augment.apply(gray, spec, drawn))
+
+
+def test_one_pixel_of_colour_keeps_three_channels() -> None:
+    images = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
+    images[3, 1, 7, 7] = 101
+    assert augment.one_channel(images) is images
+
+
 def test_rotation_fills_the_corners_with_black() -> None:
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     found = augment.crop(white, Augment(size=32, rotation=45.0), still(1, angle_B=torch.tensor([math.pi / 4])))

@@ -93,6 +93,28 @@ def test_a_worker_whose_server_died_first_is_lost_and_its_slot_free(workplace: P
     assert executor.room(run)
 
 
+def test_the_first_job_goes_to_the_server_that_was_started_ahead(workplace: Path) -> None:
+    executor = LocalExecutor(site_of(workplace))
+    executor.get_ready()
+    ahead = server_of(executor)
+    run = prepared(workplace)
+    executor.submit(run)
+    assert server_of(executor) == ahead
+    assert wait(executor).code == 0, run.log_tail()
+
+
+def test_a_server_that_died_ahead_of_the_first_job_is_replaced(workplace: Path) -> None:
+    executor = LocalExecutor(site_of(workplace))
+    executor.get_ready()
+    ahead = server_of(executor)
+    os.kill(ahead, signal.SIGKILL)
+    wait_until_gone(ahead)
+    run = prepared(workplace)
+    executor.submit(run)
+    assert server_of(executor) != ahead
+    assert wait(executor).code == 0, run.log_tail()
+
+
 def test_a_worker_is_stopped_before_it_is_there(workplace: Path) -> None:
     run = prepared(workplace, epochs=1000)
     executor = LocalExecutor(site_of(workplace))

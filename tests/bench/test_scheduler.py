@@ -32,6 +32,9 @@ class FakeExecutor:
         self.order: list[str] = []
         self._ended: list[Ended] = []
 
+    def get_ready(self) -> None:
+        pass
+
     def room(self, run: RunFolder) -> bool:
         return len(self._ended) < self.slots
 
