@@ -2,7 +2,7 @@
 
 `python -m bench.executors._fork_server SOCKET`, started by bench/executors/_forks.py. Each packet asks for a worker: its
 number and run folder, with the open files of its log and its slots. Answers: the number with the worker's process id,
-and later with its exit code. It ends when the driver is gone; its workers go on. It runs no thread and computes nothing.
+and later with its exit code. It ends when the driver is gone; its workers go on. Made for OMP_NUM_THREADS=1, with which it has no second thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A queue over the CPU slots or GPUs of this machine: one process a job, one slot a process.
 
-Jobs of one rank on CPUs are forked from a process that has imported torch already; others are started from nothing, each
-with the GPU and the rank that it has from the beginning.
+Jobs of one rank and one thread on CPUs are forked from a process that has imported torch already; others are started from nothing,
+each with the GPUs, the rank and the threads that it has from the beginning.
 
 A slot is a lock on a file of this machine (not of the shared file system). The driver takes it and hands the open file
 to the worker, so the slot is free exactly when the worker is gone, however it went, even if the driver was killed
@@ -59,14 +59,14 @@ class LocalExecutor:
         self._on_gpus = bool(_gpus())
         self._folder = Path(tempfile.gettempdir()) / f"bench-slots-{os.getuid()}"
         self._workers: dict[str, _Worker] = {}
-        self._servers: dict[int, ForkServer] = {}  # by threads a worker
+        self._server: ForkServer | None = None
 
     def get_ready(self) -> None:
         """Start the process that forks workers: its imports take as long as the caller's own."""
         resources = Resources(threads=self._site.threads)
         if self._forks(resources):
             with Path(os.devnull).open("wb") as log:  # should it end, the first job starts another one, with its own log
-                self._server(resources, self._environment(resources, []), log.fileno())
+                self._living_server(self._environment(resources, []), log.fileno())
 
     def room(self, run: RunFolder) -> bool:
         """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
@@ -115,7 +115,7 @@ class LocalExecutor:
         environment = self._environment(resources, list(held))
         if self._forks(resources):
             with run.log.open("ab") as log:
-                return self._server(resources, environment, log.fileno()).start(run.path, log.fileno(), list(held.values()))
+                return self._living_server(environment, log.fileno()).start(run.path, log.fileno(), list(held.values()))
         if resources.ranks > 1:  # the variables that torchrun would set
             world = str(resources.ranks)
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
@@ -133,16 +133,16 @@ class LocalExecutor:
             )
 
     def _forks(self, resources: Resources) -> bool:
-        return resources.ranks == 1 and not self._on_gpus and sys.platform == "linux"
+        """With more threads, imports start some (NumPy's BLAS), and to fork a process that has them is not safe."""
+        return resources.ranks == resources.threads == 1 and not self._on_gpus and sys.platform == "linux"
 
-    def _server(self, resources: Resources, environment: dict[str, str], log: int) -> ForkServer:
-        """The fork server for workers of so many threads; a new one where the last has ended."""
-        server = self._servers.get(resources.threads)
-        if server is not None:
-            server.read()
-        if server is None or not server.alive:
-            server = self._servers[resources.threads] = ForkServer(environment, self._site.root, log)
-        return server
+    def _living_server(self, environment: dict[str, str], log: int) -> ForkServer:
+        """The fork server; a new one where the last has ended."""
+        if self._server is not None:
+            self._server.read()
+        if self._server is None or not self._server.alive:
+            self._server = ForkServer(environment, self._site.root, log)
+        return self._server
 
     def _slots_of(self, resources: Resources) -> int:
         return resources.ranks if self._on_gpus else 1

@@ -16,14 +16,15 @@ from bench.executors.local import LocalExecutor
 from bench.graph import plan
 from bench.runs import RunFolder, Runs, State
 from bench.spec import Resources
-from tests.bench.test_local import prepared, site_of, wait, wait_for_metrics
+from tests.bench.test_local import prepared, site_of, wait, wait_for, wait_for_metrics
 from tests.conftest import ROOT, tiny_pretrain
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")]
 
 
 def server_of(executor: LocalExecutor) -> int:
-    return executor._servers[1]._process.pid
+    assert executor._server is not None
+    return executor._server._process.pid
 
 
 def is_running(pid: int) -> bool:
@@ -48,6 +49,24 @@ def test_a_forked_worker_has_the_digits_of_one_started_from_nothing(workplace: P
     assert worker.main(str(alone.path)) == 0
     assert forked.result().metrics == alone.result().metrics
     assert forked.result().details["weights_sha256"] == alone.result().details["weights_sha256"]
+
+
+def test_a_job_of_two_threads_is_started_from_nothing(workplace: Path) -> None:
+    run = prepared(workplace)
+    run.create(next(iter(plan([("tiny", tiny_pretrain())]))), Resources(threads=2))
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    assert not isinstance(executor._workers[run.job_id].processes[0], Forked)
+    assert wait(executor).code == 0, run.log_tail()
+
+
+def test_a_server_has_one_thread_when_it_forks(workplace: Path) -> None:
+    run = prepared(workplace)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    wait_for(run, State.RUNNING)
+    assert len(list(Path(f"/proc/{server_of(executor)}/task").iterdir())) == 1
+    assert wait(executor).code == 0
 
 
 def test_a_second_job_of_a_driver_knows_nothing_of_the_first(workplace: Path) -> None:

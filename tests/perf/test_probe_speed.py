@@ -95,6 +95,27 @@ def test_sweep_beside_one_head(benchmark: Any, subject: Subject, fresh: Callable
 
 
 @pytest.mark.benchmark(group="probe", timer=time.process_time)
+def test_bound_of_the_sweep(benchmark: Any, subject: Subject, fresh: Callable[[], Context], rounds: int) -> None:
+    """What is left when a sweep does nothing but its products: no loop over epochs can take less, so the ratio (a) cannot come under this one."""
+    context = fresh()
+    (features, labels), *_ = features_of(subject, context).values()
+    steps, columns = SWEEP.epochs * (len(features) // SWEEP.batch_size), HEADS * (int(labels.max()) + 1)
+    x = features[: SWEEP.batch_size].clone()
+    weight, error = torch.randn(x.shape[1], columns), torch.randn(len(x), columns)
+    logits, gradient = torch.empty_like(error), torch.empty_like(weight)
+
+    def products() -> None:
+        for _ in range(steps):
+            torch.mm(x, weight, out=logits)
+            torch.mm(x.T, error, out=gradient)
+
+    one = Usual(name="one head, all of it", spent=timed(lambda: linear.evaluate(ONE, subject, context)), comparison="times the time of")
+    pairs(
+        benchmark, f"a bound for (a): the float32 products of {HEADS} heads and nothing else", timed(products), one, unit="s", rounds=min(rounds, 3)
+    )
+
+
+@pytest.mark.benchmark(group="probe", timer=time.process_time)
 def test_augmented_sweep_beside_one_head(benchmark: Any, subject: Subject, fresh: Callable[[], Context], short: bool, rounds: int) -> None:
     def heads(config: linear_augmented.Config) -> Spent:
         config = replace(config, epochs=1 if short else config.epochs)
