@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,14 +109,37 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
 
 
-@pytest.fixture(scope="module")
-def making() -> ModuleType:
-    """docs/make_status.py, whose tables are looked at once."""
-    spec = importlib.util.spec_from_file_location("make_status", ROOT / "docs/make_status.py")
+def program(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_tables_among_the_pages_show_the_committed_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    making = program("make_tables")
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "--check"])
+    assert making.main() == 0, capsys.readouterr().out
+    for page in making.PAGES.values():
+        shutil.copy(ROOT / "docs" / page, tmp_path)
+    (tmp_path / "all_methods.md").write_text("something else")
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "--check", "--out", str(tmp_path)])
+    assert making.main() == 1
+    assert capsys.readouterr().out == "all_methods.md does not show what the committed results say: python docs/make_tables.py\n"
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "--out", str(tmp_path)])
+    assert making.main() == 0
+    assert (tmp_path / "all_methods.md").read_text(encoding="utf-8") == (ROOT / "docs/all_methods.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def making() -> ModuleType:
+    """docs/make_status.py, whose tables are looked at once."""
+    module = program("make_status")
     text = module.status()
     module.status = lambda: text  # type: ignore[attr-defined]
     return module

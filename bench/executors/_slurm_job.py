@@ -130,7 +130,7 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
         except (BenchError, ValueError) as error:  # slurmctld is down: no limit ends the job meanwhile
             print(f"cannot ask Slurm for this job: {one_line(error)}", flush=True)
             time.sleep(5)
-    if now != "RUNNING":
+    if now not in ("RUNNING", "SIGNALING"):  # SIGNALING: what stopped the worker is still being sent
         print(f"Slurm is ending the job ({now}): it goes on if Slurm requeues it", flush=True)
         return STOPPED
     margin = 60 + int(os.environ.get("BENCH_SIGNAL_SECONDS", "120"))
