@@ -123,14 +123,8 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
     )
 
 
-def one_channel(images_BCHW: Tensor) -> Tensor:
-    """The first channel, (B, 1, H, W), of images that are gray, to be cut and resampled once instead of three times; others as they are."""
-    first = images_BCHW[:, :1]
-    return first.contiguous() if torch.equal(images_BCHW, first.expand_as(images_BCHW)) else images_BCHW
-
-
 def apply(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """uint8 images (B, 3, H, W), or (B, 1, H, W) from `one_channel` -> float views (B, 3, size, size) in [0, 1], on the images' device."""
+    """uint8 images (B, 3, H, W), or (B, 1, H, W) of gray ones -> float views (B, 3, size, size) in [0, 1], on the images' device."""
     return _colour(crop(images_BCHW, spec, drawn), spec, drawn, eight_bit=False)
 
 

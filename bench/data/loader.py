@@ -112,7 +112,7 @@ def train_batches(
 
 
 def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
-    images, labels = augment.one_channel(split.images).to(device), split.labels.to(device)
+    images, labels = one_channel(split.images).to(device), split.labels.to(device)
     for step in steps:
         indices = plan.indices(step)
         there = sent(indices, device)
@@ -121,6 +121,12 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
         for number, view in enumerate(views):
             made.append(_layout(augment.apply(chosen, view, _draw(view, plan, step, number))))
         yield Batch(views=made, labels=labels[there], indices=indices)
+
+
+def one_channel(images_BCHW: Tensor) -> Tensor:
+    """The first channel, (B, 1, H, W), of images that are gray, to be cut and resampled once instead of three times; others as they are."""
+    first = images_BCHW[:, :1]
+    return first.contiguous() if torch.equal(images_BCHW, first.expand_as(images_BCHW)) else images_BCHW
 
 
 class _Items(torch.utils.data.Dataset[Any]):

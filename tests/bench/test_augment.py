@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
-from bench.data import augment
+from bench.data import augment, loader
 from bench.data.augment import Draw
 from bench.errors import BenchError
 from bench.spec import Augment
@@ -294,7 +294,7 @@ def test_gray_images_cut_as_one_channel_give_the_same_views_bit_for_bit(turned: 
     spec = replace(FULL, rotation=turned)
     gray = (torch.rand(9, 1, 16, 16, generator=rng(3)) * 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
     drawn = augment.draw(spec, 9, rng())
-    one = augment.one_channel(gray)
+    one = loader.one_channel(gray)
     assert one.shape == (9, 1, 16, 16)
     assert torch.equal(augment.apply(one, spec, drawn), augment.apply(gray, spec, drawn))
 
@@ -302,7 +302,7 @@ def test_gray_images_cut_as_one_channel_give_the_same_views_bit_for_bit(turned: 
 def test_one_pixel_of_colour_keeps_three_channels() -> None:
     images = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
     images[3, 1, 7, 7] = 101
-    assert augment.one_channel(images) is images
+    assert loader.one_channel(images) is images
 
 
 def test_rotation_fills_the_corners_with_black() -> None:
