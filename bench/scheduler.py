@@ -20,8 +20,7 @@ from bench.site import Site
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
-EXIT_STOPPED, EXIT_TAKEN = 75, 3  # of bench.worker
-EXIT_LOST = 71  # of bench.executors.local, for a worker whose own code nobody knows
+EXIT_STOPPED, EXIT_TAKEN, EXIT_LOST = 75, 3, 71  # of bench.worker; 71 of a forked worker whose own code nobody knows
 
 
 @dataclass(frozen=True)
@@ -264,10 +263,9 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
 
 
 def _cause(code: int) -> str:
-    if code == EXIT_LOST:
-        return "the process that starts the workers was killed (out of memory, or by hand), and this worker is gone too"
     if code >= 0:
-        return f"the worker exited with code {code} and no result"
+        lost = "the process that starts the workers was killed (out of memory, or by hand), and this worker is gone too"
+        return lost if code == EXIT_LOST else f"the worker exited with code {code} and no result"
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
     hint = {"SIGKILL": " (out of memory, or killed by hand)", "SIGSEGV": " (segmentation fault)"}.get(name, "")
     return f"the worker was killed by {name}{hint}"
