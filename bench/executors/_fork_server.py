@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from bench import plugins
@@ -23,32 +24,47 @@ FILES = 256  # open files at most with a packet
 POLL_SECONDS = 0.05
 
 
-def preload() -> None:
-    """Import what jobs import. What cannot be imported is left to the workers, which fail with it in their own logs."""
-    for kind in ("method", "evaluation"):
-        for name in plugins.names(kind):
-            with suppress(Exception):  # a user's plug-in may raise anything
-                plugins.load(kind, name)
-    for module in ("bench.worker", "sklearn.linear_model", "sklearn.svm"):
-        with suppress(Exception):
-            importlib.import_module(module)
+def preloading() -> Iterator[str]:
+    """Import what jobs import, what all of them need first, and yield after each part.
+
+    What cannot be imported is left to the workers, which fail with it in their own logs.
+    """
+    for module in ("bench.worker", *_plugins(), "sklearn.linear_model", "sklearn.svm"):
+        with suppress(Exception):  # a user's plug-in may raise anything
+            if isinstance(module, str):
+                importlib.import_module(module)
+            else:
+                plugins.load(*module)
+        yield str(module)
+
+
+def _plugins() -> Iterator[tuple[str, str]]:
+    return ((kind, name) for kind in ("method", "evaluation") for name in plugins.names(kind))
 
 
 def serve(driver: socket.socket) -> str | None:
-    """Fork workers until the driver is gone, then return None; in each worker, return its run folder."""
+    """Fork workers until the driver is gone, then return None; in each worker, return its run folder.
+
+    What waits is served between two parts of the imports: scikit-learn takes a second that no pretraining needs.
+    """
     workers: dict[int, int] = {}  # number by process id
+    parts = preloading()
+    next(parts)
+    loading = True
     while True:
-        readable, _, _ = select.select([driver], [], [], POLL_SECONDS if workers else None)
+        readable, _, _ = select.select([driver], [], [], 0 if loading else POLL_SECONDS if workers else None)
         for pid in list(workers):
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 _answer(driver, number=workers.pop(pid), code=os.waitstatus_to_exitcode(status))
         if not readable:
+            loading = loading and next(parts, None) is not None
             continue
         packet, files, _, _ = socket.recv_fds(driver, PACKET, FILES)
         if not packet:
             return None
         asked = json.loads(packet)
+        gc.freeze()  # a collection in a worker would copy every page that it shares with the others
         pid = os.fork()
         if pid == 0:
             driver.close()
@@ -80,8 +96,6 @@ def _become_worker(log: int) -> None:
 
 def main(descriptor: int) -> int:
     """The server's exit code, 0; a worker's is that of bench.worker."""
-    preload()
-    gc.freeze()  # a collection in a worker would copy every page that it shares with the others
     folder = serve(socket.socket(fileno=descriptor))
     if folder is None:
         return 0
