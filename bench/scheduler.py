@@ -255,7 +255,7 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
     state = run.state()
     if state in (State.DONE, State.CANCELLED, State.RUNNING):
         return state
-    if code == EXIT_STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT)):
+    if code == EXIT_STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT, EXIT_LOST)):
         return State.STOPPED
     if run.fail_if_nobody_works("crashed", f"{_cause(code)}; log: {run.log}") or run.error_file.exists():
         return State.FAILED

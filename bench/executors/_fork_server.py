@@ -11,14 +11,17 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import select
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
-from bench import plugins
+from bench.commit import commit
 
+ROOT = Path(__file__).parents[2]
 PACKET = 65536  # bytes at most
 FILES = 256  # open files at most with a packet
 POLL_SECONDS = 0.05
@@ -27,19 +30,20 @@ POLL_SECONDS = 0.05
 def preloading() -> Iterator[str]:
     """Import what jobs import, what all of them need first, and yield after each part.
 
-    What cannot be imported is left to the workers, which fail with it in their own logs.
+    The project's own modules only: a user's plug-in belongs to the jobs that name it. What cannot be imported is left to the
+    workers, which fail with it in their own logs.
     """
-    for module in ("bench.worker", *_plugins(), "sklearn.linear_model", "sklearn.svm"):
-        with suppress(Exception):  # a user's plug-in may raise anything
-            if isinstance(module, str):
-                importlib.import_module(module)
-            else:
-                plugins.load(*module)
-        yield str(module)
-
-
-def _plugins() -> Iterator[tuple[str, str]]:
-    return ((kind, name) for kind in ("method", "evaluation") for name in plugins.names(kind))
+    commit()  # of the code that is imported now, for all the results that it makes
+    own = (
+        f"{package}.{module.name}"
+        for package in ("methods", "evals")
+        for module in pkgutil.iter_modules([str(ROOT / package)])
+        if module.name[0] != "_"
+    )
+    for name in ("bench.worker", *own, "sklearn.linear_model", "sklearn.svm"):
+        with suppress(Exception):
+            importlib.import_module(name)
+        yield name
 
 
 def serve(driver: socket.socket) -> str | None:

@@ -258,6 +258,7 @@ def test_a_job_that_another_driver_has_taken_over_is_not_called_crashed(graph: J
 def test_a_worker_that_was_asked_to_stop_before_it_could_listen_is_stopped(graph: JobGraph, runs: Runs) -> None:
     first = runs[next(iter(graph)).id]
     assert scheduler._state_after(first, -15, asked=True) is State.STOPPED
+    assert scheduler._state_after(first, 71, asked=True) is State.STOPPED  # and the process that started it is gone
     assert not first.error_file.exists()
     assert scheduler._state_after(first, -15, asked=False) is State.FAILED
 
