@@ -18,6 +18,10 @@ from typing import TypeAlias
 from bench.errors import BenchError
 from bench.plugins import resolve
 
+# Classes whose name stands in ids and in files on disk, by where they live today. A class that moves is entered here, and no id changes.
+MOVED: dict[str, str] = {}
+_FORMER = {former: name for name, former in MOVED.items()}
+
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 
@@ -86,7 +90,9 @@ def _fields(cls: type) -> tuple[tuple[str, object], ...]:
 
 @cache
 def _class_name(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
+    """As ids and files know the class."""
+    name = f"{cls.__module__}:{cls.__qualname__}"
+    return MOVED.get(name, name)
 
 
 @cache
@@ -118,7 +124,7 @@ def from_json(data: Json) -> object:
     name = data.get("is")
     if not isinstance(name, str):
         raise BenchError(f"expected a spec with the key 'is', found keys {sorted(data)}.")
-    cls = resolve(name)
+    cls = resolve(_FORMER.get(name, name))
     if not (isinstance(cls, type) and is_dataclass(cls)):
         raise BenchError(f"{name} is not a dataclass: this spec was written by another version of the project.")
     body = {key: from_json(item) for key, item in data.items() if key != "is"}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from bench import scales
+from bench import identity, scales
 from bench.errors import BenchError
 from bench.identity import canonical, digest, from_json, job_id, to_json
 from bench.spec import Backbone, Data, Evaluate, Optim, Pretrain, Random
@@ -132,6 +132,19 @@ def test_a_spec_of_another_version_is_refused() -> None:
     body["VERSION"] = 0
     with pytest.raises(BenchError, match="VERSION is 1 here and 0 in the spec"):
         from_json(body)
+
+
+def test_a_class_that_moved_keeps_its_name_in_ids_and_is_found_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(identity.MOVED, "bench.spec:Random", "bench.gone:Untrained")
+    monkeypatch.setitem(identity._FORMER, "bench.gone:Untrained", "bench.spec:Random")
+    identity._class_name.cache_clear()
+    try:
+        body = canonical(Random(backbone=Backbone(name="resnet10")))
+        assert isinstance(body, dict)
+        assert body["is"] == "bench.gone:Untrained"
+        assert from_json(body) == Random(backbone=Backbone(name="resnet10"))
+    finally:
+        identity._class_name.cache_clear()
 
 
 def test_data_are_part_of_the_identity() -> None:

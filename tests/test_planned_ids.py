@@ -1,0 +1,34 @@
+"""No job of any table has another id than before: who changes one on purpose raises a VERSION and writes the digest anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.planned_ids import digest, planned
+
+DIGEST = "bfe05d07f5242d37e9ddaaa085350097be3eefc007b1a858bf1eb30d03c46017"
+# Some of every kind, so that a changed digest says what changed: "table scale seed row | column id".
+PINNED = (
+    "barlow_table4 paper 0 MoCo-v2 | AP all evaluate-809e6f98ee5b2709",
+    "barlow_table4 paper 0 MoCo-v2 | AP bb evaluate-10bb1be47fa8520f",
+    "barlow_table4 embedded 0 MoCo-v2 | AP all evaluate-2c17d2cb3ab00c92",
+    "barlow_table4 embedded 0 MoCo-v2 | AP bb evaluate-ec7696db6c2d10cd",
+    "twist_table3 embedded 0 MoCo v2, RN50 | Params pretrain-fc82e1c2031d76d3",
+    "vicreg_table5 paper 0 BYOL | SW R50 evaluate-a72aaf1efa7ace80",
+    "simclr_table6 released 0 SimCLR (ours), ResNet-50 (4x) | Top-1 evaluate-d3a8aa34b912e9c4",
+    "directclr_table1 cifar 0 SimCLR, 2-layer nonlinear projector | Top-1 evaluate-632ceb2489b3ea02",
+)
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return list(planned())
+
+
+def test_ids_of_every_kind_are_pinned(lines: list[str]) -> None:
+    assert [pin for pin in PINNED if pin not in lines] == []
+
+
+def test_every_planned_job_has_the_id_that_it_had(lines: list[str]) -> None:
+    assert len(lines) == 9429
+    assert digest(lines) == DIGEST, "python -m tests.planned_ids --list, before and after, shows which"
