@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import encoders
+from bench import encoders, plugins
 from bench.data import augment
 from bench.data.catalogue import entry
 from bench.data.loader import Plan
@@ -15,6 +15,4 @@ def check_pretrain(spec: Pretrain) -> None:
     for view in spec.views:
         augment.check(view)
     Plan(images=entry(spec.data.name).train_images, batch_size=spec.batch_size, seed=0)
-    check = getattr(spec.method, "check", None)
-    if check is not None:
-        check(spec)
+    plugins.method_of(spec.method).check(spec.method, spec)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench.data.loader import Batch
+from bench.contracts import Batch
 from bench.distributed import gather
 from bench.stopwatch import Stopwatch
 

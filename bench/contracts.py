@@ -2,30 +2,27 @@
 
 A file methods/<name>.py exports
     Config    frozen dataclass, hashed into the job id; optionally with check(pretrain), raising BenchError at plan time
-    Method    see below
+    Method    the class `Method` below
     RECIPES   {scale: Recipe}
     VARIANTS  {variant name: {scale: Recipe}}, optional: other published runs of the method, which a table's row names
+Beside it may lie methods/<name>.toml: the authors' released weights and published hours (bench/authors.py).
+
 A file evals/<name>.py exports
-    Config    frozen dataclass, hashed into the job id
-    METRICS   {metric name: Metric}
-    RECIPES   {scale: Config}
-    evaluate  (config, Subject, Context) -> Outcome
-    VARIANTS    {variant name: {scale: Config}}, optional: other published settings of the protocol, which a table's
-                column or row names (the paper's own protocol, say); every variant has the scales that RECIPES has
-    NEEDS_PROJECTOR = True, optional: the subject comes with the method's projector where it has one
-    MISSING     () -> str, optional: why it cannot run here (a package that is not installed), in one line; "" when it can
-    USES_RANKS = True, optional: it trains over all ranks and so gets the resources of a pretraining
-    RESUMES = True, optional: a long evaluation that keeps its state through bench/resume.py and stops when asked to
+    Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, RESUMES, FEATURES
+    and MISSING: the class `Evaluation` below has a field for each.
+
+bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public names
+in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an underscore.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from bench.identity import Json
-from bench.spec import Augment, Backbone, Data, Optim, Pretrain
+from bench.files import Json
+from bench.spec import Augment, Backbone, Crop, Data, Optim, Pretrain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +30,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.data.loader import Batch
     from bench.site import Site
+
+
+# -- Methods -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +64,25 @@ class Facts:
     seed: int
 
 
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of a batch: float views (b, 3, size, size) in [0, 1], labels (b,), positions in the split (b,).
+
+    `unreadable` are positions of damaged images that were replaced; `indices` has what stands in their place.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+    indices: Tensor
+    unreadable: tuple[int, ...] = ()
+
+
 class Method(Protocol):
     """An nn.Module made by `Method(config, encoder, facts)`, which keeps the encoder as `self.encoder`.
 
     Optional: `before_step(progress)` is called between backward and the optimizer's step, for gradients that must not act
-    (prototypes that are frozen at first). A projector between representation and embedding, if there is one, is kept as `self.projector`.
+    (prototypes that are frozen at first). A projector between representation and embedding, if there is one, is kept as
+    `self.projector`.
 
     The engine calls `embed` on each rank's images, gathers every tensor of the result over the ranks with gradient,
     and hands the global batch to `loss`. So a loss knows nothing of ranks.
@@ -87,6 +100,23 @@ class Method(Protocol):
         """Called after each optimizer step with the share of the run that is done: momentum encoders, queues."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MethodFile:
+    """A file of methods/. `config` is an object of its Config."""
+
+    name: str  # of the file
+    config: type
+    build: Callable[[Any, nn.Module, Facts], nn.Module]  # the file's Method
+    recipes: Mapping[str, Recipe]  # RECIPES, by scale
+    variants: Mapping[str, Mapping[str, Recipe]]  # VARIANTS, by name and scale
+    check: Callable[[Any, Pretrain], None]  # (config, pretrain): Config.check, which raises BenchError; else nothing
+    before_step: Callable[[Any, float], None]  # (method, progress): Method.before_step; else nothing
+    projector: Callable[[Any], nn.Module | None]  # (method): its `projector`; else None
+
+
+# -- Evaluations -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a number is, so that a table's columns can be checked when a plan is made."""
@@ -102,8 +132,9 @@ class Subject:
     key: str  # identifies the weights; features are cached under it
     network: nn.Module
     feature_dim: int
-    projector: nn.Module | None = None  # from representation to embedding; only for evaluations with NEEDS_PROJECTOR = True
-    origin: Mapping[str, Json] = field(default_factory=dict)  # of weights that were not trained here: file, hash, keys; goes into the result
+    projector: nn.Module | None = None  # from representation to embedding; only for evaluations with NEEDS_PROJECTOR
+    # Of weights that were not trained here: file, hash, keys; goes into the result.
+    origin: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,14 +158,40 @@ class Outcome:
     details: Mapping[str, Json] = field(default_factory=dict)
 
 
-class MethodModule(Protocol):
-    """A file of methods/."""
+@dataclass(frozen=True)
+class Cost:
+    """What a protocol that trains a network of its own takes."""
 
-    RECIPES: Mapping[str, Recipe]
+    seconds: float  # of one device
+    device: str  # "GPU" or "core"
+    source: str  # of the rate
 
 
-class Checked(Protocol):
-    """A Config that can refuse a pretraining at plan time."""
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A file of evals/. `config` is an object of its Config; every callable below `missing` takes one."""
 
-    def check(self, pretrain: Pretrain) -> None:
-        """Raises BenchError."""
+    name: str  # of the file
+    config: type
+    metrics: Mapping[str, Metric]  # METRICS, by name
+    recipes: Mapping[str, Any]  # RECIPES, by scale
+    evaluate: Callable[[Any, Subject, Context], Outcome]
+    # Other published settings of the protocol, which a table's column or row names; each has the scales of RECIPES.
+    variants: Mapping[str, Mapping[str, Any]]  # VARIANTS = {}, by name and scale
+    needs_projector: bool  # NEEDS_PROJECTOR = False: the subject comes with the method's projector where it has one
+    uses_ranks: bool  # USES_RANKS = False: it trains over all ranks and so gets the resources of a pretraining
+    resumes: bool  # RESUMES = False: a long one that keeps its state (bench/resume.py) and stops when asked to
+    # FEATURES = None: nothing is known. Splits whose cached features it reads: with them there it needs no pass over
+    # the backbone.
+    features: tuple[str, ...] | None
+    missing: Callable[[], str]  # MISSING: why it cannot run here (a package), in one line; "" when it can
+    describe: Callable[[Any], str]  # Config.describe(): the protocol in a sentence; else the file's first line
+    summary: Callable[[Any], str]  # Config.summary(): settings of a network that it trains, for a plan; else ""
+    cost: Callable[[Any, Backbone], Cost | None]  # Config.cost(backbone), where it trains a network of its own; else None
+    # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
+    # pass and of a training epoch; else None.
+    passes: Callable[[Any], tuple[float, float] | None]
+    trains_network: Callable[[Any], bool]  # it has a cost of its own, or training epochs among its passes
+    label_fraction: Callable[[Any], float]  # Config.label_fraction: share of the labels that it trains on; else 1
+    crop: Callable[[Any], Crop]  # Config.crop: how the images are cut whose features are cached; else the usual centre
+    version: Callable[[Any], int]  # Config.VERSION, raised when the protocol changes its numbers; else 1

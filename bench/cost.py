@@ -6,9 +6,11 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bench import plugins
+from bench.contracts import Evaluation
 from bench.data.catalogue import entry
 from bench.earlier import ANY_WORK, Earlier, Taken, pairs, work
-from bench.features import entries_of, splits_read
+from bench.features import entries_of
 from bench.graph import Job, JobGraph
 from bench.rates import Kind, Rate, listed
 from bench.runs import Runs
@@ -49,7 +51,7 @@ class Costs:
         return self._estimates[job.id]
 
     def _pretraining(self, spec: Pretrain) -> Estimate:
-        rate = self._rate(spec.backbone, spec.data.size, spec, type(spec.method).__module__.rpartition(".")[2])
+        rate = self._rate(spec.backbone, spec.data.size, spec, plugins.name_of(spec.method))
         images = spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
         source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
         return Estimate(STARTUP_SECONDS + images / rate.images_per_second, rate.device, source, rate.kind)
@@ -59,7 +61,7 @@ class Costs:
         taken = self._earlier.seconds(spec, guess.device)
         if taken is None:
             return guess
-        name = type(spec.protocol).__module__.rpartition(".")[2]
+        name = plugins.name_of(spec.protocol)
         network = "pixels" if isinstance(spec.encoder, Pixels) else _name(spec.encoder.backbone)
         source = f"{name} of {network} on {spec.data.name}, {taken.value:,.1f} s{_median_of(taken, self._earlier.here)}"
         return Estimate(STARTUP_SECONDS + taken.value, _counted_as(taken), source, "measured")
@@ -69,15 +71,14 @@ class Costs:
         if isinstance(spec.encoder, Pixels):
             return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
         backbone = spec.encoder.backbone
-        own = getattr(spec.protocol, "cost", None)  # of a protocol that trains a network of its own
+        evaluation = plugins.evaluation_of(spec.protocol)
+        own = evaluation.cost(spec.protocol, backbone)
         if own is not None:
-            seconds, device, source = own(backbone)
-            return Estimate(STARTUP_SECONDS + seconds, device, source, "guessed")
+            return Estimate(STARTUP_SECONDS + own.seconds, own.device, own.source, "guessed")
         trained = spec.encoder if isinstance(spec.encoder, Pretrain) else None
         size = trained.data.size if trained else spec.data.size
         rate = self._rate(backbone, size, trained, "")
-        # What a protocol does to the training images besides reading their features once: shares of a forward and of a training epoch.
-        forward, epochs = spec.protocol.passes() if hasattr(spec.protocol, "passes") else (1.0, 0.0)
+        forward, epochs = evaluation.passes(spec.protocol) or (1.0, 0.0)
         images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)  # a rate's image has two views
         images *= (spec.data.size / size) ** 2
         return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second, rate.device, _GUESSED + rate.why, "guessed")
@@ -150,27 +151,22 @@ def disk_total(jobs: Iterable[Job]) -> float:
         if isinstance(spec, Pretrain):
             folders += parameters(spec.backbone) * 4.0 * (1 + 4)  # weights, and a checkpoint with optimizer state
             continue
-        if _trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
+        evaluation = plugins.evaluation_of(spec.protocol)
+        if evaluation.trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
             folders += parameters(spec.encoder.backbone) * 4.0 * 4  # a checkpoint with momentum, twice while the next one is written
-        splits = _splits_cached(spec.protocol)
+        splits = _splits_cached(evaluation, spec.protocol)
         for name, split in zip(entries_of(spec, splits), splits, strict=True):
             cache_entries[name] = _images(spec.data.name, split) * 4.0 * _width(spec.encoder, spec.data.size)
     return folders + sum(cache_entries.values())
 
 
-def _trains_network(protocol: object) -> bool:
-    """Detection and fine-tuning, by what they say of their cost."""
-    return hasattr(protocol, "cost") or (hasattr(protocol, "passes") and protocol.passes()[1] > 0)
-
-
-def _splits_cached(protocol: object) -> tuple[str, ...]:
+def _splits_cached(evaluation: Evaluation, protocol: object) -> tuple[str, ...]:
     """Splits whose features an evaluation writes. Of one that says nothing of them: all, the most that it can be."""
-    told = splits_read(protocol)
-    if told is not None:
-        return told
-    if _trains_network(protocol):
+    if evaluation.features is not None:
+        return evaluation.features
+    if evaluation.trains_network(protocol):
         return ()
-    return ("test",) if hasattr(protocol, "passes") else ("train", "val", "test")
+    return ("train", "val", "test") if evaluation.passes(protocol) is None else ("test",)
 
 
 def _images(data: str, split: str) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench import released
+from bench.authors import catalogue
 from bench.cluster import Cluster
 from bench.commit import commit
 from bench.data.catalogue import CATALOGUE, check_present
@@ -175,7 +176,7 @@ def _lists(site: Site) -> Iterator[Check]:
 
 def _weights(site: Site) -> Iterator[Check]:
     absent = 0
-    for name in released.CATALOGUE:
+    for name in catalogue():
         try:
             found = released.locate(name, site)
         except BenchError as error:
@@ -185,7 +186,7 @@ def _weights(site: Site) -> Iterator[Check]:
         else:
             yield Check("weights", "ok", f"{name}: {found.path}")
     if absent:
-        yield Check("weights", "off", f"{absent} of {len(released.CATALOGUE)} files of authors' weights are not here", "only --released needs them")
+        yield Check("weights", "off", f"{absent} of {len(catalogue())} files of authors' weights are not here", "only --released needs them")
 
 
 def _slurm(site: Site) -> Iterator[Check]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from bench import executors, progress, scheduler
+from bench import executors, plugins, progress, scheduler
 from bench.cost import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.lists import check_share
@@ -26,8 +25,8 @@ def check_executor(name: str) -> None:
 def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
     """One error per data set, and per package of an evaluation (its MISSING), that is not there."""
     found = []
-    modules = {type(job.spec.protocol).__module__ for job in jobs if isinstance(job.spec, Evaluate)}
-    reasons = {getattr(sys.modules.get(name), "MISSING", str)() for name in modules}  # str() is "": nothing
+    evaluations = {plugins.name_of(job.spec.protocol) for job in jobs if isinstance(job.spec, Evaluate)}
+    reasons = {plugins.evaluation(name).missing() for name in evaluations}
     found += [BenchError(reason) for reason in sorted(reasons) if reason]
     for name in dict.fromkeys(job.spec.data.name for job in jobs):
         try:
@@ -35,7 +34,7 @@ def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
         except BenchError as error:
             found.append(error)
     protocols = [(job.spec.data.name, job.spec.protocol) for job in jobs if isinstance(job.spec, Evaluate)]
-    for name, fraction in dict.fromkeys((name, getattr(protocol, "label_fraction", 1.0)) for name, protocol in protocols):
+    for name, fraction in dict.fromkeys((name, plugins.evaluation_of(protocol).label_fraction(protocol)) for name, protocol in protocols):
         try:
             check_share(name, fraction, site)
         except BenchError as error:

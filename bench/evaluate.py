@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from bench import driving, encoders, executors, graph, plugins, scales, weights
-from bench.contracts import Metric
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.files import make_folder
 from bench.graph import Job
@@ -104,7 +102,7 @@ def _here(path: Path) -> Path:
 
 def _check_protocols(request: Request) -> None:
     for protocol in request.protocols:
-        if getattr(plugins.load("evaluation", protocol), "NEEDS_PROJECTOR", False):
+        if plugins.evaluation(protocol).needs_projector:
             print(f"note: {protocol} looks at a projector, which a checkpoint of one's own does not bring: the representation stands in for it")
 
 
@@ -117,9 +115,7 @@ def _numbers(job: Job, runs: Runs) -> list[str]:
     """One evaluation: the numbers, and the protocol behind them."""
     spec = job.spec
     assert isinstance(spec, Evaluate)
-    name = type(spec.protocol).__module__.rpartition(".")[2]
-    metrics: Mapping[str, Metric] = plugins.load("evaluation", name).METRICS
-    values = [f"{key} {value:.2f} {metrics[key].unit}".rstrip() for key, value in runs[job.id].result().metrics.items()]
-    describe = getattr(spec.protocol, "describe", None)
-    protocol = describe() if describe is not None else plugins.summary("evaluation", name)
-    return [f"{name} on {spec.data.name}: {', '.join(values)}", f"    {protocol} (version {getattr(spec.protocol, 'VERSION', 1)}), job {job.id}"]
+    evaluation = plugins.evaluation_of(spec.protocol)
+    values = [f"{key} {value:.2f} {evaluation.metrics[key].unit}".rstrip() for key, value in runs[job.id].result().metrics.items()]
+    protocol = f"{evaluation.describe(spec.protocol)} (version {evaluation.version(spec.protocol)})"
+    return [f"{evaluation.name} on {spec.data.name}: {', '.join(values)}", f"    {protocol}, job {job.id}"]

@@ -6,10 +6,10 @@ there it needs no pass over the backbone. Without FEATURES nothing is known.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from bench import plugins
 from bench.identity import digest
 from bench.spec import CENTRE, Crop, Data, Evaluate
 
@@ -25,15 +25,9 @@ def entry_name(key: str, data: Data, split: str, crop: Crop, version: int = VERS
     return f"{key}-{data.name}-{data.size}{cut}-{split}-v{version}"
 
 
-def splits_read(protocol: object) -> tuple[str, ...] | None:
-    """FEATURES of the module of a protocol; None where it does not say."""
-    found: tuple[str, ...] | None = getattr(sys.modules.get(type(protocol).__module__), "FEATURES", None)
-    return found
-
-
 def entries_of(spec: Evaluate, splits: Iterable[str]) -> list[str]:
     """Names of the entries for these splits, with the encoder's digest alone as their key: its weights may not be there yet."""
-    crop = getattr(spec.protocol, "crop", CENTRE)
+    crop = plugins.evaluation_of(spec.protocol).crop(spec.protocol)
     return [entry_name(digest(spec.encoder), spec.data, split, crop) for split in splits]
 
 
@@ -41,5 +35,5 @@ def counted(specs: Iterable[Evaluate], folder: Path) -> tuple[int, int]:
     """How many evaluations find all their features in the cache, and how many look there at all."""
     named = [path.name.split("-", 2) for path in folder.glob("*-*-*")]
     here = {f"{encoder}-{rest}" for encoder, _, rest in named}  # without the digest of the weights
-    wanted = [entries_of(spec, splits) for spec in specs if (splits := splits_read(spec.protocol))]
+    wanted = [entries_of(spec, splits) for spec in specs if (splits := plugins.evaluation_of(spec.protocol).features)]
     return sum(here.issuperset(names) for names in wanted), len(wanted)

@@ -43,8 +43,7 @@ def work_of(job: Job, costs: Costs, site: Site, slots: int) -> Work:
     """A pretraining on its GPUs (as [slurm.pretrain] says, else a node of them), an evaluation on one; time divides by GPUs."""
     seconds = costs.estimate(job).seconds
     if not isinstance(job.spec, Pretrain):
-        module = type(job.spec.protocol).__module__.rpartition(".")[2]
-        return Work(job.id, seconds, job.needs, keeps=bool(getattr(plugins.load("evaluation", module), "RESUMES", False)))
+        return Work(job.id, seconds, job.needs, keeps=plugins.evaluation_of(job.spec.protocol).resumes)
     nodes = site.slurm.pretrain.nodes
     gpus = site.slurm.pretrain.gpus or max(1, min(slots, job.spec.batch_size // BATCH_PER_GPU))
     return Work(job.id, seconds / (nodes * gpus), job.needs, nodes=nodes, slots=gpus)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from bench import plugins
 from bench.identity import job_id
 from bench.spec import Evaluate, Pretrain, Spec
 
@@ -27,7 +27,7 @@ class Job:
     @property
     def resources_as(self) -> str:
         """Whose resources it is given: an evaluation that trains over all ranks (USES_RANKS) needs those of a pretraining."""
-        if isinstance(self.spec, Evaluate) and getattr(sys.modules.get(type(self.spec.protocol).__module__), "USES_RANKS", False):
+        if isinstance(self.spec, Evaluate) and plugins.evaluation_of(self.spec.protocol).uses_ranks:
             return "pretrain"
         return self.kind
 

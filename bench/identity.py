@@ -13,16 +13,14 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from hashlib import sha256
-from typing import TypeAlias
 
 from bench.errors import BenchError
+from bench.files import Json
 from bench.plugins import resolve
 
 # Classes whose name stands in ids and in files on disk, by where they live today. A class that moves is entered here, and no id changes.
 MOVED: dict[str, str] = {}
 _FORMER = {former: name for name, former in MOVED.items()}
-
-Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 
 def canonical(value: object) -> Json:

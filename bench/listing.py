@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench import plugins
 from bench.errors import BenchError, unknown_name
 
@@ -39,9 +41,7 @@ def _missing() -> list[str]:
     known = {*plugins.names("method"), *UNTRAINED}
     found: dict[tuple[str, str], list[str]] = {}
     for name in plugins.names("table"):
-        table = getattr(plugins.load("table", name), "TABLE", None)
-        if table is None:
-            raise BenchError(f"results/tables/{name}.py must export TABLE, a Table.")
+        table: Any = plugins.table(name)
         for row in (*table.rows, *table.references):
             if row.method not in known:
                 found.setdefault((row.label, row.missing or row.method or "not said"), []).append(name)

@@ -1,7 +1,8 @@
 """Methods, evaluations and tables are found by the name of their file: no list to edit, no registration.
 
 A folder of one's own joins in through the environment variable BENCH_PLUGINS (paths separated as in PATH): its
-subfolders `methods/`, `evals/` and `tables/` are searched after the project's own.
+subfolders `methods/`, `evals/` and `tables/` are searched after the project's own. A file is read once into what
+bench/contracts.py says; packages and files whose name begins with an underscore are shared parts, not plug-ins.
 """
 
 from __future__ import annotations
@@ -10,29 +11,122 @@ import ast
 import importlib
 import os
 import pkgutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from bench.contracts import Evaluation, MethodFile, Metric, Recipe
 from bench.errors import BenchError, unknown_name
+from bench.spec import CENTRE
 
 PACKAGES = {"method": "methods", "evaluation": "evals", "table": "results.tables"}
 FOLDERS = {"method": "methods", "evaluation": "evals", "table": "tables"}
+# Public names in capitals that a file may export, with the class of each.
+METHOD_NAMES: Mapping[str, Any] = {"RECIPES": Mapping, "VARIANTS": Mapping}
+EVALUATION_NAMES: Mapping[str, Any] = {
+    "METRICS": Mapping,
+    "RECIPES": Mapping,
+    "VARIANTS": Mapping,
+    "NEEDS_PROJECTOR": bool,
+    "USES_RANKS": bool,
+    "RESUMES": bool,
+    "FEATURES": tuple,
+    "MISSING": Callable,
+}
+SPLITS = ("train", "val", "test")
 
 
 def names(kind: str) -> list[str]:
-    """All names of one kind, sorted. Files whose name begins with an underscore are shared parts, not plug-ins."""
-    return sorted({name for name, _ in _files(kind)})
+    """All names of one kind, sorted."""
+    return sorted({name for name, _ in files(kind)})
 
 
+@cache
+def method(name: str) -> MethodFile:
+    """The file methods/<name>.py. Raises BenchError with the valid names, or for what the file lacks."""
+    module = load("method", name)
+    file = _file(module)
+    config, build = _config(module), _needed(module, "Method")
+    recipes, variants = _recipes(module, METHOD_NAMES, Recipe)
+    for found in (recipes, *variants.values()):
+        if not all(isinstance(recipe.method, config) for recipe in found.values()):
+            raise BenchError(f"{file}: each Recipe's method must be an object of its Config.")
+    return MethodFile(
+        name=name,
+        config=config,
+        build=build,
+        recipes=recipes,
+        variants=variants,
+        check=getattr(config, "check", _nothing),
+        before_step=getattr(build, "before_step", _nothing),
+        projector=lambda made: getattr(made, "projector", None),
+    )
+
+
+@cache
+def evaluation(name: str) -> Evaluation:
+    """The file evals/<name>.py. Raises BenchError with the valid names, or for what the file lacks."""
+    module = load("evaluation", name)
+    config = _config(module)
+    recipes, variants = _recipes(module, EVALUATION_NAMES, config)
+    metrics, features = _needed(module, "METRICS"), vars(module).get("FEATURES")
+    passes = getattr(config, "passes", lambda _: None)
+    _check_values(_file(module), "METRICS", metrics, Metric)
+    for split in features or ():
+        if split not in SPLITS:
+            raise unknown_name(f"split in FEATURES of {_file(module)}", str(split), SPLITS)
+    return Evaluation(
+        name=name,
+        config=config,
+        metrics=metrics,
+        recipes=recipes,
+        evaluate=_needed(module, "evaluate"),
+        variants=variants,
+        needs_projector=vars(module).get("NEEDS_PROJECTOR", False),
+        uses_ranks=vars(module).get("USES_RANKS", False),
+        resumes=vars(module).get("RESUMES", False),
+        features=features,
+        missing=vars(module).get("MISSING", str),  # str() is "": nothing
+        describe=getattr(config, "describe", lambda _: summary("evaluation", name)),
+        summary=getattr(config, "summary", lambda _: ""),
+        cost=getattr(config, "cost", lambda *_: None),
+        passes=passes,
+        trains_network=lambda made: hasattr(config, "cost") or (passes(made) or (0, 0))[1] > 0,
+        label_fraction=lambda made: getattr(made, "label_fraction", 1.0),
+        crop=lambda made: getattr(made, "crop", CENTRE),
+        version=lambda made: getattr(made, "VERSION", 1),
+    )
+
+
+def table(name: str) -> object:
+    """What results/tables/<name>.py exports as TABLE. Raises BenchError with the valid names, or when it exports none."""
+    found = vars(load("table", name)).get("TABLE")
+    if found is None:
+        raise BenchError(f"results/tables/{name}.py must export TABLE, a Table.")
+    return found
+
+
+def method_of(config: object) -> MethodFile:
+    """The file whose Config this is an object of."""
+    return method(name_of(config))
+
+
+def evaluation_of(protocol: object) -> Evaluation:
+    """The file whose Config this is an object of."""
+    return evaluation(name_of(protocol))
+
+
+def name_of(config: object) -> str:
+    """Name of the file that the class of a Config stands in."""
+    return type(config).__module__.rpartition(".")[2]
+
+
+@cache
 def load(kind: str, name: str) -> ModuleType:
     """The module behind a name. Raises BenchError with the valid names."""
-    package = _package(kind)
-    known = sys.modules.get(f"{package.__name__}.{name}")  # listing the folders at each of thousands of calls would take seconds
-    if known is not None and not name.startswith("_"):
-        return known
     if name not in names(kind):
         raise unknown_name(kind, name, names(kind))
     return importlib.import_module(f"{PACKAGES[kind]}.{name}")
@@ -40,7 +134,7 @@ def load(kind: str, name: str) -> ModuleType:
 
 def summary(kind: str, name: str) -> str:
     """First line of the module's docstring, read without importing it (an import would cost torch)."""
-    path = dict(_files(kind))[name]
+    path = dict(files(kind))[name]
     doc = ast.get_docstring(ast.parse(path.read_text()))
     return doc.splitlines()[0] if doc else ""
 
@@ -58,11 +152,13 @@ def resolve(name: str) -> object:
         raise BenchError(f"{name} does not exist here ({error}): the spec was written by another version.") from error
 
 
-def _files(kind: str) -> Iterator[tuple[str, Path]]:
+def files(kind: str, suffix: str = ".py") -> Iterator[tuple[str, Path]]:
+    """Names and files of one kind, or what lies beside them with another suffix."""
     for folder in _package(kind).__path__:
-        for module in pkgutil.iter_modules([folder]):
-            if not module.name.startswith("_"):
-                yield module.name, Path(folder) / f"{module.name}.py"
+        for found in pkgutil.iter_modules([folder]):
+            path = Path(folder) / f"{found.name}{suffix}"
+            if not found.ispkg and not found.name.startswith("_") and (suffix == ".py" or path.is_file()):
+                yield found.name, path
 
 
 @cache
@@ -76,3 +172,59 @@ def _package(kind: str) -> ModuleType:
         if folder.is_dir() and str(folder) not in package.__path__:
             package.__path__.append(str(folder))
     return package
+
+
+def _file(module: ModuleType) -> str:
+    return f"{module.__name__.replace('.', '/')}.py"
+
+
+def _needed(module: ModuleType, name: str) -> Any:
+    if name not in vars(module):
+        raise BenchError(f"{_file(module)} must export {name}: bench/contracts.py says what it is.")
+    return vars(module)[name]
+
+
+def _config(module: ModuleType) -> type:
+    config: type = _needed(module, "Config")
+    if not (isinstance(config, type) and is_dataclass(config)):
+        raise BenchError(f"{_file(module)}: Config is {config!r}, expected a frozen dataclass.")
+    return config
+
+
+def _recipes(module: ModuleType, allowed: Mapping[str, Any], kind: type) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """RECIPES and VARIANTS, after a look at all names in capitals."""
+    _check_capitals(module, allowed)
+    recipes, variants = _needed(module, "RECIPES"), vars(module).get("VARIANTS", {})
+    for name, found in {"RECIPES": recipes, **{f"VARIANTS[{variant!r}]": found for variant, found in variants.items()}}.items():
+        _check_values(_file(module), name, found, kind)
+    return recipes, variants
+
+
+def _check_capitals(module: ModuleType, allowed: Mapping[str, Any]) -> None:
+    """Each public name in capitals is one of the contract's and of its class: RESUMS = True must not go unnoticed."""
+    found = {name: value for name, value in vars(module).items() if name.isupper() and not name.startswith("_")}
+    for name in found.keys() & allowed.keys():
+        if not isinstance(found[name], allowed[name]):
+            wanted = allowed[name].__name__.lower()
+            raise BenchError(f"{_file(module)}: {name} is {found[name]!r:.80}, expected a {wanted}.")
+    unknown = found.keys() - allowed.keys()
+    for name in sorted(unknown.intersection(_assigned(module)) if unknown else ()):  # imported constants are no one's promise
+        error = unknown_name(f"name in {_file(module)}", name, allowed)
+        raise BenchError(f"{error} A constant of your own begins with an underscore: _{name}.")
+
+
+def _assigned(module: ModuleType) -> set[str]:
+    """Names that the file itself gives a value to, at its top."""
+    targets: list[ast.expr] = []
+    for node in ast.parse(Path(str(module.__file__)).read_text()).body:
+        targets += node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+
+
+def _check_values(file: str, name: str, value: object, kind: type) -> None:
+    if not isinstance(value, Mapping) or not value or not all(isinstance(item, kind) for item in value.values()):
+        raise BenchError(f"{file}: {name} is {value!r:.80}, expected a mapping from names to objects of {kind.__name__}.")
+
+
+def _nothing(*_: object) -> None:
+    """What a hook that a file does not have does."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from bench.authors import Hours, hours
 from bench.spec import Backbone
 
 Kind = Literal["measured", "measured elsewhere", "published", "guessed"]
@@ -36,34 +37,26 @@ class Anchor:
     detail: int  # side in pixels, that of a network with the 7x7/2 stem and max-pool: a finer stem sees more
 
 
-def _published(source: str, epochs: int, hours: float, devices: int) -> Anchor:
+def _published(told: Hours) -> Anchor:
     """A ResNet-50's training on ImageNet at 224 px."""
-    return Anchor(Rate(epochs * _IMAGENET / (hours * 3600 * devices), "GPU", "published", source), 224)
+    return Anchor(Rate(told.epochs * _IMAGENET / (told.hours * 3600 * told.devices), "GPU", "published", told.source), 224)
 
 
 def _here(images_per_second: float, detail: int) -> Anchor:
     return Anchor(Rate(images_per_second, "core", "measured elsewhere", "this project on one core with AVX512-BF16, bf16"), detail)
 
 
-_TABLE_14 = "VICReg (arXiv:2105.04906, table 14): {} takes {} h for 100 epochs on 32 V100"
-_BARLOW = _published("Barlow Twins (arXiv:2103.03230, section 2.2): 1000 epochs in about 124 h on 32 V100", 1000, 124, 32)
-# A ResNet-50 with two views of 224 px under the method that the source is about. SimCLR's and FNC's papers ran on TPUs: no hours of
-# GPUs. SwAV's row with multi-crop, 13 h, is what its 9 h give with views counted by their area, but for 7 %.
-OWN: Mapping[str, Anchor] = {
-    "barlow_twins": _BARLOW,
-    "byol": _published(_TABLE_14.format("BYOL", 10), 100, 10, 32),
-    "directclr": _published("DirectCLR (README of its repository): 100 epochs in about 7 h on 32 V100", 100, 7, 32),
-    "swav": _published(_TABLE_14.format("SwAV", 9), 100, 9, 32),
-    "vicreg": _published(_TABLE_14.format("VICReg", 11), 100, 11, 32),
-}
+# A ResNet-50 with two views of 224 px under the method that the source is about; a method without published hours is like this one.
+OWN: Mapping[str, Anchor] = {method: _published(told) for method, told in hours().items()}
+_USUAL = OWN["barlow_twins"]
 # By architecture and channels of the first stage; transformers have no base channels: 64 stands for width 1.
 ANCHORS: Mapping[tuple[str, int], Anchor] = {
-    ("resnet50", 64): _BARLOW,
+    ("resnet50", 64): _USUAL,
     ("resnet10", 8): _here(2900.0, 64),  # the stem of the digits, 3x3/2 without a pool, at 32 px
     ("resnet10", 16): _here(1850.0, 64),
     ("resnet10", 32): _here(760.0, 64),
     ("resnet18", 8): _here(2000.0, 64),
-    ("resnet18", 64): Anchor(Rate(640.0, "GPU", "guessed", _BARLOW.rate.source, ("multiply-adds",)), 128),
+    ("resnet18", 64): Anchor(Rate(640.0, "GPU", "guessed", _USUAL.rate.source, ("multiply-adds",)), 128),
     ("vit_digits", 64): _here(2100.0, 32),
 }
 # Multiply-adds of an image relative to ResNet-50 at 224 px with 64 channels (4.1 G), and the size for which that is so:
@@ -97,5 +90,5 @@ def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tupl
         return anchor, (channels / other) ** 2, () if channels == other else ("channels squared",)
     relative, size = RELATIVE[name]
     # Its multiply-adds hold at its own size, so that is where it is like the anchor.
-    like = Anchor(_BARLOW.rate, size)
+    like = Anchor(_USUAL.rate, size)
     return like, relative * (channels / 64) ** 2, ("multiply-adds",)

@@ -1,4 +1,4 @@
-"""The authors' released weights: what there is, where each file comes from, and finding it here. Imports no torch.
+"""The authors' released weights (bench/authors.py has the list): finding a file here, or getting it. Imports no torch.
 
 A file is where `[released]` of bench.toml says, or under `runs/released/`, where `bench run --released` puts what it
 may download. No author publishes a hash of the whole file (torchvision writes its beginning into the file name), so
@@ -13,16 +13,15 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.errors import BenchError, InputCorrupt, one_line, unknown_name
+from bench.authors import weights
+from bench.errors import BenchError, InputCorrupt, one_line
 from bench.files import atomic_path, make_folder, read_json, write_json
-from bench.spec import Backbone
 
 if TYPE_CHECKING:
     from bench.site import Site
@@ -30,19 +29,6 @@ if TYPE_CHECKING:
 OWN = "file"  # the name of a checkpoint of one's own in a spec
 TIMEOUT = 60.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """One published file."""
-
-    paper: str
-    backbone: Backbone
-    url: str = ""  # of the file itself; "" where only a browser or a tool of the host gets it
-    by_hand: str = ""  # then: where it is
-    sha256: str = ""  # its beginning, as far as it is published
-    top1: float | None = None  # linear evaluation on ImageNet, percent, as the authors' page says beside the link
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,103 +45,6 @@ class Located:
 
     path: Path
     sha256: str
-
-
-def _resnet(width: int = 1, name: str = "resnet50") -> Backbone:
-    return Backbone(name=name, width=width, normalize="imagenet")
-
-
-def _tensorflow(width: int = 1) -> Backbone:
-    # Images stay in [0, 1]: data_util.py of google-research/simclr and /fnc subtracts no mean.
-    return Backbone(name="resnet50", width=width, padding="tensorflow")
-
-
-def _drive(file: str) -> str:
-    return f"https://drive.google.com/file/d/{file}/view"
-
-
-def _simclr(width: int, top1: float) -> Weights:
-    # The README links to storage.cloud.google.com, which asks for a Google account; this is the same object's public address.
-    url = f"https://storage.googleapis.com/simclr-gcs/checkpoints/ResNet50_{width}x.zip"
-    return Weights(paper="SimCLR (arXiv:2002.05709)", backbone=_tensorflow(width), url=url, top1=top1, note="with an ImageNet head; TensorFlow")
-
-
-_BARLOW, _BARLOW_URL = "Barlow Twins (arXiv:2103.03230)", "https://dl.fbaipublicfiles.com/barlowtwins/ljng"
-_VICREG, _VICREG_URL = "VICReg (arXiv:2105.04906)", "https://dl.fbaipublicfiles.com/vicreg"
-_TWIST = "TWIST (arXiv:2110.07402)"
-_TRIPLET = "Truncated triplet loss (Solving Inefficiency of Self-supervised Representation Learning, arXiv:2104.08760)"
-_FULL = "with the projector"
-
-# Links and accuracies: the READMEs of the authors' repositories.
-CATALOGUE: Mapping[str, Weights] = {
-    "barlow_twins": Weights(paper=_BARLOW, backbone=_resnet(), url=f"{_BARLOW_URL}/resnet50.pth", top1=73.5),
-    "barlow_twins_full": Weights(paper=_BARLOW, backbone=_resnet(), url=f"{_BARLOW_URL}/checkpoint.pth", top1=73.5, note=_FULL),
-    "vicreg": Weights(paper=_VICREG, backbone=_resnet(), url=f"{_VICREG_URL}/resnet50.pth", top1=73.2),
-    "vicreg_full": Weights(paper=_VICREG, backbone=_resnet(), url=f"{_VICREG_URL}/resnet50_fullckpt.pth", top1=73.2, note=_FULL),
-    "vicreg_x2": Weights(paper=_VICREG, backbone=_resnet(2), url=f"{_VICREG_URL}/resnet50x2.pth", top1=75.5),
-    "vicreg_x2_full": Weights(paper=_VICREG, backbone=_resnet(2), url=f"{_VICREG_URL}/resnet50x2_fullckpt.pth", top1=75.5, note=_FULL),
-    "vicreg_resnet200_x2": Weights(paper=_VICREG, backbone=_resnet(2, "resnet200"), url=f"{_VICREG_URL}/resnet200x2.pth", top1=77.3),
-    "vicreg_resnet200_x2_full": Weights(
-        paper=_VICREG, backbone=_resnet(2, "resnet200"), url=f"{_VICREG_URL}/resnet200x2_fullckpt.pth", top1=77.3, note=_FULL
-    ),
-    "twist": Weights(paper=_TWIST, backbone=_resnet(), by_hand=_drive("1tiLZmsTPJWZ_Et25WRYPYC9f-BDYceNC"), top1=75.5, note="850 epochs"),
-    "twist_full": Weights(paper=_TWIST, backbone=_resnet(), by_hand=_drive("1vD4Nm87eH9Fj9ac95X0auqokWZnep3dZ"), top1=75.5, note=_FULL),
-    "twist_x2": Weights(paper=_TWIST, backbone=_resnet(2), by_hand=_drive("1abIQMzRZCi3kAqygEQuX3f4_e8pATWhY"), top1=77.7, note="250 epochs"),
-    "twist_no_multicrop": Weights(
-        paper=_TWIST, backbone=_resnet(), by_hand=_drive("17D4gXszqiUqcY4HUOtQLXUiXN5WijOaw"), top1=72.6, note="800 epochs, no self-labelling"
-    ),
-    "twist_clustering": Weights(
-        paper=_TWIST, backbone=_resnet(), by_hand=_drive("1JowSAen3ldpJv9bHsCko_bsCKuXP4ban"), note="800 epochs; for unsupervised classification"
-    ),
-    "twist_deit_small": Weights(
-        paper=_TWIST,
-        backbone=Backbone(name="vit_small16", normalize="imagenet"),
-        by_hand=_drive("1u6i6ZSCSZAI07Ls-qkG0hAzCEH_Rhk6r"),
-        top1=76.3,
-        note="300 epochs",
-    ),
-    "twist_vit_base": Weights(
-        paper=_TWIST,
-        backbone=Backbone(name="vit_base16", normalize="imagenet"),
-        by_hand=_drive("15xjyr-g-tYYqBcPhSbhugLWZA06l_DM4"),
-        top1=78.4,
-        note="300 epochs",
-    ),
-    "directclr": Weights(
-        paper="DirectCLR (arXiv:2110.09348)", backbone=_resnet(), by_hand=_drive("1m5z85gKPZqn9yk0h-qT3zo6XszxdvI3d"), top1=62.7, note="100 epochs"
-    ),
-    "truncated_triplet": Weights(
-        paper=_TRIPLET, backbone=_resnet(), by_hand=_drive("19nO2IrT856-0N9BUyZlOrmwafYx-aHNe"), top1=75.9, note="longer run"
-    ),
-    "truncated_triplet_short": Weights(
-        paper=_TRIPLET, backbone=_resnet(), by_hand=_drive("1ZKXgFIrnREuX94l8ARQF5ID9gTwleWjr"), top1=73.8, note="shorter run"
-    ),
-    "simclr_1x": _simclr(1, 69.1),
-    "simclr_2x": _simclr(2, 74.2),
-    "simclr_4x": _simclr(4, 76.6),
-    "fnc": Weights(
-        paper="FNC (arXiv:2011.11765)",
-        backbone=_tensorflow(),
-        by_hand="gs://fnc_checkpoints/ResNet-50/pretrained_linear_eval (a folder: `gsutil cp -r` gets it; name its .index file)",
-        top1=74.4,
-        note="with an ImageNet head; TensorFlow",
-    ),
-    "torchvision_supervised": Weights(
-        paper="torchvision, ResNet50_Weights.IMAGENET1K_V1",
-        backbone=_resnet(),
-        url="https://download.pytorch.org/models/resnet50-0676ba61.pth",
-        sha256="0676ba61",
-        top1=76.13,
-        note="supervised; the accuracy is that of its own head",
-    ),
-}
-
-
-def weights(name: str) -> Weights:
-    """Raises BenchError with the valid names."""
-    if name not in CATALOGUE:
-        raise unknown_name("released weights", name, CATALOGUE)
-    return CATALOGUE[name]
 
 
 def folder_of(runs: Path) -> Path:

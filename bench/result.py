@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from bench.errors import BenchError, InputCorrupt
-from bench.files import read_json, write_json
-from bench.identity import Json
+from bench.files import Json, read_json, write_json
 
 FORMAT = 1  # raised when result.json changes shape
 

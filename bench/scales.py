@@ -255,8 +255,8 @@ def evaluation(
     scale: Scale, subject: Encoder, protocol: str, *, dataset: str, seed: int, options: Mapping[str, Any] | None = None, variant: str = ""
 ) -> Evaluate:
     """The evaluation spec of a table cell: a recipe of the protocol or of one of its variants; `options` replace fields of it."""
-    module = plugins.load("evaluation", protocol)
-    recipes = _variant("evaluation", protocol, module.RECIPES, getattr(module, "VARIANTS", {}), variant)
+    found = plugins.evaluation(protocol)
+    recipes = _variant("evaluation", protocol, found.recipes, found.variants, variant)
     if scale.recipe not in recipes:
         raise BenchError(f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
     data = _translated("data set", scale.data, dataset, scale)
@@ -265,8 +265,8 @@ def evaluation(
 
 def recipe_of(method: str, scale: Scale, variant: str = "") -> tuple[Recipe, float]:
     """The recipe of a method or of one of its variants at a scale, and the epochs of its paper recipe, to which a row's are relative."""
-    module = plugins.load("method", method)
-    recipes: Mapping[str, Recipe] = _variant("method", method, module.RECIPES, getattr(module, "VARIANTS", {}), variant)
+    found = plugins.method(method)
+    recipes = _variant("method", method, found.recipes, found.variants, variant)
     if scale.recipe not in recipes:
         raise BenchError(f"method {method!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
     recipe, paper = recipes[scale.recipe], recipes.get("paper", recipes[scale.recipe])

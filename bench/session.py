@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, executors, features, graph, manifest, progress, released, scheduler
+from bench import driving, executors, features, graph, manifest, plugins, progress, released, scheduler
 from bench.cost import Costs, disk_total
 from bench.driving import missing_data
 from bench.errors import BenchError
@@ -109,8 +109,8 @@ def show_plan(request: Request, imagined: Imagined | None = None) -> None:
         print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {scheduler.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
-        elif summary := getattr(job.spec.protocol, "summary", None):  # it trains a network of its own
-            print(f"{'':<26} {summary()}")
+        elif summary := plugins.evaluation_of(job.spec.protocol).summary(job.spec.protocol):
+            print(f"{'':<26} {summary}")
     for line in _cached(todo, runs):
         print(line)
     edges = sum(len(job.needs) for job in jobs)

@@ -9,7 +9,7 @@
     imagenet = "/datasets/imagenet"   # a folder per split, a folder per class in it
 
     [released]
-    simclr_1x = "/weights/ResNet50_1x.zip"   # an authors' file that is here already (bench/released.py has the names)
+    simclr_1x = "/weights/ResNet50_1x.zip"   # an authors' file that is here already (methods/*.toml have the names)
     barlow_twins = { sha256 = "64 hex digits" }   # accept no other file than this; `path` may stand beside it
 
     [local]
@@ -40,10 +40,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.authors import catalogue
 from bench.choices import AS_PUBLISHED, Choices, read_choices
 from bench.cluster import Cluster, read_cluster
 from bench.errors import BenchError, unknown_name
-from bench.released import CATALOGUE, Place
+from bench.released import Place
 from bench.spec import Resources
 
 NAME = "bench.toml"
@@ -149,8 +150,8 @@ def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict
     """Section [released]: `name = "path"` or `name = { path = "...", sha256 = "..." }`, either key."""
     found = {}
     for name, value in body.items():
-        if name not in CATALOGUE:
-            raise unknown_name(f"weights under [released] of {file}", name, CATALOGUE)
+        if name not in catalogue():
+            raise unknown_name(f"weights under [released] of {file}", name, catalogue())
         entry = {"path": value} if isinstance(value, str) else value
         if not isinstance(entry, dict) or not entry or not all(isinstance(v, str) and v for v in entry.values()):
             raise BenchError(f'{file}: released.{name} is {value!r}, expected a path or {{ path = "...", sha256 = "..." }}.')

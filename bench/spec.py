@@ -146,7 +146,7 @@ class Pixels:
 class Released:
     """Weights in a file that was not trained here. Another file is another encoder: its hash is identity, its place is not."""
 
-    name: str  # an entry of bench/released.py, or "file" for a checkpoint of one's own
+    name: str  # weights of methods/*.toml, or "file" for a checkpoint of one's own
     backbone: Backbone
     sha256: str = ""  # of the file; "" only in plans that are made before it is here
 

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from bench import train, worker
 from bench._throughput_verdict import counted, judge, readable
+from bench.contracts import Batch
 from bench.data import loader
 from bench.data.catalogue import entry
 from bench.data.datasets import Arrays, Files, SplitData, open_split
-from bench.data.loader import Batch
 from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.executors import default_slots

@@ -16,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from bench import encoders, optim, plugins
 from bench.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
 from bench.chunks import cached_backward
-from bench.contracts import Facts, Method
+from bench.contracts import Batch, Facts, Method
 from bench.data.catalogue import entry
 from bench.data.datasets import open_split
-from bench.data.loader import Batch, Plan, train_batches
+from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.distributed import Ranks, gather, synchronise_norms
@@ -89,7 +89,7 @@ class _Loop:
     """One pretraining on one rank."""
 
     def __init__(self, spec: Pretrain, place: Place) -> None:
-        self.spec, self.place = spec, place
+        self.spec, self.place, self.file = spec, place, plugins.method_of(spec.method)
         self.clock, self.cpu_clock = time.monotonic(), time.process_time()
         run, ranks, device = place.run, place.ranks, place.device
         self.split = open_split(spec.data, "train", place.site)
@@ -157,8 +157,7 @@ class _Loop:
         self.watch.end("backward")
         if self.spec.optim.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
-        if hasattr(self.method, "before_step"):
-            self.method.before_step(step / self.total)
+        self.file.before_step(self.method, step / self.total)
         self.optimizer.step()
         self.method.after_step((step + 1) / self.total)
         self.watch.end("optimizer")
@@ -235,7 +234,6 @@ class _Loop:
 def build_method(spec: Pretrain, steps: int) -> nn.Module:
     """Encoder and method with the initial weights of the spec's seed."""
     encoder = encoders.build(spec.backbone, spec.seed)
-    module = plugins.load("method", type(spec.method).__module__.rpartition(".")[2])
     known = entry(spec.data.name)
     facts = Facts(
         backbone=spec.backbone,
@@ -248,8 +246,7 @@ def build_method(spec: Pretrain, steps: int) -> nn.Module:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(spec.seed, "method"))
-        made: nn.Module = module.Method(spec.method, encoder, facts)
-    return made
+        return plugins.method_of(spec.method).build(spec.method, encoder, facts)
 
 
 def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import encoders
+from bench import authors, encoders
 from bench.errors import BenchError, one_line
-from bench.identity import Json
+from bench.files import Json
 from bench.network import Network
-from bench.released import OWN, find, folder_of, tensorflow_index, weights
+from bench.released import OWN, find, folder_of, tensorflow_index
 from bench.spec import Backbone, Released
 from bench.tensorflow_weights import Bundle, is_layer, torchvision_arrays
 
@@ -85,7 +85,7 @@ def load_released(spec: Released, runs: Path) -> tuple[Network, dict[str, Json]]
     print(f"weights {spec.name} from {path}: {report.line()}", flush=True)
     details: dict[str, Json] = {"weights": spec.name, "file": path.name, "sha256": spec.sha256, **report.details()}
     if spec.name != OWN:
-        entry = weights(spec.name)
+        entry = authors.weights(spec.name)
         details |= {"paper": entry.paper, "source": entry.url or entry.by_hand}
         if entry.top1 is not None:
             details["linear_top1_by_authors"] = entry.top1

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -125,22 +125,18 @@ def _again(work: Callable[[], Done]) -> Done:
 
 def _resumes(spec: Spec) -> bool:
     """Whether the job keeps its state and so may finish its step when asked to stop."""
-    return isinstance(spec, Pretrain) or getattr(_evaluation(spec), "RESUMES", False)
-
-
-def _evaluation(spec: Evaluate) -> ModuleType:
-    return plugins.load("evaluation", type(spec.protocol).__module__.rpartition(".")[2])
+    return isinstance(spec, Pretrain) or plugins.evaluation_of(spec.protocol).resumes
 
 
 def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device, should_stop: Callable[[], bool]) -> Outcome:
     runs = Runs(run.path.parent)
-    module = _evaluation(spec)
-    subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=getattr(module, "NEEDS_PROJECTOR", False))
+    evaluation = plugins.evaluation_of(spec.protocol)
+    subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=evaluation.needs_projector)
     context = Context(site=site, data=spec.data, seed=spec.seed, device=device, features=runs.features, folder=run.path, should_stop=should_stop)
-    outcome: Outcome = _again(lambda: module.evaluate(spec.protocol, subject, context))
-    unknown = set(outcome.metrics) - set(module.METRICS)
+    outcome: Outcome = _again(lambda: evaluation.evaluate(spec.protocol, subject, context))
+    unknown = set(outcome.metrics) - set(evaluation.metrics)
     if unknown:
-        raise BenchError(f"evaluation {module.__name__} returned {sorted(unknown)}, which its METRICS do not name.")
+        raise BenchError(f"evaluation {evaluation.name} returned {sorted(unknown)}, which its METRICS do not name.")
     return replace(outcome, details={**outcome.details, "encoder": dict(subject.origin)}) if subject.origin else outcome
 
 
@@ -163,7 +159,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
         if projector:
             method = train.build_method(spec, steps=1)
             method.load_state_dict(state["method"])
-            head = getattr(method, "projector", None)
+            head = plugins.method_of(spec.method).projector(method)
     except Exception as error:  # torch raises many kinds for a damaged file
         for file in (parent.weights, parent.result_file):
             parent.set_aside(file)

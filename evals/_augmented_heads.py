@@ -22,7 +22,8 @@ from bench.contracts import Context, Subject
 from bench.data.datasets import SplitData, open_split
 from bench.data.loader import Plan, train_batches
 from bench.errors import BenchError, unknown_name
-from bench.identity import Json
+from bench.files import Json
+from bench.plugins import name_of
 from bench.resume import Keeper
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
@@ -63,7 +64,7 @@ class Training:
     best_epoch_reported: bool = False  # whether the paper prints the best epoch on the images that it reports
 
     def __post_init__(self) -> None:
-        name = type(self).__module__.rpartition(".")[2]
+        name = name_of(self)
         for key, hint in get_type_hints(type(self)).items():
             if get_origin(hint) is Literal and getattr(self, key) not in get_args(hint):
                 raise unknown_name(f"{key} of {name}", str(getattr(self, key)), map(str, get_args(hint)))

@@ -12,7 +12,7 @@ import torch
 
 from bench.contracts import Context, Outcome, Subject
 from bench.distributed import from_environment
-from bench.identity import Json
+from bench.files import Json
 from bench.seeding import seed_of
 from evals import _detectron2_compat as compat
 from evals._detection_config import build_cfg

@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from bench.contracts import Cost
 from bench.errors import BenchError
 from bench.spec import Backbone
 
@@ -87,14 +88,14 @@ class Detector:
         )
 
 
-def cost(detector: Detector, backbone: Backbone, *, masks: bool) -> tuple[float, str, str]:
-    """Seconds of one device, "GPU" or "core", and the source of the rate."""
+def cost(detector: Detector, backbone: Backbone, *, masks: bool) -> Cost:
+    """What the training takes."""
     kind = (detector.architecture, masks)
     if detector.test_size < 200:  # the embedded scenes
-        return detector.iterations * CORE_SECONDS[kind] * detector.batch_size / 8 + 20, "core", CORE
+        return Cost(detector.iterations * CORE_SECONDS[kind] * detector.batch_size / 8 + 20, "core", CORE)
     middle = sorted(detector.train_sizes)[len(detector.train_sizes) // 2]
     share = detector.batch_size / 16 * (middle / 736) ** 2 * (backbone.base_channels * backbone.width / 64) ** 2
-    return detector.iterations * V100_SECONDS[kind] * 8 * share, "GPU", ZOO
+    return Cost(detector.iterations * V100_SECONDS[kind] * 8 * share, "GPU", ZOO)
 
 
 # -- VOC07+12: Faster R-CNN --------------------------------------------------------------------------------------------

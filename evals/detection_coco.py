@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Cost, Metric, Outcome, Subject
 from bench.spec import Backbone
 from evals import _detection_recipes as recipes
 from evals._detectron2_compat import missing as missing_packages
@@ -31,8 +31,8 @@ class Config(recipes.Detector):
         """The protocol in one sentence, for column headings."""
         return f"Mask R-CNN {self.summary()}; trained on train2017, tested on val2017, last iteration"
 
-    def cost(self, backbone: Backbone) -> tuple[float, str, str]:
-        """Seconds of one device, the device and the source."""
+    def cost(self, backbone: Backbone) -> Cost:
+        """What the training takes."""
         return recipes.cost(self, backbone, masks=True)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.data.lists import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
-from bench.identity import Json
+from bench.files import Json
 from bench.seeding import generator, seed_of
 from evals._accuracy import single_label, top_k
 from evals._features import classes_of, features_of

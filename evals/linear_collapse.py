@@ -25,21 +25,21 @@ from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
-from bench.identity import Json
+from bench.files import Json
 from bench.seeding import generator
 from evals import _linear_networks as linear
 from evals._spectrum import measures
 
 WIDTH, AUGMENTED = 16, 8
-STRENGTHS = (0.0, 0.25, 1.0, 2.25, 4.0, 16.0)  # k, variances
-WEAK = 1e-6  # variance of the noise with two layers
-SNAPSHOTS = 60
-FLOOR = 1e-16  # below this share of the largest a singular value is rounding
+_STRENGTHS = (0.0, 0.25, 1.0, 2.25, 4.0, 16.0)  # k, variances
+_WEAK = 1e-6  # variance of the noise with two layers
+_SNAPSHOTS = 60
+_FLOOR = 1e-16  # below this share of the largest a singular value is rounding
 
 FEATURES = ()
 METRICS: dict[str, Metric] = {
-    **{f"smallest_over_largest_k{k:g}": Metric("", higher_is_better=True) for k in STRENGTHS},
-    **{f"effective_rank_k{k:g}": Metric("", higher_is_better=True) for k in STRENGTHS},
+    **{f"smallest_over_largest_k{k:g}": Metric("", higher_is_better=True) for k in _STRENGTHS},
+    **{f"effective_rank_k{k:g}": Metric("", higher_is_better=True) for k in _STRENGTHS},
     "two_layers_log10_smallest_over_largest": Metric("", higher_is_better=True),
     "two_layers_effective_rank": Metric("", higher_is_better=True),
     "two_layers_above_1e-2": Metric("", higher_is_better=True),
@@ -78,18 +78,18 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Train the linear networks and look at their singular values."""
     metrics: dict[str, float] = {}
     spectra: list[Json] = []
-    for k in STRENGTHS:
+    for k in _STRENGTHS:
         weights = train(config, context.seed, layers=1, augmented=AUGMENTED, variance=k)[-1][1]
         values = linear.embedding_spectrum(weights)
         metrics[f"smallest_over_largest_k{k:g}"] = float(values[-1] / values[0])
         metrics[f"effective_rank_k{k:g}"] = measures(values)["effective_rank"]
         spectra.append({"label": f"k = {k:g}", "values": values.tolist()})
-    history = train(config, context.seed, layers=2, augmented=WIDTH, variance=WEAK)
+    history = train(config, context.seed, layers=2, augmented=WIDTH, variance=_WEAK)
     weights = history[-1][1]
     values, matrix = linear.embedding_spectrum(weights), linear.alignment_matrix(*weights)
     found = measures(values)
     metrics |= {
-        "two_layers_log10_smallest_over_largest": math.log10(max(float(values[-1] / values[0]), FLOOR)),
+        "two_layers_log10_smallest_over_largest": math.log10(max(float(values[-1] / values[0]), _FLOOR)),
         "two_layers_effective_rank": found["effective_rank"],
         "two_layers_above_1e-2": found["above_1e-2"],
         "two_layers_alignment": float(matrix.diagonal().mean()),
@@ -106,7 +106,7 @@ def train(config: Config, seed: int, *, layers: int, augmented: int, variance: f
     rate = config.one_layer_rate if layers == 1 else config.two_layers_rate
     deviation = torch.zeros(WIDTH)
     deviation[WIDTH - augmented :] = variance**0.5
-    shown = {round(config.steps ** (place / SNAPSHOTS)) for place in range(SNAPSHOTS + 1)}
+    shown = {round(config.steps ** (place / _SNAPSHOTS)) for place in range(_SNAPSHOTS + 1)}
     history = [(0, weights)]
     per_epoch, order = config.images // config.batch_size, torch.arange(0)
     for step in range(config.steps):

@@ -2,7 +2,7 @@
 
 arXiv:2002.05709, appendix B.8.1: multinomial logistic regression without augmentation, images resized to 224 on the
 shorter side and cropped in the centre, the l2 penalty chosen among 45 values, evenly spaced in the logarithm between
-1e-6 and 1e5, on the validation split, then trained again on training and validation data. METRIC_OF holds which metric
+1e-6 and 1e5, on the validation split, then trained again on training and validation data. _METRIC_OF holds which metric
 each data set is reported and chosen with; others take top-1 or, where an image has several labels, the 11-point mAP.
 The objective is the SUM of the cross entropies over the images plus penalty / 2 times the squared weights, biases free,
 which is scikit-learn's with C = 1 / penalty; the paper does not say whether it sums or averages. Where an image has
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
-from bench.identity import Json
+from bench.files import Json
 from bench.optim import untraced
 from bench.spec import CENTRE, Crop
 from evals._accuracy import mean_class_top1, top_k
@@ -40,14 +40,14 @@ METRICS = {
     "map_11_point": Metric("%", higher_is_better=True),  # the only one where an image has several labels
 }
 # arXiv:2002.05709, appendix B.8.1.
-METRIC_OF: Mapping[str, str] = {
+_METRIC_OF: Mapping[str, str] = {
     **dict.fromkeys(("food101", "cifar10", "cifar100", "birdsnap", "sun397", "cars", "dtd"), "top1"),
     **dict.fromkeys(("aircraft", "pets", "caltech101", "flowers102"), "mean_class_top1"),
     "voc2007": "map_11_point",
 }
 
-NOISE = 1e-13  # of the largest energy: an axis with less is rounding of float32 features, its weights are taken as 0
-WHOLE = Crop(resize=1.0)  # the shorter side becomes that of the square
+_NOISE = 1e-13  # of the largest energy: an axis with less is rounding of float32 features, its weights are taken as 0
+_WHOLE = Crop(resize=1.0)  # the shorter side becomes that of the square
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Config:
     strongest: float = 1e5
     max_iterations: int = 300  # a fit
     tolerance: float = 1e-5  # largest entry of the gradient of the mean objective, in the solver's coordinates
-    crop: Crop = WHOLE
+    crop: Crop = _WHOLE
     VERSION: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -87,9 +87,9 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     splits = {name: (x.to(context.device, torch.float64), y.to(context.device)) for name, (x, y) in features.items()}
     classes = classes_of(context)
     several = splits["test"][1].ndim == 2
-    metric = "map_11_point" if several else METRIC_OF.get(context.data.name, "top1")
+    metric = "map_11_point" if several else _METRIC_OF.get(context.data.name, "top1")
     heads = list(fits(config, splits["train"], classes, _penalties(config)))
-    scores = [MEASURES[metric](head.scores(splits["val"][0]), splits["val"][1]) for head in heads]
+    scores = [_MEASURES[metric](head.scores(splits["val"][0]), splits["val"][1]) for head in heads]
     best = max(range(len(heads)), key=scores.__getitem__)  # ties go to the first, the strongest penalty
     final = next(fits(config, splits["trainval"], classes, [heads[best].penalty], start=heads[best]))
     path: list[Json] = [
@@ -106,7 +106,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     }
     x, y = splits["test"]
     wanted = ("map_11_point",) if several else tuple(METRICS)
-    return Outcome(metrics={name: MEASURES[name](final.scores(x), y) for name in wanted}, details=details)
+    return Outcome(metrics={name: _MEASURES[name](final.scores(x), y) for name in wanted}, details=details)
 
 
 def _penalties(config: Config) -> list[float]:
@@ -136,7 +136,7 @@ def fits(config: Config, train: tuple[Tensor, Tensor], classes: int, penalties: 
     images = len(x)
     centre = x.mean(dim=0)
     energy_D, axes_DD = torch.linalg.eigh((x - centre).T @ (x - centre))
-    kept = energy_D > NOISE * energy_D[-1]
+    kept = energy_D > _NOISE * energy_D[-1]
     energy_D, axes_DD = energy_D[kept], axes_DD[:, kept]
     z = (x - centre) @ axes_DD  # turning the axes changes neither the logits nor the length of the weights
     weight = z.new_zeros(z.shape[1], classes) if start is None else axes_DD.T @ start.weight_DC
@@ -209,7 +209,7 @@ def mean_eleven_point(scores_NC: Tensor, labels: Tensor) -> float:
     return sum(found) / len(found)
 
 
-MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = {
+_MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = {
     "top1": lambda scores, labels: top_k(scores, labels, 1),
     "mean_class_top1": mean_class_top1,
     "top5": lambda scores, labels: top_k(scores, labels, 5),

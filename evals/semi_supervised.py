@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.data.datasets import SplitData, open_split
 from bench.data.lists import labelled_share
-from bench.identity import Json
+from bench.files import Json
 from evals._finetune import FineTuning, fine_tune
 
 NEEDS_PROJECTOR = True

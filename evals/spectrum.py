@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from bench.identity import Json
+from bench.files import Json
 from evals import _spectrum
 from evals._features import BATCH, features_of
 
 NEEDS_PROJECTOR = True
 FEATURES = ("train", "val", "test")
-SPACES = ("representation", "embedding")
-METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in SPACES for name, metric in _spectrum.METRICS.items()}
+_SPACES = ("representation", "embedding")
+METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in _SPACES for name, metric in _spectrum.METRICS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     embedding = representation if subject.projector is None else _projected(subject.projector, representation, context.device)
     metrics: dict[str, float] = {}
     spectra: list[Json] = []
-    for space, z in zip(SPACES, (representation, embedding), strict=True):
+    for space, z in zip(_SPACES, (representation, embedding), strict=True):
         values = _spectrum.covariance_spectrum(z, normalize=config.normalize)
         metrics |= {f"{space}_{name}": value for name, value in _spectrum.measures(values).items()}
         spectra.append({"label": space, "values": values.tolist()})

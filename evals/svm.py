@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
-from bench.identity import Json
+from bench.files import Json
 from bench.resume import Keeper
 from bench.seeding import seed_of
 from bench.spec import CENTRE, Crop
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 RESUMES = True  # with the paper's recipe an hour on one core
 FEATURES = ("train", "val", "test")
 METRICS = {"map": Metric("%", higher_is_better=True), "map_11_point": Metric("%", higher_is_better=True)}
-POSITIVE_WEIGHT = 2  # VISSL's class_weight
-EPSILON = 1e-5  # VISSL adds it to the length
-SQUASHED = Crop(squash=True)
+_POSITIVE_WEIGHT = 2  # VISSL's class_weight
+_EPSILON = 1e-5  # VISSL adds it to the length
+_SQUASHED = Crop(squash=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Config:
     dual: bool = True
     max_iterations: int = 2000
     tolerance: float = 1e-4
-    crop: Crop = SQUASHED
+    crop: Crop = _SQUASHED
     VERSION: int = field(default=1, init=False)
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ def cross_validated(config: Config, x: NDArray[np.float64], positive: NDArray[np
 def normalised(features: Tensor) -> NDArray[np.float64]:
     """Rows divided by their length, in float64 as VISSL computes."""
     x = features.double()
-    rows: NDArray[np.float64] = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPSILON)).numpy()
+    rows: NDArray[np.float64] = (x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + _EPSILON)).numpy()
     return rows
 
 
@@ -182,7 +182,7 @@ def _trained(config: Config, x: NDArray[np.float64], positive: NDArray[np.bool_]
 
     model = LinearSVC(
         C=cost,
-        class_weight={1: POSITIVE_WEIGHT, -1: 1},
+        class_weight={1: _POSITIVE_WEIGHT, -1: 1},
         dual=config.dual,
         tol=config.tolerance,
         max_iter=config.max_iterations,

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field, replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.spec import Optim, Pretrain
 from methods._byol_body import Bootstrap, check_body
 from methods._views import byol_pair, cifar, mild_digits

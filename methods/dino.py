@@ -20,8 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.encoders import RESNETS
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
@@ -32,7 +31,7 @@ from methods._momentum import cosine_momentum, move_towards, slow_copy
 from methods._progress import Progress
 from methods._views import byol_crops, cifar, mild_digits
 
-GLOBAL = 2  # views that the teacher sees: the first ones
+_GLOBAL = 2  # views that the teacher sees: the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +55,8 @@ class Config:
 
     def check(self, pretrain: Pretrain) -> None:
         """Enough views and classes, values in their ranges."""
-        if len(pretrain.views) < GLOBAL:
-            raise BenchError(f"dino needs at least {GLOBAL} views, the first two of them global crops, found {len(pretrain.views)}.")
+        if len(pretrain.views) < _GLOBAL:
+            raise BenchError(f"dino needs at least {_GLOBAL} views, the first two of them global crops, found {len(pretrain.views)}.")
         if self.classes < 2:
             raise BenchError(f"dino: classes is {self.classes}, expected at least 2.")
         if min(self.student_temperature, *self.teacher_temperature) <= 0:
@@ -98,17 +97,17 @@ class Method(nn.Module):
         c = self.config
         student = self.last.unit(torch.cat(logits_of(self.encoder, self.projector, batch.views)))
         with torch.no_grad():
-            teacher = self.last.unit(torch.cat(logits_of(self.teacher[0], self.teacher[1], batch.views[:GLOBAL])))
+            teacher = self.last.unit(torch.cat(logits_of(self.teacher[0], self.teacher[1], batch.views[:_GLOBAL])))
             targets = self.teacher[2](teacher)
         with torch.autocast(self.center.device.type, enabled=False):
             cross_entropy_B, entropy_B = dino_loss(
-                targets.chunk(GLOBAL),
+                targets.chunk(_GLOBAL),
                 self.last(student).chunk(len(batch.views)),
                 self.center,
                 teacher_temperature=temperature_of(self._epoch(self.clock.value(self.progress)), *c.teacher_temperature, c.temperature_epochs),
                 student_temperature=c.student_temperature,
             )
-        t0, t1 = teacher.chunk(GLOBAL)
+        t0, t1 = teacher.chunk(_GLOBAL)
         return {"z": student[: len(t0)].detach(), "cross_entropy": cross_entropy_B, "entropy": entropy_B, "t0": t0, "t1": t1}
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:

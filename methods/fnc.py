@@ -23,8 +23,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, unknown_name
 from bench.spec import Optim, Pretrain
 from methods._false_negatives import Aggregate, Mode, Search, false_negatives, fnc_loss, most_similar, same_label, unit_rows

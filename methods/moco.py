@@ -17,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
 from methods._heads import mlp

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._heads import logits_of
@@ -28,7 +27,7 @@ from methods._swav import sinkhorn, swapped_prediction
 from methods._swav_recipes import variants
 from methods._views import cifar, digits, simclr_view
 
-ASSIGNED = 2  # views that are assigned to prototypes: the first ones
+_ASSIGNED = 2  # views that are assigned to prototypes: the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Config:
 
     def check(self, pretrain: Pretrain) -> None:
         """Enough views and prototypes, a queue of whole batches."""
-        if len(pretrain.views) < ASSIGNED:
-            raise BenchError(f"swav needs at least {ASSIGNED} views, found {len(pretrain.views)}.")
+        if len(pretrain.views) < _ASSIGNED:
+            raise BenchError(f"swav needs at least {_ASSIGNED} views, found {len(pretrain.views)}.")
         if self.prototypes < 2:
             raise BenchError(f"swav: prototypes is {self.prototypes}, expected at least 2.")
         if self.temperature <= 0 or self.epsilon <= 0:
@@ -77,7 +76,7 @@ class Method(nn.Module):
             nn.Linear(facts.feature_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, config.output)
         )
         self.prototypes = nn.Linear(config.output, config.prototypes, bias=False)
-        self.register_buffer("queue", torch.zeros(ASSIGNED, config.queue, config.output) if config.queue else None)
+        self.register_buffer("queue", torch.zeros(_ASSIGNED, config.queue, config.output) if config.queue else None)
         self.clock = Progress(self)
         self._normalise_prototypes()
 
@@ -91,14 +90,14 @@ class Method(nn.Module):
         with torch.autocast(weight_KD.device.type, enabled=False):
             z = [F.normalize(view.to(weight_KD.dtype), dim=1) for view in rows]
             scores = {f"s{number}": self.prototypes(view) for number, view in enumerate(z)}
-        return {f"z{number}": z[number].detach() for number in range(ASSIGNED)} | scores
+        return {f"z{number}": z[number].detach() for number in range(_ASSIGNED)} | scores
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Swapped prediction; then the embeddings enter the queue."""
         c = self.config
         z, scores = ([rows for name, rows in embeddings.items() if name[0] == kind] for kind in "zs")
         with torch.no_grad():
-            assignments = [sinkhorn(s, epsilon=c.epsilon, iterations=c.iterations) for s in self._with_queue(scores[:ASSIGNED])]
+            assignments = [sinkhorn(s, epsilon=c.epsilon, iterations=c.iterations) for s in self._with_queue(scores[:_ASSIGNED])]
             if c.queue and self._steps_of_queue() >= 0:
                 self.queue = torch.cat([torch.stack(z).to(self.queue.dtype), self.queue], dim=1)[:, : c.queue]
         count = len(scores[0])

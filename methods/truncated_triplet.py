@@ -24,8 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import encoders
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._byol_body import Bootstrap, at_random_side, check_body, sides

@@ -19,8 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._heads import logits_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.identity import Json
+from bench.files import Json
 from reports import sketch, svg
 from reports.numbers import is_number, row
 from reports.sketch import Key, Line, Panel, Point

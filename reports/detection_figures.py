@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.identity import Json
+from bench.files import Json
 from reports import svg
 
 INCHES = 1.5  # width of one scene

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from bench import plugins
 from bench.errors import BenchError, one_line
-from bench.files import read_json
-from bench.identity import Json, from_json
+from bench.files import Json, read_json
+from bench.identity import from_json
 from bench.result import Result
 from bench.runs import FORMAT, Failure, RunFolder, State
 from bench.spec import Evaluate, Pretrain, Spec
@@ -52,8 +53,7 @@ class JobRecord:
     @property
     def protocol(self) -> str:
         """The evaluation's protocol in a sentence, "" for a pretraining."""
-        describe = getattr(self.spec.protocol, "describe", None) if isinstance(self.spec, Evaluate) else None
-        return str(describe()) if callable(describe) else ""
+        return plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol) if isinstance(self.spec, Evaluate) else ""
 
 
 def details_of(record: JobRecord | None) -> Mapping[str, Json]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from bench.identity import Json
+from bench.files import Json
 from reports import curves, detection_figures, pages, spectra, totals, words
 from reports.job import JobRecord, details_of
 from reports.linked import Linked

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from bench.identity import Json
+from bench.files import Json
 from reports import sketch, svg
 from reports.numbers import matrix, row
 from reports.sketch import Key, Line, Panel

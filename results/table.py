@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench import plugins, scales
+from bench.authors import catalogue, weights
 from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
-from bench.released import CATALOGUE, weights
 from bench.scales import Change
 from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 
@@ -56,7 +56,7 @@ class Row:
     printed: Mapping[str, str] = field(default_factory=dict)  # column name -> as printed, a number or a word; "" where the paper has none
     doubts: Mapping[str, str] = field(default_factory=dict)  # column name -> why the printed value is not certain
     note: str = ""
-    released: str = ""  # the authors' weights for this row, a name of bench/released.py; `bench run --released` takes them
+    released: str = ""  # the authors' weights for this row, a name in methods/*.toml; `bench run --released` takes them
 
     @property
     def name(self) -> str:
@@ -92,8 +92,8 @@ class Table:
             if odd:
                 raise BenchError(f"table {self.id}, row {row.name}: values for unknown columns {sorted(odd)}.")
         for row in (*self.rows, *self.references):
-            if row.released and row.released not in CATALOGUE:
-                raise unknown_name(f"released weights in row {row.name!r} of {self.id}", row.released, CATALOGUE)
+            if row.released and row.released not in catalogue():
+                raise unknown_name(f"released weights in row {row.name!r} of {self.id}", row.released, catalogue())
 
     def column(self, name: str) -> Column:
         """Raises BenchError with the valid names."""
@@ -117,7 +117,7 @@ class CellJob:
 
 def load_table(name: str) -> Table:
     """The table of a file in results/tables. Raises BenchError with the valid names."""
-    table = plugins.load("table", name).TABLE
+    table = plugins.table(name)
     if not isinstance(table, Table) or table.id != name:
         raise BenchError(f"results/tables/{name}.py must export TABLE, a Table with the id {name!r}.")
     return table
@@ -166,7 +166,7 @@ def _can_be_released(column: Column) -> bool:
     """Not where the column changes the pretraining, or looks at the projector, which no released file brings."""
     if column.change is not None or column.epochs is not None:
         return False
-    return column.protocol is None or not getattr(plugins.load("evaluation", column.protocol), "NEEDS_PROJECTOR", False)
+    return column.protocol is None or not plugins.evaluation(column.protocol).needs_projector
 
 
 def check_released(scale: scales.Scale) -> None:
@@ -198,12 +198,11 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
     if column.protocol is None:
         return "read off the pretraining job"
     name, variant = protocol_at(column, scale, column.variant)
-    module = plugins.load("evaluation", name)
+    evaluation = plugins.evaluation(name)
     spec = scales.evaluation(scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0)
-    text = spec.protocol.describe() if hasattr(spec.protocol, "describe") else plugins.summary("evaluation", name)
     here = scale.stand_in(column.dataset)
     data = f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})" if here else spec.data.name
-    return f"{data}: {text} ({module.__name__} version {getattr(spec.protocol, 'VERSION', 1)})"
+    return f"{data}: {evaluation.describe(spec.protocol)} (evals.{name} version {evaluation.version(spec.protocol)})"
 
 
 def stand_in_of(column: Column, table: Table, scale: scales.Scale) -> str:

@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
-from bench.released import weights
+from bench.authors import weights
 from bench.runs import State
 from bench.scales import Scale
 from results.store import Store

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bench.contracts import Batch
 from bench.data import augment, exact
 from bench.data.datasets import Arrays, Files, SplitData
 from bench.data.decoding import UnreadableImageError, read_image
@@ -34,19 +35,6 @@ from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop
 
 PREFETCHED = 2  # batches that a worker makes ahead
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of a batch: float views (b, 3, size, size) in [0, 1], labels (b,), positions in the split (b,).
-
-    `unreadable` are positions of damaged images that were replaced; `indices` has what stands in their place.
-    """
-
-    views: list[Tensor]
-    labels: Tensor
-    indices: Tensor
-    unreadable: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

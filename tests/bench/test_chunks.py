@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench import train
 from bench.chunks import cached_backward, split
-from bench.data.loader import Batch
+from bench.contracts import Batch
 from bench.distributed import Ranks
 from bench.errors import BenchError
 from bench.runs import RunFolder

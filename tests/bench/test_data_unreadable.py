@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 import torch
 
+from bench.contracts import Batch
 from bench.data.datasets import Files, open_split
-from bench.data.loader import Batch, Plan, decode, eval_batches, train_batches
+from bench.data.loader import Plan, decode, eval_batches, train_batches
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
 from bench.executors.local import LocalExecutor

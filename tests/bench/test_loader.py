@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from bench.contracts import Batch
 from bench.data import augment, decoding, loader
 from bench.data.datasets import SPLITS, Arrays, Files, SplitData, labelled_subset, open_split, scan_folder
-from bench.data.loader import Batch, Plan
+from bench.data.loader import Plan
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.site import Site

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from bench import encoders, manifest, plugins, released, session
+from bench.authors import Weights, catalogue
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
-from bench.released import CATALOGUE, Place, Weights, fetch, find, folder_of, locate, register
+from bench.released import Place, fetch, find, folder_of, locate, register
 from bench.runs import Runs, State
 from bench.scales import SCALES
 from bench.site import Site, find_site
@@ -34,19 +35,19 @@ SMALL = Backbone(name="resnet50", base_channels=4, padding="tensorflow")
 
 
 def test_every_entry_can_be_got_and_built() -> None:
-    for name, entry in CATALOGUE.items():
+    for name, entry in catalogue().items():
         assert bool(entry.url) != bool(entry.by_hand), name
         encoders.check(entry.backbone, [224])
         assert entry.paper
         assert set(entry.sha256) <= set("0123456789abcdef")
         tensorflow = name.startswith(("simclr", "fnc"))
         assert (entry.backbone.padding, entry.backbone.normalize) == (("tensorflow", "none") if tensorflow else ("torch", "imagenet")), name
-    torchvision = CATALOGUE["torchvision_supervised"]
+    torchvision = catalogue()["torchvision_supervised"]
     assert Path(torchvision.url).stem.endswith(torchvision.sha256)
 
 
 def test_published_accuracies_and_widths() -> None:
-    published = {name: (entry.backbone.width, entry.top1) for name, entry in CATALOGUE.items()}
+    published = {name: (entry.backbone.width, entry.top1) for name, entry in catalogue().items()}
     assert published["barlow_twins"] == (1, 73.5)
     assert published["vicreg_x2"] == (2, 75.5)
     assert published["twist"] == (1, 75.5)
@@ -54,7 +55,7 @@ def test_published_accuracies_and_widths() -> None:
     assert published["truncated_triplet"] == (1, 75.9)
     assert published["fnc"] == (1, 74.4)
     with torch.device("meta"):
-        large = encoders.build(CATALOGUE["vicreg_resnet200_x2"].backbone, seed=0)
+        large = encoders.build(catalogue()["vicreg_resnet200_x2"].backbone, seed=0)
     assert round(encoders.parameters(large) / 1e6) == 250  # as VICReg's README prints it
 
 
@@ -91,7 +92,7 @@ def entry(monkeypatch: pytest.MonkeyPatch, server: str) -> Callable[..., None]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     def make(url: str, sha256: str = "") -> None:
-        monkeypatch.setitem(CATALOGUE, "barlow_twins", Weights(paper="p", backbone=SMALL, url=server + url, sha256=sha256))
+        monkeypatch.setitem(catalogue(), "barlow_twins", Weights(paper="p", backbone=SMALL, url=server + url, sha256=sha256))
 
     return make
 
@@ -126,7 +127,7 @@ def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(here: Site, e
 def test_offline_says_what_to_do(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     nobody = Weights(paper="p", backbone=SMALL, url="http://127.0.0.1:9/resnet50.pth")  # the discard port: refused
-    monkeypatch.setitem(CATALOGUE, "barlow_twins", nobody)
+    monkeypatch.setitem(catalogue(), "barlow_twins", nobody)
     with pytest.raises(BenchError, match=r"cannot be downloaded .* Or get it by hand and add `barlow_twins = \"/path\"` under \[released\]"):
         fetch("barlow_twins", here)
 
@@ -239,7 +240,7 @@ def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
         for row in (*table.rows, *table.references):
             if row.released:
                 wanted = replace(SCALES["paper"].networks[row.network], width=row.width)
-                backbone = CATALOGUE[row.released].backbone
+                backbone = catalogue()[row.released].backbone
                 assert (backbone.name, backbone.width) == (wanted.name, wanted.width), (name, row.name)
     row = replace(load_table("simclr_table6").rows[0], released="simclr_3x")
     with pytest.raises(BenchError, match=r"unknown released weights in row 'Local Agg\., ResNet-50' .* 'simclr_3x'\. Did you mean 'simclr_"):
@@ -276,7 +277,7 @@ def small_imagenet(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 Image.fromarray((noise + base).numpy()).save(folder / f"{name}_{number}.JPEG")
     network = encoders.build(SMALL, seed=1)
     tensor_bundle.write(workplace / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(network.state_dict()))
-    monkeypatch.setitem(CATALOGUE, "simclr_1x", replace(CATALOGUE["simclr_1x"], backbone=SMALL))
+    monkeypatch.setitem(catalogue(), "simclr_1x", replace(catalogue()["simclr_1x"], backbone=SMALL))
     monkeypatch.setattr("bench.scheduler.free_space", lambda runs, needed: None)  # which asks for all of ImageNet's features
     (workplace / "bench.toml").write_text('[data]\nimagenet = "imagenet"\n[released]\nsimclr_1x = "ResNet50_1x/model.ckpt-225206.index"\n')
     return workplace

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import train
-from bench.contracts import Method
-from bench.data.loader import Batch
+from bench.contracts import Batch, Method
 from bench.distributed import Ranks, gather, synchronise_norms
 from bench.runs import RunFolder
 from bench.site import Site

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
 from evals import _linear_networks as linear
-from evals.linear_collapse import METRICS, STRENGTHS, Config, evaluate, train
+from evals.linear_collapse import _STRENGTHS, METRICS, Config, evaluate, train
 
 SUBJECT = Subject(key="unused", network=nn.Identity(), feature_dim=1)
 
@@ -146,15 +146,15 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float],
 
 def test_the_collapse_is_there_with_strong_augmentation_and_not_without(figures: tuple[dict[str, float], dict[str, object]]) -> None:
     metrics = figures[0]
-    ratios = [metrics[f"smallest_over_largest_k{k:g}"] for k in STRENGTHS]
-    ranks = [metrics[f"effective_rank_k{k:g}"] for k in STRENGTHS]
+    ratios = [metrics[f"smallest_over_largest_k{k:g}"] for k in _STRENGTHS]
+    ranks = [metrics[f"effective_rank_k{k:g}"] for k in _STRENGTHS]
     assert set(metrics) == set(METRICS)
     assert ratios == sorted(ratios, reverse=True)
     assert ratios[0] > 0.5
     assert ratios[-1] < 0.002
     assert ranks[0] > 15.5
     assert ranks[-1] == pytest.approx(8, abs=0.3)  # the clean half
-    for k, ratio in zip(STRENGTHS, ratios, strict=True):
+    for k, ratio in zip(_STRENGTHS, ratios, strict=True):
         assert ratio <= 1.05 / (1 + k) ** 2  # finite batches only add to the collapse
         assert ratio > 0.05 / (1 + k) ** 2  # it shrinks with k, it does not vanish
 
@@ -190,7 +190,7 @@ def test_one_layer_without_noise_does_not_collapse_where_two_do() -> None:
 def test_figure_3_has_a_line_for_each_strength(figures: tuple[dict[str, float], dict[str, object]]) -> None:
     spectra = figures[1]["spectra"]
     assert isinstance(spectra, list)
-    assert [entry["label"] for entry in spectra] == [f"k = {k:g}" for k in STRENGTHS]
+    assert [entry["label"] for entry in spectra] == [f"k = {k:g}" for k in _STRENGTHS]
     for entry in spectra:
         assert len(entry["values"]) == 16
         assert entry["values"] == sorted(entry["values"], reverse=True)

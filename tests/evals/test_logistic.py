@@ -17,7 +17,7 @@ from bench.data.catalogue import CATALOGUE
 from bench.errors import BenchError
 from bench.spec import Crop, Data
 from evals import knn, logistic
-from evals.logistic import METRIC_OF, Config, Head, fits
+from evals.logistic import _METRIC_OF, Config, Head, fits
 
 Splits = dict[str, tuple[Tensor, Tensor]]
 FEW = Config(penalties=5, weakest=1e-2, strongest=1e2)
@@ -208,9 +208,9 @@ def test_a_label_that_is_not_counted_is_left_out_of_its_class_alone(subject: Sub
 
 
 def test_each_of_the_twelve_data_sets_is_chosen_with_its_own_metric(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(METRIC_OF) == 12
-    assert set(METRIC_OF) <= set(CATALOGUE)  # a renamed data set would fall back to top-1
-    assert set(METRIC_OF.values()) <= set(logistic.METRICS)
+    assert len(_METRIC_OF) == 12
+    assert set(_METRIC_OF) <= set(CATALOGUE)  # a renamed data set would fall back to top-1
+    assert set(_METRIC_OF.values()) <= set(logistic.METRICS)
     given(numbered(1.0), monkeypatch, 5)
     for name, metric in (("dtd", "top1"), ("pets", "mean_class_top1"), ("mnist5k", "top1")):
         found = logistic.evaluate(FEW, subject, replace(context, data=Data(name=name, size=224)))
@@ -225,8 +225,8 @@ def test_each_of_the_twelve_data_sets_is_chosen_with_its_own_metric(subject: Sub
 def test_the_mean_over_classes_weighs_rare_classes_as_much_as_frequent_ones() -> None:
     labels = torch.tensor([0] * 9 + [2])
     scores = torch.tensor([[1.0, 0.0, 0.0]] * 10)
-    assert logistic.MEASURES["top1"](scores, labels) == pytest.approx(90)
-    assert logistic.MEASURES["mean_class_top1"](scores, labels) == pytest.approx(50)  # class 1 does not occur
+    assert logistic._MEASURES["top1"](scores, labels) == pytest.approx(90)
+    assert logistic._MEASURES["mean_class_top1"](scores, labels) == pytest.approx(50)  # class 1 does not occur
 
 
 def test_the_precision_of_class_numbers_ranks_by_probability() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.contracts import Facts
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts
 from bench.site import Site
 from bench.spec import Backbone
 

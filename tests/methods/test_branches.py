@@ -9,7 +9,7 @@ import torch
 
 from bench import train
 from bench.check import check_pretrain
-from bench.data.loader import Batch
+from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.spec import Backbone, Pretrain
 from methods.barlow_twins import Config as BarlowTwins

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Facts
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts
 from bench.errors import BenchError
 from bench.scales import encoder, scale_of
 from bench.spec import Augment, Pretrain

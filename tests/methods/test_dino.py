@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from bench import train
 from bench.check import check_pretrain
-from bench.contracts import Facts, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts, Recipe
 from bench.distributed import Ranks
 from bench.encoders import build
 from bench.errors import BenchError, Stopped

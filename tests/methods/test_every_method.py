@@ -16,8 +16,7 @@ import torch
 
 from bench import checkpoint, plugins, train
 from bench.check import check_pretrain
-from bench.contracts import Method, Recipe
-from bench.data.loader import Batch
+from bench.contracts import Batch, Method, Recipe
 from bench.distributed import Ranks
 from bench.identity import canonical, from_json, job_id
 from bench.runs import RunFolder

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import train
-from bench.contracts import Facts
-from bench.data.loader import Batch
+from bench.contracts import Batch, Facts
 from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from bench import optim, train
 from bench.check import check_pretrain
-from bench.data.loader import Batch
+from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.scales import encoder as encoder_of
 from bench.scales import scale_of

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from bench.data.embedded_scenes import run_lengths
+from bench.files import Json
 from bench.graph import plan
-from bench.identity import Json
 from bench.result import Provenance, Result
 from bench.runs import RunFolder, Runs
 from bench.spec import Backbone, Data, Evaluate, Random, Resources

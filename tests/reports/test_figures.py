@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.identity import Json
+from bench.files import Json
 from reports.curves import sweep_figure, training_curves
 from reports.dots import dot_plot
 from reports.svg import HERE, PAPER, REFERENCE, SERIES

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.identity import Json
+from bench.files import Json
 from reports import svg
 from reports.curves import best_of_sweeps, probe_figure, probe_of, small_multiples, sweep_figure, training_curves
 from reports.sketch import MOST_POINTS, Key, Line, Panel, draw, thinned

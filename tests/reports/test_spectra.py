@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.files import Json
 from bench.graph import plan
-from bench.identity import Json
 from bench.result import Provenance, Result
 from bench.runs import Runs
 from bench.scales import scale_of

@@ -54,4 +54,4 @@ def test_directclr_fig3_is_one_job_and_prints_nothing() -> None:
     assert len(cells) == len(table.columns)
     assert not any(row.printed for row in table.rows)
     assert {column.metric for column in table.columns} <= set(linear_collapse.METRICS)
-    assert tuple(f"{k:g}" for k in linear_collapse.STRENGTHS) == directclr_fig3.STRENGTHS
+    assert tuple(f"{k:g}" for k in linear_collapse._STRENGTHS) == directclr_fig3.STRENGTHS

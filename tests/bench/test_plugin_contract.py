@@ -1,0 +1,189 @@
+"""A file of evals/ or methods/ is read once, in full, and what it cannot mean is refused in one line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import authors, plugins
+from bench.errors import BenchError
+from bench.spec import CENTRE
+from evals.semi_supervised import Config as SemiSupervised
+from methods.simclr import Config as SimCLR
+
+EVALUATION = '''"""Counts nothing."""
+from dataclasses import dataclass
+from bench.contracts import Metric, Outcome
+from bench.spec import CENTRE
+
+METRICS = {"nothing": Metric("", higher_is_better=True)}
+
+@dataclass(frozen=True)
+class Config:
+    VERSION: int = 3
+
+RECIPES = {"embedded": Config()}
+
+def evaluate(config, subject, context):
+    return Outcome({"nothing": 0.0})
+'''
+METHOD = '''"""Does nothing (arXiv:0000.00000)."""
+from dataclasses import dataclass, replace
+from methods import simclr
+
+@dataclass(frozen=True)
+class Config:
+    pass
+
+class Method(simclr.Method):
+    pass
+
+RECIPES = {name: replace(recipe, method=Config()) for name, recipe in simclr.RECIPES.items()}
+'''
+CACHES = (plugins._package, plugins.load, plugins.method, plugins.evaluation, authors._all, authors.catalogue, authors.hours)
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Writes a plug-in under a name of its own, and gives the name; `beside` is the text of its .toml."""
+    packages = [importlib.import_module(name) for name in ("methods", "evals")]
+    for package in packages:
+        monkeypatch.setattr(package, "__path__", list(package.__path__))
+    monkeypatch.setenv("BENCH_PLUGINS", str(tmp_path))
+    for cached in CACHES:
+        cached.cache_clear()
+
+    def written(text: str, folder: str = "evals", beside: str = "") -> str:
+        name = f"mine_{tmp_path.name.replace('-', '_')}"
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / f"{name}.py").write_text(text)
+        if beside:
+            (tmp_path / folder / f"{name}.toml").write_text(beside)
+        return name
+
+    return written
+
+
+@pytest.fixture(autouse=True)
+def forget() -> object:
+    """What was cached with the plug-ins of a test is not there for the next."""
+    yield
+    for cached in CACHES:
+        cached.cache_clear()
+
+
+def test_a_file_that_says_nothing_has_every_default(write: Callable[..., str]) -> None:
+    found = plugins.evaluation(write(EVALUATION))
+    config = found.recipes["embedded"]
+    assert (found.needs_projector, found.uses_ranks, found.resumes, found.features) == (False, False, False, None)
+    assert (found.variants, found.missing(), found.describe(config), found.summary(config)) == ({}, "", "Counts nothing.", "")
+    assert (found.passes(config), found.trains_network(config), found.version(config)) == (None, False, 3)
+    assert (found.label_fraction(config), found.crop(config)) == (1.0, CENTRE)
+    assert found.config is type(config)
+
+
+def test_what_a_file_says_is_what_the_engine_reads() -> None:
+    found = plugins.evaluation("semi_supervised")
+    config = replace(SemiSupervised(), label_fraction=0.1, tests=4)
+    assert found is plugins.evaluation_of(config)
+    assert (found.needs_projector, found.resumes, found.label_fraction(config)) == (True, True, 0.1)
+    assert found.passes(config) == config.passes()
+    assert found.trains_network(config)
+    assert "10% of the labels" in found.describe(config)
+    assert plugins.method_of(SimCLR()).name == "simclr"
+    assert plugins.method_of(SimCLR()).recipes["paper"].batch_size == 4096
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("RESUMS = True", r"unknown name in evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins with an underscore"),
+        ("NEEDS_PROJEKTOR: bool = True", "Did you mean 'NEEDS_PROJECTOR'"),
+        ("NEIGHBOURS = 20", "A constant of your own begins with an underscore: _NEIGHBOURS"),
+        ("RESUMES = 1", "RESUMES is 1, expected a bool"),
+        ("FEATURES = ('train', 'tset')", "split in FEATURES of evals/.*'tset'. Did you mean 'test'"),
+        ("FEATURES = 'train'", "FEATURES is 'train', expected a tuple"),
+        ("MISSING = 'a package'", "MISSING is 'a package', expected a callable"),
+        ("METRICS = {'nothing': '%'}", "METRICS is .* expected a mapping from names to objects of Metric"),
+        ("VARIANTS = {'paper': {'embedded': 3}}", r"VARIANTS\['paper'\] is .* objects of Config"),
+        ("del evaluate", "must export evaluate"),
+        ("del RECIPES", "must export RECIPES"),
+        ("Config = 3", "Config is 3, expected a frozen dataclass"),
+    ],
+)
+def test_what_a_file_cannot_mean_is_one_line(write: Callable[..., str], line: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message) as caught:
+        plugins.evaluation(write(f"{EVALUATION}\n{line}\n"))
+    assert "\n" not in str(caught.value)
+
+
+def test_private_and_imported_constants_are_no_ones_business(write: Callable[..., str]) -> None:
+    assert plugins.evaluation(write(f"{EVALUATION}\n_NEIGHBOURS = 20\nfrom evals.svm import VARIANTS as OTHERS\n")).metrics
+
+
+def test_methods_are_read_the_same_way(write: Callable[..., str]) -> None:
+    name = write(METHOD, "methods")
+    found = plugins.method(name)
+    assert (found.variants, found.check(found.recipes["paper"].method, None)) == ({}, None)  # type: ignore[arg-type]
+    with pytest.raises(BenchError, match=r"unknown name in methods/.*Did you mean 'VARIANTS'"):
+        _again(write(f"{METHOD}\nVARIANT = {{}}\n", "methods"))
+    with pytest.raises(BenchError, match="each Recipe's method must be an object of its Config"):
+        _again(write(f"{METHOD}\nRECIPES = simclr.RECIPES\n", "methods"))
+
+
+def _again(name: str) -> None:
+    importlib.invalidate_caches()
+    importlib.reload(importlib.import_module(f"methods.{name}"))
+    plugins.method.cache_clear()
+    plugins.method(name)
+
+
+def test_what_authors_published_lies_beside_a_method(write: Callable[..., str]) -> None:
+    beside = """
+    [hours]
+    source = "a blog"
+    epochs = 100
+    hours = 8
+    devices = 4
+    [weights.mine_1x]
+    paper = "Mine"
+    network = "resnet50"
+    width = 2
+    url = "https://example.org/mine.pth"
+    """
+    name = write(METHOD, "methods", beside)
+    assert authors.hours()[name] == authors.Hours(source="a blog", epochs=100, hours=8, devices=4)
+    mine = authors.weights("mine_1x")
+    assert (mine.backbone.width, mine.backbone.normalize, mine.top1) == (2, "imagenet", None)
+    assert "simclr_1x" in authors.catalogue()
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        ("[ours]", "unknown section in .*Did you mean 'hours'"),
+        ("[hours", "is not valid TOML"),
+        ("[hours]\nsource = 'a'\nepochs = 1\nhours = 1", "hours: .*devices"),
+        ("[weights.x]\npaper = 'p'\nnetwork = 'resnet50'\nurls = 'u'", r"unknown key of .*weights\.x 'urls'. Did you mean 'url'"),
+        ("[weights.x]\npaper = 'p'\nurl = 'u'", r"weights\.x: .*name"),
+        ("[weights.simclr_1x]\npaper = 'p'\nnetwork = 'resnet50'", "stands in another file as well"),
+    ],
+)
+def test_what_lies_beside_a_method_is_checked(write: Callable[..., str], beside: str, message: str) -> None:
+    write(METHOD, "methods", beside)
+    with pytest.raises(BenchError, match=message):
+        (authors.catalogue(), authors.hours())
+
+
+def test_an_unknown_table_and_one_that_exports_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = importlib.import_module("results.tables")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    (tmp_path / "empty_table_of_mine.py").write_text('"""Empty."""\n')
+    with pytest.raises(BenchError, match="empty_table_of_mine.py must export TABLE"):
+        plugins.table("empty_table_of_mine")
+    with pytest.raises(BenchError, match="unknown table 'simclr_table66'. Did you mean"):
+        plugins.table("simclr_table66")
