@@ -15,7 +15,7 @@ from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench import session
-    from bench.site import Site
+    from bench.settings.site import Site
 
 app = typer.Typer(
     help="Regenerate the tables of self-supervised learning: `bench run --table simclr_table6`.",
@@ -283,7 +283,7 @@ def main() -> None:
 
 
 def _site() -> Site:
-    from bench.site import find_site
+    from bench.bench_toml import find_site
 
     return find_site()
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from bench.site import Site
+    from bench.settings.site import Site
 
 
 # -- Methods -----------------------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ from typing import Literal
 
 from bench import released
 from bench.authors import catalogue
-from bench.cluster import Cluster
 from bench.commit import commit
 from bench.data.catalogue import CATALOGUE, check_present
 from bench.data.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
 from bench.executors import default_slots
-from bench.site import Site
+from bench.settings.site import Site
+from bench.settings.slurm import SlurmSettings
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
 LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one
@@ -195,7 +195,7 @@ def _slurm(site: Site) -> Iterator[Check]:
         return
     found = _output("scontrol", "ping")
     if found is None or "UP" not in found:
-        asked = site.slurm != Cluster()  # without a [slurm] section Slurm may be installed and asleep
+        asked = site.slurm != SlurmSettings()  # without a [slurm] section Slurm may be installed and asleep
         advice = "`scontrol ping` should say UP; is SLURM_CONF right?"
         yield Check("Slurm", "broken" if asked else "off", f"slurmctld does not answer: {' '.join((found or 'nothing').split())}", advice)
         return

@@ -12,7 +12,7 @@ from bench.data.lists import check_share
 from bench.errors import BenchError, unknown_name
 from bench.graph import JobGraph
 from bench.runs import Runs, State
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Evaluate
 
 

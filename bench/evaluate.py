@@ -12,7 +12,7 @@ from bench.files import make_folder
 from bench.graph import Job
 from bench.released import OWN, folder_of, parts, register
 from bench.runs import RunFolder, Runs
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pretrain, Released
 from bench.vit import VITS
 
@@ -107,7 +107,7 @@ def _check_protocols(request: Request) -> None:
 
 
 def _spec(request: Request, subject: Released, protocol: str) -> Evaluate:
-    scale = scales.scale_of(request.scale, request.site.recipe)
+    scale = scales.scale_of(request.scale, request.site.overrides)
     return scales.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
 
 

@@ -10,8 +10,8 @@ from bench.cost import Costs
 from bench.errors import BenchError
 from bench.graph import Job
 from bench.progress import duration
+from bench.settings.site import Site
 from bench.simulate import Cluster, Outcome, Work, simulate
-from bench.site import Site
 from bench.spec import Pretrain
 
 GPUS_PER_NODE = 8  # where bench.toml does not say what a pretraining gets

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.choices import AS_PUBLISHED, Choices
 from bench.errors import InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
 from bench.graph import JobGraph
 from bench.runs import Runs, State
+from bench.settings.overrides import AS_PUBLISHED, Overrides
 
 FORMAT = 2
 
@@ -41,7 +41,7 @@ class Manifest:
     rows: tuple[str, ...]  # as asked for; empty: all
     columns: tuple[str, ...]
     jobs: tuple[PlannedJob, ...]
-    choices: Choices = AS_PUBLISHED  # section [recipe] of bench.toml when it ran
+    overrides: Overrides = AS_PUBLISHED  # section [recipe] of bench.toml when it ran
     released: Mapping[str, str] | None = None  # of a run with --released: the authors' weights and the sha256 of each file
 
     @property
@@ -63,7 +63,9 @@ def write(runs: Runs, manifest: Manifest) -> None:
             return
     except (FileNotFoundError, InputCorrupt, KeyError, TypeError):
         pass  # not there, or damaged: written below
-    write_json(path, {"format": FORMAT, **asdict(manifest)})
+    body = asdict(manifest)
+    body["choices"] = body.pop("overrides")  # as the file has called them from its first day
+    write_json(path, {"format": FORMAT, **body})
 
 
 def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:
@@ -91,9 +93,9 @@ def _read(path: Path) -> Manifest:
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
     jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
-    choices: Any = data["choices"]
-    chosen = Choices(**{**choices, "data": tuple((name, other) for name, other in choices["data"])})
-    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "choices": chosen}  # type: ignore[arg-type]
+    changed: Any = data.pop("choices")
+    overrides = Overrides(**{**changed, "data": tuple((name, other) for name, other in changed["data"])})
+    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}  # type: ignore[arg-type]
     return Manifest(**body)  # type: ignore[arg-type]
 
 

@@ -16,7 +16,7 @@ from bench.executors._slurm_settle import note, states_of
 from bench.manifest import Manifest, PlannedJob
 from bench.progress import describe
 from bench.runs import RunFolder, Runs, State
-from bench.site import Site
+from bench.settings.site import Site
 
 WATCH_SECONDS = 2.0
 ORDER = (*(state.value for state in State), "queued", "starting", "ending", "blocked", "lost")

@@ -17,26 +17,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.authors import weights
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.files import atomic_path, make_folder, read_json, write_json
-
-if TYPE_CHECKING:
-    from bench.site import Site
+from bench.settings.site import KnownFile, Site
 
 OWN = "file"  # the name of a checkpoint of one's own in a spec
 TIMEOUT = 60.0  # seconds without an answer
 CHUNK = 1 << 20  # bytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """What bench.toml says about one file."""
-
-    path: Path | None = None
-    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ def folder_of(runs: Path) -> Path:
 def locate(name: str, site: Site) -> Located:
     """The file of a catalogue entry, which must be here. Raises BenchError that says how to get it, or that it is another file."""
     entry = weights(name)
-    place = site.released.get(name, Place())
+    place = site.released.get(name, KnownFile())
     toml = site.file or site.root / "bench.toml"
     if place.path is not None:
         path = place.path
@@ -78,7 +67,7 @@ def fetch(name: str, site: Site) -> Located:
     """As `locate`, but downloads what has an address. Raises BenchError when that fails; nothing half-done is left."""
     target = downloaded(name, site)
     entry = weights(name)
-    place = site.released.get(name, Place())
+    place = site.released.get(name, KnownFile())
     if place.path is None and entry.url and not target.is_file():
         print(f"released weights {name}: downloading {entry.url}", flush=True)
         with atomic_path(target) as temporary:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from bench import plugins
-from bench.choices import AS_PUBLISHED, Choices
 from bench.contracts import Recipe
 from bench.errors import BenchError, unknown_name
+from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Augment, Backbone, Data, Encoder, Evaluate, Pixels, Pretrain, Random
 
 T = TypeVar("T")
@@ -32,13 +32,13 @@ class Scale:
     data: Mapping[str, Data]  # the paper's data set -> the one here
     shrink: float = 1.0  # further factor on the recipe's epochs
     published: bool = False  # whether numbers may be held against the printed ones
-    choices: Choices = AS_PUBLISHED  # section [recipe] of bench.toml
+    overrides: Overrides = AS_PUBLISHED  # section [recipe] of bench.toml
     # What the stand-in of a data set needs otherwise in every view, where the paper's view has it at all (is not 0).
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def stand_in(self, dataset: str) -> str:
         """What is read here where the paper has a data set, e.g. "digits1797"; "" at the published scale, but for what was chosen."""
-        if dataset not in self.data or (self.published and self.data[dataset].name not in dict(self.choices.data).values()):
+        if dataset not in self.data or (self.published and self.data[dataset].name not in dict(self.overrides.data).values()):
             return ""
         here = self.data[dataset]
         return f"{here.name} at {here.size} px" if here.name == dataset else here.name
@@ -157,19 +157,19 @@ SCALES: Mapping[str, Scale] = {
 }
 
 
-def scale_of(name: str, choices: Choices = AS_PUBLISHED) -> Scale:
+def scale_of(name: str, overrides: Overrides = AS_PUBLISHED) -> Scale:
     """The scale with what bench.toml chose, as far as it concerns this scale. Raises BenchError with the valid names."""
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES)
     scale = SCALES[name]
-    if choices == AS_PUBLISHED:
+    if overrides == AS_PUBLISHED:
         return scale
     read = {here.name for here in scale.data.values()}
-    instead = {paper: other for paper, other in choices.data if paper in read}
+    instead = {paper: other for paper, other in overrides.data if paper in read}
     data = {paper: replace(here, name=instead.get(here.name, here.name)) for paper, here in scale.data.items()}
     # The other scales have images in memory, whose views are made in one way only.
-    exact = choices.exact_views and scale.published
-    return replace(scale, choices=replace(choices, data=tuple(instead.items()), exact_views=exact), data=data)
+    exact = overrides.exact_views and scale.published
+    return replace(scale, overrides=replace(overrides, data=tuple(instead.items()), exact_views=exact), data=data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,8 +242,8 @@ def encoder(
             precision=recipe.precision,
             seed=seed,
             start=start,
-            chunks=scale.choices.chunks,
-            compile=scale.choices.compile,
+            chunks=scale.overrides.chunks,
+            compile=scale.overrides.compile,
         )
 
     if recipe.first is None:
@@ -294,7 +294,7 @@ def _replaced(value: T, changes: Mapping[str, Any]) -> T:
 
 def _view(view: Augment, scale: Scale, dataset: str) -> Augment:
     needed = {name: value for name, value in scale.views.get(dataset, {}).items() if getattr(view, name)}
-    return _replaced(view, needed | ({"exact": True} if scale.choices.exact_views else {}))
+    return _replaced(view, needed | ({"exact": True} if scale.overrides.exact_views else {}))
 
 
 def _translated(kind: str, known: Mapping[str, T], name: str, scale: Scale) -> T:

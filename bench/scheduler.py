@@ -16,7 +16,7 @@ from bench.errors import BenchError, InputCorrupt, one_line
 from bench.executors import Executor, NoSlotError
 from bench.graph import Job, JobGraph
 from bench.runs import FailureKind, RunFolder, Runs, State
-from bench.site import Site
+from bench.settings.site import Site
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C

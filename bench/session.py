@@ -20,7 +20,7 @@ from bench.graph import Job, JobGraph
 from bench.rates import Kind
 from bench.runs import Runs, State
 from bench.scales import Scale, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
 from results.store import Store
 from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
@@ -79,7 +79,9 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
     for table, cells in zip(planned.tables, planned.cells, strict=True):
         part = graph.plan((cell.label, cell.spec) for cell in cells)
         asked = (request.seeds, request.rows, request.columns)
-        manifest.write(runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), request.site.recipe, planned.released))
+        manifest.write(
+            runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), request.site.overrides, planned.released)
+        )
     if place is None:
         titles = [f"{table.id}@{planned.scale.name}" for table in planned.tables]
         summary = driving.drive_slurm(jobs, request.site, forced, titles, watch=watch)
@@ -213,7 +215,7 @@ def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
 
 def _plan(request: Request, *, download: bool = False) -> _Planned:
     """Work a request out; `download` gets released weights that are not here, else they are only named."""
-    scale = scale_of(request.scale, request.site.recipe)
+    scale = scale_of(request.scale, request.site.overrides)
     tables = tuple(load_table(name) for name in request.tables)
     hashes: dict[str, str] | None = None
     absent: list[BenchError] = []

@@ -34,7 +34,7 @@ from bench.errors import BenchError, Stopped
 from bench.executors import default_slots
 from bench.runs import RunFolder
 from bench.scales import encoder, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data, Pretrain
 from bench.stopwatch import PARTS
 
@@ -86,7 +86,7 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
     """SimCLR's pretraining with its batch cut to what one process gets and can hold, and its images."""
     split = open_split(Data(name=data, size=entry(data).pixels), "train", site) if data else None
     name = scale or ("paper" if isinstance(split, Files) else "embedded")
-    spec = encoder(scale_of(name, site.recipe), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(scale_of(name, site.overrides), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
     assert isinstance(spec, Pretrain)  # for the type checker
     if split is None or data is None:
         split = open_split(spec.data, "train", site)
@@ -95,12 +95,12 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
     if isinstance(split, Files) and any(view.rotation for view in spec.views):
         raise BenchError(f"scale {name!r} rotates images in memory, and those of {spec.data.name} are on disk: give --scale paper or cifar.")
     if isinstance(split, Files):  # whatever the scale
-        spec = replace(spec, views=tuple(replace(view, exact=site.recipe.exact_views) for view in spec.views))
+        spec = replace(spec, views=tuple(replace(view, exact=site.overrides.exact_views) for view in spec.views))
     batch = min(spec.batch_size // site.ranks, PIXELS[device.type] // max(view.size for view in spec.views) ** 2, len(split))
-    batch -= batch % site.recipe.chunks
+    batch -= batch % site.overrides.chunks
     if batch < 2:
         raise BenchError(
-            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {site.recipe.chunks} chunks leave no batch to measure."
+            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {site.overrides.chunks} chunks leave no batch to measure."
         )
     # A learning rate of 0 takes as long as any other, and the weights stay those of a network that is well.
     optim = replace(spec.optim, lr=0.0, vector_lr=None, warmup_epochs=0.0)

@@ -28,7 +28,7 @@ from bench.health import check_health, effective_rank, embedding_std
 from bench.resume import truncate_metrics
 from bench.runs import RunFolder
 from bench.seeding import seed_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Pretrain
 from bench.stopwatch import Stopwatch
 

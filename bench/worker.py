@@ -22,6 +22,7 @@ from typing import TypeVar
 import torch
 
 from bench import encoders, energy, plugins, train, weights
+from bench.bench_toml import find_site
 from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
 from bench.device_name import device_name
@@ -31,7 +32,7 @@ from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
 from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
-from bench.site import Site, find_site
+from bench.settings.site import Site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later

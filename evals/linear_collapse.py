@@ -30,7 +30,7 @@ from bench.seeding import generator
 from evals import _linear_networks as linear
 from evals._spectrum import measures
 
-WIDTH, AUGMENTED = 16, 8
+_WIDTH, _AUGMENTED = 16, 8
 _STRENGTHS = (0.0, 0.25, 1.0, 2.25, 4.0, 16.0)  # k, variances
 _WEAK = 1e-6  # variance of the noise with two layers
 _SNAPSHOTS = 60
@@ -68,7 +68,7 @@ class Config:
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         loss = "as in the released code" if self.loss == "code" else "as in the paper's theory"
-        return f"neither encoder nor data: linear layers of {WIDTH} x {WIDTH} on Gaussian vectors, InfoNCE {loss}, {self.steps} steps"
+        return f"neither encoder nor data: linear layers of {_WIDTH} x {_WIDTH} on Gaussian vectors, InfoNCE {loss}, {self.steps} steps"
 
 
 RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config()}
@@ -79,12 +79,12 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     metrics: dict[str, float] = {}
     spectra: list[Json] = []
     for k in _STRENGTHS:
-        weights = train(config, context.seed, layers=1, augmented=AUGMENTED, variance=k)[-1][1]
+        weights = train(config, context.seed, layers=1, augmented=_AUGMENTED, variance=k)[-1][1]
         values = linear.embedding_spectrum(weights)
         metrics[f"smallest_over_largest_k{k:g}"] = float(values[-1] / values[0])
         metrics[f"effective_rank_k{k:g}"] = measures(values)["effective_rank"]
         spectra.append({"label": f"k = {k:g}", "values": values.tolist()})
-    history = train(config, context.seed, layers=2, augmented=WIDTH, variance=_WEAK)
+    history = train(config, context.seed, layers=2, augmented=_WIDTH, variance=_WEAK)
     weights = history[-1][1]
     values, matrix = linear.embedding_spectrum(weights), linear.alignment_matrix(*weights)
     found = measures(values)
@@ -101,11 +101,11 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
 def train(config: Config, seed: int, *, layers: int, augmented: int, variance: float) -> list[tuple[int, list[Tensor]]]:
     """(step, layers first to last) from the start to the end, at steps a constant ratio apart."""
     draw = generator(seed, "linear_collapse")  # the same data and start for every variance
-    data = torch.randn(config.images, WIDTH, generator=draw)
-    weights = [linear.initial(layers, WIDTH, draw) for _ in range(layers)]
+    data = torch.randn(config.images, _WIDTH, generator=draw)
+    weights = [linear.initial(layers, _WIDTH, draw) for _ in range(layers)]
     rate = config.one_layer_rate if layers == 1 else config.two_layers_rate
-    deviation = torch.zeros(WIDTH)
-    deviation[WIDTH - augmented :] = variance**0.5
+    deviation = torch.zeros(_WIDTH)
+    deviation[_WIDTH - augmented :] = variance**0.5
     shown = {round(config.steps ** (place / _SNAPSHOTS)) for place in range(_SNAPSHOTS + 1)}
     history = [(0, weights)]
     per_epoch, order = config.images // config.batch_size, torch.arange(0)
@@ -114,7 +114,7 @@ def train(config: Config, seed: int, *, layers: int, augmented: int, variance: f
         if place == 0:
             order = torch.randperm(config.images, generator=draw)
         x = data[order[place : place + config.batch_size]]
-        noise = torch.randn(2, config.batch_size, WIDTH, generator=draw) * deviation
+        noise = torch.randn(2, config.batch_size, _WIDTH, generator=draw) * deviation
         product = weights[0] if layers == 1 else weights[1] @ weights[0]
         if config.loss == "paper":
             gradient = linear.paper_gradient(product, x + noise[0], x + noise[1])

@@ -27,7 +27,7 @@ from methods._branches import build_second, check_second
 from methods._heads import mlp
 from methods._views import byol_pair, cifar, digits
 
-GAMMA, EPS = 1.0, 1e-4  # section 4.2
+_GAMMA, _EPS = 1.0, 1e-4  # section 4.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Config:
 
 def variance_term(z_BD: Tensor) -> Tensor:
     """Mean over dimensions of max(0, gamma - sqrt(Var + eps)), Var over B - 1 (equations 1 and 2)."""
-    return F.relu(GAMMA - (z_BD.var(dim=0) + EPS).sqrt()).mean()
+    return F.relu(_GAMMA - (z_BD.var(dim=0) + _EPS).sqrt()).mean()
 
 
 def covariance_term(z_BD: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from bench import manifest
 from bench.errors import BenchError, one_line
 from bench.runs import Runs
 from bench.scales import scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from reports.build import build
 from reports.memory import Memory
 from results.store import Store
@@ -32,7 +32,7 @@ def views_of(runs: Runs) -> list[TableView]:
     for m in known:
         try:
             views.append(
-                view(load_table(m.table), scale_of(m.scale, m.choices), Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released)
+                view(load_table(m.table), scale_of(m.scale, m.overrides), Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released)
             )
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
             print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)

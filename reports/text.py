@@ -162,7 +162,7 @@ def _caption(view: TableView) -> str:
 
 def _under(view: TableView) -> list[str]:
     unsure = ["A question mark: the printed value is not certain."] if any(cell.doubt for cell in view.cells.values()) else []
-    return [*unsure, *(text for text in (view.caveat, view.chosen) if text), *(agreement_sentence(agreement) for agreement in view.agreement)]
+    return [*unsure, *(text for text in (view.caveat, view.overrides) if text), *(agreement_sentence(agreement) for agreement in view.agreement)]
 
 
 def _line(cells: list[str]) -> str:

@@ -12,7 +12,7 @@ from bench import manifest, scales
 from bench.errors import BenchError, one_line
 from bench.files import write_atomic
 from bench.runs import Runs
-from bench.site import Site
+from bench.settings.site import Site
 from results import records, reference
 from results.check import Finding, compare
 from results.store import Store
@@ -132,7 +132,7 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
     if not cells:
         raise BenchError(f"{table}: no cell of it can be measured at the scale {scale!r}.")
     last = _last_run(table, scale, site)
-    if chosen := scales.scale_of(scale, last.choices).choices.sentence():
+    if chosen := scales.scale_of(scale, last.overrides).overrides.sentence():
         raise BenchError(f"{table} was not run by the papers' recipes, and a reference holds what those give. {chosen}")
     path = reference.path_of(table, scale, root)
     reference.write(path, cells)
@@ -172,7 +172,7 @@ def _written(path: Path) -> str:
 def fresh_view(table: str, scale: str, site: Site) -> TableView:
     """The table as the run folders of the site have it, with the seeds of its last run. Raises BenchError when it was never run."""
     last = _last_run(table, scale, site)
-    found = scales.scale_of(scale, last.choices)
+    found = scales.scale_of(scale, last.overrides)
     return view(load_table(table), found, Store(Runs(site.runs)), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
 
 

@@ -26,7 +26,7 @@ def assert_table_matches_reference() -> AssertTable:
     """Compares the results of the site (bench.toml at or above the working folder) with the committed reference."""
 
     def matches(table: str, *, scale: str = "embedded", references: Path | None = None) -> Report:
-        from bench.site import find_site  # imported when used: the plug-in is loaded into every pytest run of the environment
+        from bench.bench_toml import find_site
         from results import checking, reference
 
         report = checking.check(table, scale, find_site(), root=references or reference.ROOT)

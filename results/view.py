@@ -73,7 +73,7 @@ class TableView:
     table: Table
     scale: str
     caveat: str
-    chosen: str  # what bench.toml changed in all recipes, or ""
+    overrides: str  # what bench.toml changed in all recipes, or ""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     references: tuple[Row, ...]
@@ -126,7 +126,7 @@ def view(
         table=table,
         scale=scale.name,
         caveat=scale.caveat({row.dataset for row in table.rows} | {column.dataset for column in table.columns}),
-        chosen=scale.choices.sentence(),
+        overrides=scale.overrides.sentence(),
         columns=table.columns,
         rows=tuple(_with_source(row, released) for row in table.rows),
         references=tuple(_with_source(row, released) for row in table.references),

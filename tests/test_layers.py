@@ -16,9 +16,23 @@ ALLOWED = {
     "reports": {"bench", "results", "reports"},
 }
 COMMAND_LINE = {"bench/cli.py", "bench/session.py", "bench/doctor.py"}  # what stands behind the commands; imported by nothing else
-NO_TORCH = ["spec", "identity", "graph", "runs", "result", "files", "errors", "site", "scheduler", "manifest", "monitor", "progress"]
+NO_TORCH = [
+    "spec",
+    "identity",
+    "graph",
+    "runs",
+    "result",
+    "files",
+    "errors",
+    "bench_toml",
+    "settings/site",
+    "scheduler",
+    "manifest",
+    "monitor",
+    "progress",
+]
 NO_TORCH += ["listing", "plugins", "contracts", "scales", "cost", "cli", "session"]
-NO_TORCH += ["cluster", "commit", "simulate", "forecast", "executors/slurm", "executors/_slurm_job"]
+NO_TORCH += ["settings/slurm", "settings/overrides", "authors", "commit", "simulate", "forecast", "executors/slurm", "executors/_slurm_job"]
 
 
 def imports(path: Path, *, at_top_only: bool = False) -> set[str]:

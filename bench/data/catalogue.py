@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bench.errors import BenchError, unknown_name
-from bench.site import Site
+from bench.settings.site import Site
 
 
 @dataclass(frozen=True)

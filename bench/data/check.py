@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bench.data import lists
 from bench.data.catalogue import CATALOGUE, check_present, entry, fetch_folder
 from bench.errors import BenchError, one_line, unknown_name
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 if TYPE_CHECKING:

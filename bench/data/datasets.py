@@ -11,7 +11,7 @@ from bench.data.digits import CONTRAST, flat_colours
 from bench.data.folders import scan_folder
 from bench.data.splits import SPLITS, Arrays, Files, Split, SplitData, joined, labelled_subset
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 __all__ = ["CONTRAST", "LOADERS", "SPLITS", "Arrays", "Files", "Split", "SplitData", "flat_colours", "labelled_subset", "open_split", "scan_folder"]

@@ -26,7 +26,7 @@ from bench.data.catalogue import root_of
 from bench.errors import BenchError
 from bench.files import make_folder, write_json
 from bench.identity import digest
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 COCO = ("coco", "scenes_coco")  # names of the catalogue in COCO's layout

@@ -13,7 +13,7 @@ from bench.data.augment import GRAY_WEIGHTS
 from bench.data.splits import Arrays, Split, SplitData, check_size
 from bench.errors import BenchError
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 
 
 @lru_cache(maxsize=1)

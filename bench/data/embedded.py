@@ -23,7 +23,7 @@ from bench.data.digits import mnist5k
 from bench.data.splits import SPLITS, Arrays, Split, SplitData, check_size
 from bench.errors import BenchError
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 
 TILE = 28  # pixels of an mnist digit with its rim; the ink is scaled to 20 and its centre of mass lies in the middle
 INK = 20

@@ -12,7 +12,7 @@ from bench.data import lists
 from bench.data.catalogue import CATALOGUE, check_present, entry, fetch_folder
 from bench.errors import BenchError, one_line, unknown_name
 from bench.files import atomic_path, make_folder
-from bench.site import Site
+from bench.settings.site import Site
 
 SECONDS = 60  # without an answer
 LIMIT = 50_000_000  # bytes of a list, many times what they have

@@ -20,7 +20,7 @@ from bench.data.catalogue import root_of
 from bench.data.splits import Files, Paths, Split, SplitData, hold_out
 from bench.errors import BenchError
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # In the order of the VOC2007 development kit.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from bench.data.catalogue import fetch_folder
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ from bench.errors import BenchError, InputCorrupt
 from bench.files import atomic_path, make_folder, read_json, write_json
 from bench.identity import digest
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 
 FORMAT = 1
 QUALITY = 90

@@ -17,7 +17,7 @@ from bench.data.catalogue import entry, root_of
 from bench.data.splits import Arrays, Files, Paths, Split, SplitData, check_size, hold_out
 from bench.errors import BenchError, one_line
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bench.errors import unknown_name
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 
 NAMES = ("inline", "local", "slurm")
 

@@ -16,9 +16,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from bench.bench_toml import find_site
 from bench.executors._slurm_journal import read_submission
 from bench.runs import Runs, State
-from bench.site import find_site
 
 
 def main(folder: str) -> int:

@@ -26,7 +26,7 @@ from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
 from bench.executors._forks import Forked, ForkServer
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Resources
 
 EXIT_STOPPED = 75  # of bench.worker

@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.cluster import Request
 from bench.commit import commit
 from bench.errors import BenchError
 from bench.executors import _slurm_snapshot
@@ -31,7 +30,8 @@ from bench.executors._slurm_settle import Job, settle
 from bench.executors._slurm_snapshot import Snapshot
 from bench.files import write_atomic
 from bench.runs import Runs, State
-from bench.site import Site
+from bench.settings.site import Site
+from bench.settings.slurm import SlurmRequest
 
 ENDING_SECONDS = 40.0  # to wait for a wanted job that is just ending, before it counts as in the queue
 SCANCEL_CHUNK = 500  # ids in one call
@@ -190,7 +190,7 @@ def _call_sbatch(text: str, journal: Journal, made: Submission, lock: int) -> Su
     return made
 
 
-def script(folder: Path, made: Submission, request: Request, site: Site, snapshot: Snapshot, *, dependency: str | None, module: str) -> str:
+def script(folder: Path, made: Submission, request: SlurmRequest, site: Site, snapshot: Snapshot, *, dependency: str | None, module: str) -> str:
     """The text of the sbatch script, by submitit."""
     import submitit
 
@@ -230,7 +230,7 @@ def script(folder: Path, made: Submission, request: Request, site: Site, snapsho
     return text
 
 
-def _exports(request: Request, site: Site, snapshot: Snapshot) -> list[str]:
+def _exports(request: SlurmRequest, site: Site, snapshot: Snapshot) -> list[str]:
     """The worker's environment: threads, the pinned code before any other, the same site and plug-ins."""
     values = {
         "OMP_NUM_THREADS": str(request.cpus),

@@ -11,7 +11,7 @@ from PIL import Image
 
 from bench.distributed import Ranks
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.train import Place
 from methods.simclr import Config

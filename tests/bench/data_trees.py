@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.data.digits import mnist5k
 from bench.data.folders import VOC_CLASSES
-from bench.site import Site
+from bench.settings.site import Site
 
 _next = count()
 

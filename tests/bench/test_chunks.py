@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bench import train
+from bench.bench_toml import find_site
 from bench.chunks import cached_backward, split
 from bench.contracts import Batch
 from bench.distributed import Ranks
 from bench.errors import BenchError
 from bench.runs import RunFolder
-from bench.site import find_site
 from methods.barlow_twins import barlow_twins_loss
 from methods.simclr import nt_xent
 from tests.conftest import tiny_pretrain

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cluster import minutes_of
+from bench.bench_toml import read_site
 from bench.errors import BenchError
-from bench.site import Site, read_site
+from bench.settings.site import Site
+from bench.settings.slurm import minutes_of
 from bench.spec import Resources
 
 

@@ -16,7 +16,7 @@ from bench.data.catalogue import check_present, entry
 from bench.data.datasets import SPLITS, Arrays, Split, flat_colours, open_split
 from bench.errors import BenchError
 from bench.scales import SCALES, Change, encoder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain
 from methods._views import autoaugment, colour_distortion
 

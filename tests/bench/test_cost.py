@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import encoders, graph
+from bench import encoders, graph, plugins
 from bench.cost import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
 from bench.graph import Job
 from bench.runs import Runs
@@ -89,7 +89,8 @@ def test_an_evaluation_without_features_takes_no_disk_and_one_that_says_nothing_
     toy = evaluation(PAPER, Pixels(), "linear_collapse", dataset="imagenet", seed=0)
     assert disk(toy) == 0
     knn = evaluate("knn", "")
-    monkeypatch.delattr("evals.knn.FEATURES")
+    silent = replace(plugins.evaluation("knn"), features=None)
+    monkeypatch.setattr(plugins, "evaluation", lambda _: silent)
     assert disk(knn) == pytest.approx(TRAIN_VAL_TEST)
     birds = replace(knn, data=replace(knn.data, name="birdsnap"))  # copies differ: numbers are guessed
     assert disk(birds) == pytest.approx(1.5 * 42_648 * 2048 * 4)

@@ -20,7 +20,7 @@ from bench.data.catalogue import CATALOGUE, Entry
 from bench.data.datasets import LOADERS, open_split
 from bench.data.fetch import fetch
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 from tests.bench.data_trees import class_folders, places, save, site_with, voc
 

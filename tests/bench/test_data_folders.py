@@ -15,7 +15,7 @@ from bench.data.folders import VOC_CLASSES
 from bench.data.loader import decode
 from bench.data.splits import Paths
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 from tests.bench.data_trees import class_folders, files_below, inat, places, save, site_with, sun, voc, voc_label
 

@@ -14,7 +14,7 @@ import pytest
 from bench.data import lists
 from bench.data.datasets import Files, labelled_subset, open_split
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 from tests.bench.data_trees import class_folders, save, site_with, voc
 

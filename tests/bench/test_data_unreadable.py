@@ -20,7 +20,7 @@ from bench.executors.local import LocalExecutor
 from bench.graph import plan as plan_jobs
 from bench.runs import Runs
 from bench.seeding import seed_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain, Resources
 from bench.train import Place, Trained, pretrain
 from tests.bench.data_trees import class_folders, site_with

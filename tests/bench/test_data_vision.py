@@ -16,7 +16,7 @@ from bench.data.datasets import SPLITS, Arrays, Files, Split, open_split
 from bench.data.digits import mnist5k
 from bench.data.loader import decode
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 from tests.bench.data_trees import files_below, save, site_with
 

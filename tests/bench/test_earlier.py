@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from bench import earlier, graph, session
+from bench.bench_toml import find_site
 from bench.cost import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry
 from bench.files import read_json
 from bench.result import Provenance, Result
 from bench.runs import Runs
 from bench.scales import SCALES
-from bench.site import find_site
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
 from results.table import cell_jobs, load_table
 from tests.conftest import knn_of, tiny_pretrain

@@ -22,7 +22,7 @@ from bench.data.catalogue import check_present, entry
 from bench.data.datasets import SPLITS, Arrays, Split, open_split
 from bench.data.digits import mnist5k
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 SIZES = {"digits1797": 32, "digit_scenes": 64, "digit_pairs": 32}

@@ -20,7 +20,7 @@ from bench.data.catalogue import CATALOGUE
 from bench.data.check import check
 from bench.data.datasets import open_split
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 

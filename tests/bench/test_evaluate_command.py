@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from bench import encoders, evaluate
+from bench.bench_toml import find_site
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
 from bench.graph import Job
 from bench.identity import job_id
 from bench.runs import Runs
-from bench.site import Site, find_site
+from bench.settings.site import Site
 from bench.spec import Backbone, Data, Resources
 from evals import knn
 from tests.bench import tensor_bundle

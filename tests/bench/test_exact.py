@@ -20,7 +20,7 @@ from bench.data.datasets import Files, open_split
 from bench.data.loader import Plan
 from bench.identity import canonical, digest
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from bench.graph import plan
 from bench.identity import digest
 from bench.runs import Runs
 from bench.session import _cached
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data, Evaluate, Random
 from evals import linear_augmented, spectrum, svm
 from evals._features import features_of
@@ -86,5 +86,5 @@ def test_no_torch_is_imported() -> None:
 @pytest.mark.parametrize("text", ["[data]\n", '[data]\nimagenet = "x"\n'])
 def test_reading_the_names_under_data_imports_no_torch(workplace: Path, text: str) -> None:
     (workplace / "bench.toml").write_text(text)
-    code = "import sys; from bench.site import find_site; find_site(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from bench.bench_toml import find_site; find_site(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

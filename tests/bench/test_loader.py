@@ -18,7 +18,7 @@ from bench.data.datasets import SPLITS, Arrays, Files, SplitData, labelled_subse
 from bench.data.loader import Plan
 from bench.errors import BenchError
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from bench.executors import Ended, NoSlotError
 from bench.executors.local import LocalExecutor, slot_names
 from bench.graph import plan
 from bench.runs import RunFolder, Runs, State
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Random, Resources
 from tests.conftest import TINY, knn_of, tiny_pretrain
 

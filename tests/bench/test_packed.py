@@ -17,7 +17,7 @@ from bench.data import check, decoding, folders, loader, packed
 from bench.data.datasets import SPLITS, Files, open_split
 from bench.data.loader import Plan
 from bench.errors import BenchError
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data
 
 NAME, SIZE = "imagenet-48", 48  # the patches are 60 to 80 px

@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.identity import canonical
 from bench.scales import SCALES, Change, recipe_of
 from bench.seeding import generator
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")

@@ -16,12 +16,13 @@ from PIL import Image
 
 from bench import encoders, manifest, plugins, released, session
 from bench.authors import Weights, catalogue
+from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
-from bench.released import Place, fetch, find, folder_of, locate, register
+from bench.released import fetch, find, folder_of, locate, register
 from bench.runs import Runs, State
 from bench.scales import SCALES
-from bench.site import Site, find_site
+from bench.settings.site import KnownFile, Site
 from bench.spec import Backbone, Data, Evaluate, Released
 from evals.knn import Config as Knn
 from results.store import Store
@@ -145,12 +146,12 @@ def test_what_only_a_browser_gets_says_where_it_is(here: Site) -> None:
 def test_a_file_named_in_bench_toml_is_taken_and_its_pin_is_kept(here: Site, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(CONTENT)
-    assert locate("twist", replace(here, released={"twist": Place(path=path)})).sha256 == HASH
-    assert locate("twist", replace(here, released={"twist": Place(path=path, sha256=HASH)})).path == path
+    assert locate("twist", replace(here, released={"twist": KnownFile(path=path)})).sha256 == HASH
+    assert locate("twist", replace(here, released={"twist": KnownFile(path=path, sha256=HASH)})).path == path
     with pytest.raises(BenchError, match=rf"has sha256 {HASH}, expected {'0' * 64}: a damaged or another file"):
-        locate("twist", replace(here, released={"twist": Place(path=path, sha256="0" * 64)}))
+        locate("twist", replace(here, released={"twist": KnownFile(path=path, sha256="0" * 64)}))
     with pytest.raises(BenchError, match=r"gone\.pth .* is not there"):
-        locate("twist", replace(here, released={"twist": Place(path=tmp_path / "gone.pth")}))
+        locate("twist", replace(here, released={"twist": KnownFile(path=tmp_path / "gone.pth")}))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_mistakes_in_bench_toml_are_named(tmp_path: Path, text: str, message: st
 
 def test_bench_toml_names_files_and_pins(tmp_path: Path) -> None:
     (tmp_path / "bench.toml").write_text(f'[released]\ntwist = "a.pth"\nvicreg = {{ sha256 = "{HASH.upper()}" }}\n')
-    assert find_site(tmp_path).released == {"twist": Place(path=tmp_path / "a.pth"), "vicreg": Place(sha256=HASH)}
+    assert find_site(tmp_path).released == {"twist": KnownFile(path=tmp_path / "a.pth"), "vicreg": KnownFile(sha256=HASH)}
 
 
 def test_a_worker_finds_a_file_by_its_hash_and_reads_it_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from bench.graph import JobGraph, plan
 from bench.result import Provenance, Result
 from bench.runs import FailureKind, RunFolder, Runs, State
 from bench.scheduler import Event, RetryRules, Summary
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Random
 from tests.conftest import TINY, knn_of, linear_of, tiny_pretrain
 

@@ -4,15 +4,14 @@ import time
 
 import pytest
 
-from bench.cluster import Cluster as Request
-from bench.cluster import Request as Asked
 from bench.cost import Costs
 from bench.errors import BenchError
 from bench.forecast import Imagined, lines, work_of
 from bench.graph import plan
 from bench.runs import Runs
+from bench.settings.site import Site
+from bench.settings.slurm import SlurmRequest, SlurmSettings
 from bench.simulate import Cluster, Work, simulate
-from bench.site import Site
 from tests.conftest import knn_of, tiny_pretrain
 
 
@@ -76,7 +75,7 @@ def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
     graph = plan([("a | kNN", knn_of(tiny_pretrain(epochs=1e6)))])
     costs = Costs(runs, graph)
     pretrain, evaluate = graph
-    slurm = Request(pretrain=Asked(gpus=4, nodes=2, tasks=4))
+    slurm = SlurmSettings(pretrain=SlurmRequest(gpus=4, nodes=2, tasks=4))
     site = Site(root=runs.root, runs=runs.root, output=runs.root, report=runs.root, slurm=slurm)
     work = work_of(pretrain, costs, site, 4)
     assert (work.nodes, work.slots, work.keeps) == (2, 4, True)

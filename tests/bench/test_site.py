@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.bench_toml import find_site
 from bench.data.catalogue import CATALOGUE
 from bench.data.lists import PUBLISHED
 from bench.errors import BenchError
-from bench.site import find_site
 
 
 def write(tmp_path: Path, text: str) -> Path:

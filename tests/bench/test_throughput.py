@@ -13,13 +13,13 @@ import torch
 
 from bench import throughput, train
 from bench._throughput_verdict import HEADROOM, judge
-from bench.choices import Choices
 from bench.data import loader
 from bench.data.datasets import Files
 from bench.distributed import Ranks
 from bench.errors import BenchError
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.overrides import Overrides
+from bench.settings.site import Site
 from bench.spec import Pretrain
 from bench.throughput import Rate, measure, recipe, room_for_workers, show, worker_counts
 
@@ -186,7 +186,7 @@ def on_disk(here: Site, photographs: Path, small: Pretrain, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     spec = replace(small, views=tuple(replace(view, rotation=0.0) for view in small.views), batch_size=8)
     monkeypatch.setattr(
-        throughput, "encoder", lambda scale, *args, **kwargs: replace(spec, chunks=scale.choices.chunks, compile=scale.choices.compile)
+        throughput, "encoder", lambda scale, *args, **kwargs: replace(spec, chunks=scale.overrides.chunks, compile=scale.overrides.compile)
     )
     cores = min(2, throughput.cores_here())
     monkeypatch.setattr(throughput, "cores_here", lambda: cores)
@@ -298,14 +298,14 @@ def test_what_cannot_be_measured_is_said_in_a_line(here: Site) -> None:
 
 
 def test_what_bench_toml_changes_in_the_recipe_is_measured(on_disk: Site) -> None:
-    spec, _ = recipe(replace(on_disk, recipe=Choices(chunks=2, compile=True, exact_views=True)), None, "imagenet", CPU)
+    spec, _ = recipe(replace(on_disk, overrides=Overrides(chunks=2, compile=True, exact_views=True)), None, "imagenet", CPU)
     assert (spec.chunks, spec.compile, {view.exact for view in spec.views}) == (2, True, {True})
     assert not any(view.exact for view in recipe(on_disk, None, "imagenet", CPU)[0].views)
 
 
 def test_more_chunks_than_images_are_refused(on_disk: Site) -> None:
     with pytest.raises(BenchError, match="23 training images of imagenet in 4 ranks and 4 chunks leave no batch"):
-        show(replace(on_disk, ranks=4, recipe=Choices(chunks=4)), data="imagenet")
+        show(replace(on_disk, ranks=4, overrides=Overrides(chunks=4)), data="imagenet")
 
 
 def test_a_scale_that_rotates_in_memory_is_refused_for_images_on_disk(here: Site, photographs: Path) -> None:

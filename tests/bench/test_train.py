@@ -19,7 +19,7 @@ from bench.graph import plan
 from bench.health import TrainingFailedError, embedding_std
 from bench.identity import job_id
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
 from bench.train import Place
 from methods.simclr import Method

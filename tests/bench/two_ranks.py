@@ -20,7 +20,7 @@ from bench import train
 from bench.contracts import Batch, Method
 from bench.distributed import Ranks, gather, synchronise_norms
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods.barlow_twins import Config as BarlowTwins
 from methods.byol import Config as Byol

@@ -9,7 +9,7 @@ import torch
 
 from bench import encoders
 from bench.contracts import Context, Subject
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Backbone, Data
 
 

@@ -16,7 +16,7 @@ from bench import encoders, resume
 from bench.contracts import Context, Outcome, Subject
 from bench.data import embedded_scenes
 from bench.distributed import from_environment, process_group
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Backbone, Data
 from evals import detection_coco, detection_voc
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
 from bench.data.datasets import Arrays, Files, Split, SplitData
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Data
 
 CLASSES = 6

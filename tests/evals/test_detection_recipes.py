@@ -16,7 +16,7 @@ from bench.errors import BenchError
 from bench.graph import Job
 from bench.runs import Runs
 from bench.scales import SCALES, encoder, evaluation
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Evaluate, Random
 from evals import _detectron2_compat as compat
 from evals import detection_coco, detection_voc

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench.contracts import Batch, Facts
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Backbone
 
 

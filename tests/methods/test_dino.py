@@ -16,7 +16,7 @@ from bench.encoders import build
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
 from bench.vit import Block
 from methods._dino import LastLayer, clip_each, dino_loss, projector, temperature_of

@@ -21,7 +21,7 @@ from bench.distributed import Ranks
 from bench.identity import canonical, from_json, job_id
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Backbone, Pretrain
 
 METHODS = plugins.names("method")

@@ -17,7 +17,7 @@ from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder
 from bench.scales import encoder, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
 from methods._false_negatives import fnc_loss, most_similar, own_candidates, same_label
 from methods.fnc import RECIPES, Config, Method

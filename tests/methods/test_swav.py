@@ -15,7 +15,7 @@ from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Pretrain
 from methods._swav import sinkhorn, swapped_prediction
 from methods.swav import RECIPES, VARIANTS, Config, Method

@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.identity import job_id
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
 from methods.twist import RECIPES, VARIANTS, Config, Method

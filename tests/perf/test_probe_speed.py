@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench import encoders
 from bench.contracts import Context, Subject
-from bench.site import Site
+from bench.settings.site import Site
 from evals import linear, linear_augmented
 from evals._features import features_of
 from tests.perf.pairs import Side, Spent, Usual, pairs, timed

@@ -19,7 +19,7 @@ from bench.graph import Job
 from bench.result import Result
 from bench.runs import Runs
 from bench.scales import SCALES
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
 from reports.site import build_site
 from results.table import cell_jobs, load_table

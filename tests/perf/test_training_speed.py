@@ -22,7 +22,7 @@ from bench.data.splits import Arrays
 from bench.distributed import Ranks
 from bench.errors import Stopped
 from bench.runs import RunFolder
-from bench.site import Site
+from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from methods.simclr import Config
 from tests.perf import references

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.choices import Choices
+from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.graph import plan
 from bench.manifest import Manifest, of_graph
@@ -18,7 +18,8 @@ from bench.manifest import write as remember
 from bench.result import Provenance, Result
 from bench.runs import Runs
 from bench.scales import scale_of
-from bench.site import Site, find_site
+from bench.settings.overrides import Overrides
+from bench.settings.site import Site
 from reports.text import to_markdown
 from results import records
 from results.checking import check_all, fresh_view, update_all, write_junit
@@ -172,6 +173,6 @@ def test_damaged_and_absent_records_are_named(site: Site, tmp_path: Path) -> Non
 def test_what_bench_toml_changed_becomes_no_reference(site: Site, tmp_path: Path) -> None:
     finish(site, "one", {"Pixels": [80.0], "Random": [60.0]})
     graph = plan((cell.label, cell.spec) for cell in cell_jobs(load_table("one"), scale_of(SCALE), 1))
-    remember(Runs(site.runs), Manifest("one", SCALE, 1, (), (), of_graph(graph), Choices(chunks=4)))
+    remember(Runs(site.runs), Manifest("one", SCALE, 1, (), (), of_graph(graph), Overrides(chunks=4)))
     with pytest.raises(BenchError, match=r"one was not run by the papers' recipes.*Chosen in bench.toml: 4 chunks"):
         update_all(["one"], SCALE, site, root=tmp_path / "references")

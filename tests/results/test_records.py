@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from bench import manifest
+from bench.bench_toml import find_site
 from bench.runs import Runs
-from bench.site import Site, find_site
+from bench.settings.site import Site
 from reports.site import build_site
 from results import records, reference
 from results.checking import fresh_view

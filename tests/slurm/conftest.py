@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from bench import scheduler
+from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.executors import slurm
 from bench.graph import JobGraph
 from bench.runs import Runs
 from bench.scheduler import RetryRules
-from bench.site import Site, read_site
+from bench.settings.site import Site
 
 HERE = Path(__file__).parent
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol")

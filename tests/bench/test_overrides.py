@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from bench import manifest
-from bench.choices import AS_PUBLISHED, Choices
+from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.identity import job_id
 from bench.runs import Runs
 from bench.scales import scale_of
-from bench.site import read_site
+from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
 from reports.text import to_markdown
 from results.store import Store
 from results.table import cell_jobs, load_table
 from results.view import view
 
-ALL = Choices(chunks=4, compile=True, exact_views=True, data=(("imagenet", "imagenet-256"),))
+ALL = Overrides(chunks=4, compile=True, exact_views=True, data=(("imagenet", "imagenet-256"),))
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -28,14 +28,14 @@ def written(tmp_path: Path, text: str) -> Path:
     return file
 
 
-def ids(scale: str, choices: Choices) -> set[str]:
-    return {job_id(cell.spec) for cell in cell_jobs(load_table("simclr_table6"), scale_of(scale, choices), 1)}
+def ids(scale: str, overrides: Overrides) -> set[str]:
+    return {job_id(cell.spec) for cell in cell_jobs(load_table("simclr_table6"), scale_of(scale, overrides), 1)}
 
 
 def test_the_section_is_read(tmp_path: Path) -> None:
     text = '[recipe]\nchunks = 4\ncompile = true\nexact_views = true\ndata = { imagenet = "imagenet-256" }\n'
-    assert read_site(written(tmp_path, text)).recipe == ALL
-    assert read_site(written(tmp_path, "")).recipe == AS_PUBLISHED
+    assert read_site(written(tmp_path, text)).overrides == ALL
+    assert read_site(written(tmp_path, "")).overrides == AS_PUBLISHED
 
 
 @pytest.mark.parametrize(
@@ -59,10 +59,10 @@ def test_mistakes_are_named(tmp_path: Path, line: str, error: str) -> None:
 
 def test_a_choice_makes_other_jobs_where_it_changes_something_and_only_there() -> None:
     plain = {name: ids(name, AS_PUBLISHED) for name in ("embedded", "paper")}
-    for choice in (Choices(chunks=2), Choices(compile=True)):
+    for choice in (Overrides(chunks=2), Overrides(compile=True)):
         assert not ids("embedded", choice) <= plain["embedded"]
         assert not ids("paper", choice) <= plain["paper"]
-    for choice in (Choices(exact_views=True), Choices(data=(("imagenet", "imagenet-256"),))):
+    for choice in (Overrides(exact_views=True), Overrides(data=(("imagenet", "imagenet-256"),))):
         assert ids("embedded", choice) == plain["embedded"]
         assert not ids("paper", choice) <= plain["paper"]
 
@@ -82,12 +82,12 @@ def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     assert said in to_markdown(chosen)
     assert "imagenet-256" in chosen.protocols["Top-1"]
     assert "Chosen in bench.toml" not in to_markdown(view(table, scale_of("paper"), store, 1))
-    assert "Pillow" not in view(table, scale_of("embedded", ALL), store, 1).chosen
+    assert "Pillow" not in view(table, scale_of("embedded", ALL), store, 1).overrides
 
 
 def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
-    for choices in (AS_PUBLISHED, ALL):
-        made = manifest.Manifest("t", "paper", 1, (), (), (), choices)
+    for overrides in (AS_PUBLISHED, ALL):
+        made = manifest.Manifest("t", "paper", 1, (), (), (), overrides)
         manifest.write(runs, made)
         assert manifest.read_all(runs) == [made]

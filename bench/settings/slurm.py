@@ -34,7 +34,7 @@ _RANKS = ("nodes", "tasks")  # meaningless for an evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SlurmRequest:
     """What one job of a kind asks for."""
 
     partition: str = ""  # "": sbatch's own default, as for every word below
@@ -69,18 +69,18 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class SlurmSettings:
     """The requests of both kinds of jobs."""
 
-    pretrain: Request = field(default_factory=Request)
-    evaluate: Request = field(default_factory=Request)
+    pretrain: SlurmRequest = field(default_factory=SlurmRequest)
+    evaluate: SlurmRequest = field(default_factory=SlurmRequest)
 
-    def request(self, kind: str) -> Request:
+    def request(self, kind: str) -> SlurmRequest:
         """For `pretrain` or `evaluate`."""
         return self.pretrain if kind == "pretrain" else self.evaluate
 
 
-def read_cluster(where: str, data: Mapping[str, object]) -> Cluster:
+def read_slurm(where: str, data: Mapping[str, object]) -> SlurmSettings:
     """Check the section and fill it in; `where` names the file. Raises BenchError with the one entry that is wrong."""
     common = {key: value for key, value in data.items() if key not in KINDS}
     _check(f"{where}: slurm", common)
@@ -104,7 +104,7 @@ def read_cluster(where: str, data: Mapping[str, object]) -> Cluster:
     evaluate = _request({**{k: v for k, v in common.items() if k not in _RANKS}, **parts["evaluate"]})
     if "gpus" not in parts["evaluate"]:
         evaluate = replace(evaluate, gpus=min(1, evaluate.gpus))
-    return Cluster(pretrain=pretrain, evaluate=evaluate)
+    return SlurmSettings(pretrain=pretrain, evaluate=evaluate)
 
 
 def minutes_of(text: str) -> int:
@@ -152,7 +152,7 @@ def _check_options(name: str, value: object) -> None:
             raise BenchError(f"{name}: {option!r} cannot stand there: it is set by an entry of its own or by the project.")
 
 
-def _request(body: Mapping[str, object]) -> Request:
+def _request(body: Mapping[str, object]) -> SlurmRequest:
     def number(key: str, default: int) -> int:
         value = body.get(key, default)
         return value if isinstance(value, int) else default
@@ -161,7 +161,7 @@ def _request(body: Mapping[str, object]) -> Request:
         return str(body.get(key, ""))
 
     setup, options = body.get("setup", []), body.get("options", {})
-    return Request(
+    return SlurmRequest(
         partition=word("partition"),
         constraint=word("constraint"),
         account=word("account"),

@@ -19,10 +19,10 @@
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a GPU,
                                 # none (0) for a CPU. `bench doctor --throughput` says how many to use
 
-    [recipe]                    # what is changed in all recipes: bench/choices.py
+    [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
     chunks = 4
 
-    [slurm]                     # what jobs ask Slurm for: bench/cluster.py
+    [slurm]                     # what jobs ask Slurm for: bench/settings/slurm.py
     partition = "gpu"
 
     [notify]
@@ -36,60 +36,21 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.authors import catalogue
-from bench.choices import AS_PUBLISHED, Choices, read_choices
-from bench.cluster import Cluster, read_cluster
+from bench.data.catalogue import CATALOGUE as DATA_SETS
+from bench.data.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
-from bench.released import Place
-from bench.spec import Resources
+from bench.settings.overrides import Overrides
+from bench.settings.site import NAME, KnownFile, Site
+from bench.settings.slurm import read_slurm
 
-NAME = "bench.toml"
 KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "workers"}, "notify": {"command"}}
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
-
-
-@dataclass(frozen=True, kw_only=True)
-class Site:
-    """Paths and local resources; read once at start and passed down."""
-
-    root: Path
-    file: Path | None = None  # the bench.toml that was read
-    runs: Path
-    output: Path
-    report: Path
-    data: Mapping[str, Path] = field(default_factory=dict)
-    released: Mapping[str, Place] = field(default_factory=dict)
-    slots: int | None = None
-    threads: int = 1
-    ranks: int = 1
-    workers: int | None = None  # that decode images; see loader_workers
-    recipe: Choices = AS_PUBLISHED
-    slurm: Cluster = field(default_factory=Cluster)
-    notify: str = ""  # a line of shell
-
-    def data_root(self, name: str) -> Path:
-        """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
-        if name not in self.data:
-            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.file or self.root / NAME}.')
-        if not self.data[name].is_dir():
-            raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
-        return self.data[name]
-
-    def loader_workers(self, device: str) -> int:
-        """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device."""
-        if self.workers is not None:
-            return self.workers
-        return 0 if device == "cpu" else 8
-
-    def resources(self, kind: str, executor: str = "local") -> Resources:
-        """What a job of this kind is given here, or on Slurm's nodes."""
-        if executor == "slurm":
-            return self.slurm.request(kind).resources
-        return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads)
+OVERRIDES: Mapping[str, type] = {"chunks": int, "compile": bool, "exact_views": bool, "data": dict}  # keys of [recipe]
+WORDS: Mapping[type, str] = {int: "a whole number of at least 1", bool: "true or false", dict: 'a table such as { imagenet = "imagenet-256" }'}
 
 
 def find_site(start: Path | None = None) -> Site:
@@ -115,13 +76,13 @@ def read_site(file: Path) -> Site:
             raise unknown_name(f"section in {file}", section, {*KEYS, *FREE})
         if not isinstance(body, dict):
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
-        if section not in ("recipe", "released", "slurm"):  # read by read_choices, _released and read_cluster
+        if section not in ("recipe", "released", "slurm"):  # read by _overrides, _released and read_slurm
             _check_entries(file, section, body)
     return _site(file.resolve().parent, data, file.resolve())
 
 
 def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None:
-    known = _data_names() if section == "data" else KEYS[section]
+    known = {*DATA_SETS, *PUBLISHED} if section == "data" else KEYS[section]
     if section == "local" and "chunks" in body:
         raise BenchError(f"{file}: chunks stands under [recipe], not [local]: it changes numbers.")
     for key in body:
@@ -138,15 +99,7 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
 
 
-def _data_names() -> set[str]:
-    """What may stand under [data]: data sets and lists."""
-    from bench.data.catalogue import CATALOGUE as DATA_SETS  # these modules know Site
-    from bench.data.lists import PUBLISHED
-
-    return {*DATA_SETS, *PUBLISHED}
-
-
-def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, Place]:
+def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, KnownFile]:
     """Section [released]: `name = "path"` or `name = { path = "...", sha256 = "..." }`, either key."""
     found = {}
     for name, value in body.items():
@@ -161,7 +114,7 @@ def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict
         pin = entry.get("sha256", "").lower()
         if pin and not (len(pin) == 64 and set(pin) <= set("0123456789abcdef")):
             raise BenchError(f"{file}: released.{name}.sha256 is {pin!r}, expected 64 hexadecimal digits.")
-        found[name] = Place(path=root / Path(entry["path"]).expanduser() if "path" in entry else None, sha256=pin)
+        found[name] = KnownFile(path=root / Path(entry["path"]).expanduser() if "path" in entry else None, sha256=pin)
     return found
 
 
@@ -183,7 +136,34 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         threads=int(local.get("threads", 1)),
         ranks=int(local.get("ranks", 1)),
         workers=int(local["workers"]) if "workers" in local else None,
-        recipe=read_choices(str(file), data.get("recipe", {})),
-        slurm=read_cluster(str(file), data.get("slurm", {})),
+        overrides=_overrides(str(file), data.get("recipe", {})),
+        slurm=read_slurm(str(file), data.get("slurm", {})),
         notify=str(data.get("notify", {}).get("command", "")),
     )
+
+
+def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
+    """Raises BenchError for an unknown key, a wrong type, or a data set that cannot stand in for another."""
+    for key, value in body.items():
+        if key not in OVERRIDES:
+            raise unknown_name(f"key in [recipe] of {file}", key, OVERRIDES)
+        wrong = type(value) is not OVERRIDES[key]  # a bool is an int for isinstance
+        if wrong or (key == "chunks" and value < 1):
+            raise BenchError(f"{file}: recipe.{key} is {value!r}, expected {WORDS[OVERRIDES[key]]}.")
+    for name, other in body.get("data", {}).items():
+        _check_stand_in(file, name, other)
+    return Overrides(**{**body, "data": tuple(sorted(body.get("data", {}).items()))})
+
+
+def _check_stand_in(file: str, name: str, other: object) -> None:
+    if not isinstance(other, str):
+        raise BenchError(f"{file}: recipe.data.{name} is {other!r}, expected the name of a data set.")
+    for found in (name, other):
+        if found not in DATA_SETS:
+            raise unknown_name(f"data set in recipe.data of {file}", found, DATA_SETS)
+    here, there = DATA_SETS[name], DATA_SETS[other]
+    if (here.classes, here.boxes) != (there.classes, there.boxes):
+        raise BenchError(
+            f"{file}: recipe.data puts {other} in the place of {name}, but it has {there.classes} classes instead of {here.classes}: "
+            "the numbers of one say nothing about the other."
+        )

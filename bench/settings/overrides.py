@@ -1,0 +1,34 @@
+"""Section [recipe] of bench.toml: what a user changes in all recipes. It can change numbers, so it is part of the job ids it touches.
+
+[recipe]
+chunks = 4                          # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss
+# stays that of the whole batch, but batch norm sees one sub-batch at a time
+compile = true                      # torch.compile for the encoder in pretraining: other roundings
+exact_views = true                  # views of images on disk by Pillow through torchvision, digit for digit, but slow
+data = { imagenet = "imagenet-256" }   # read another data set in the place of a paper's, e.g. a packed one
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What is changed in all recipes; nothing by default."""
+
+    chunks: int = 1
+    compile: bool = False
+    exact_views: bool = False
+    data: tuple[tuple[str, str], ...] = ()  # (data set of the paper, the one that is read in its place)
+
+    def sentence(self) -> str:
+        """For the notes of a table, "" without a choice."""
+        said = [f"{other} in the place of {name}" for name, other in self.data]
+        said += [f"{self.chunks} chunks a pretraining step"] if self.chunks > 1 else []
+        said += ["compiled encoders"] if self.compile else []
+        said += ["views by Pillow"] if self.exact_views else []
+        return f"Chosen in bench.toml: {', '.join(said)}." if said else ""
+
+
+AS_PUBLISHED = Overrides()

@@ -1,0 +1,65 @@
+"""The place where the harness runs: paths, data sets, local resources, and the sections that have files of their own here.
+
+bench/bench_toml.py reads it from bench.toml. Not hashed (but for the overrides): another machine changes no job id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.settings.overrides import AS_PUBLISHED, Overrides
+from bench.settings.slurm import SlurmSettings
+from bench.spec import Resources
+
+NAME = "bench.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """What bench.toml says about one file of released weights."""
+
+    path: Path | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Paths and local resources; read once at start and passed down."""
+
+    root: Path
+    file: Path | None = None  # the bench.toml that was read
+    runs: Path
+    output: Path
+    report: Path
+    data: Mapping[str, Path] = field(default_factory=dict)
+    released: Mapping[str, KnownFile] = field(default_factory=dict)
+    slots: int | None = None
+    threads: int = 1
+    ranks: int = 1
+    workers: int | None = None  # that decode images; see loader_workers
+    overrides: Overrides = AS_PUBLISHED
+    slurm: SlurmSettings = field(default_factory=SlurmSettings)
+    notify: str = ""  # a line of shell
+
+    def data_root(self, name: str) -> Path:
+        """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
+        if name not in self.data:
+            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.file or self.root / NAME}.')
+        if not self.data[name].is_dir():
+            raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
+        return self.data[name]
+
+    def loader_workers(self, device: str) -> int:
+        """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if device == "cpu" else 8
+
+    def resources(self, kind: str, executor: str = "local") -> Resources:
+        """What a job of this kind is given here, or on Slurm's nodes."""
+        if executor == "slurm":
+            return self.slurm.request(kind).resources
+        return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads)
