@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bench import encoders, plugins
+from bench import plugins
 from bench.data import augment
 from bench.data.catalogue import entry
 from bench.data.loader import Plan
+from bench.networks import encoders
 from bench.spec import Pretrain
 
 

@@ -182,13 +182,13 @@ def _width(encoder: Encoder, size: int) -> int:
 
 def parameters(backbone: Backbone) -> int:
     """Parameter count, without allocating the network."""
-    from bench.outline import outline
+    from bench.networks.size import outline
 
     return outline(backbone)[0]
 
 
 def feature_dim(backbone: Backbone) -> int:
     """Width of the representation."""
-    from bench.outline import outline
+    from bench.networks.size import outline
 
     return outline(backbone)[1]

@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, encoders, executors, graph, plugins, scales, weights
+from bench import driving, executors, graph, plugins, scales, weights
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.files import make_folder
 from bench.graph import Job
+from bench.networks import encoders
+from bench.networks.vit import VITS
 from bench.released import OWN, folder_of, parts, register
 from bench.runs import RunFolder, Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pretrain, Released
-from bench.vit import VITS
 
 NORMALIZE = ("none", "imagenet")
 

@@ -24,14 +24,14 @@ class Data:
 class Backbone:
     """A network that maps images in [0, 1] to one feature vector each."""
 
-    name: str  # an architecture of bench/encoders.py, e.g. "resnet50"
+    name: str  # an architecture of bench/networks/encoders.py, e.g. "resnet50"
     width: int = 1  # multiplies the channels of EVERY layer, as SimCLR's 1x, 2x, 4x do
     base_channels: int = 64  # channels of the stem and the first stage at width 1
     stem: Literal["imagenet", "cifar", "small"] = "imagenet"  # 7x7/2 + max-pool, 3x3/1, 3x3/2
     zero_init_residual: bool = True
     normalize: Literal["none", "imagenet"] = "none"  # input statistics; part of the encoder, so no evaluation can forget it
     # Of the imagenet stem's max-pool: one pixel on every side ("torch"), or TensorFlow's "SAME", which for even sizes pads only
-    # the right and the lower side: weights trained there expect it. Their strided convolutions pad as here (bench/encoders.py).
+    # the right and the lower side: weights trained there expect it. Their strided convolutions pad as here (bench/networks/encoders.py).
     padding: Literal["torch", "tensorflow"] = field(default="torch", metadata={"omit_when": "torch"})
 
 

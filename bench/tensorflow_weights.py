@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.encoders import RESNETS
 from bench.errors import BenchError
+from bench.networks.encoders import RESNETS
 from bench.released import tensorflow_index
 
 MAGIC = 0xDB4775248B80FB57  # last eight bytes of every table

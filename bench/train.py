@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import encoders, optim, plugins
+from bench import optim, plugins
 from bench.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
 from bench.chunks import cached_backward
 from bench.contracts import Batch, Facts, Method
@@ -25,6 +25,7 @@ from bench.data.unreadable import Unreadable
 from bench.distributed import Ranks, gather, synchronise_norms
 from bench.errors import BenchError, Stopped
 from bench.health import check_health, effective_rank, embedding_std
+from bench.networks import encoders
 from bench.resume import truncate_metrics
 from bench.runs import RunFolder
 from bench.seeding import seed_of

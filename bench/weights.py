@@ -25,10 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import authors, encoders
+from bench import authors
 from bench.errors import BenchError, one_line
 from bench.files import Json
-from bench.network import Network
+from bench.networks import encoders
+from bench.networks.network import Network
 from bench.released import OWN, find, folder_of, tensorflow_index
 from bench.spec import Backbone, Released
 from bench.tensorflow_weights import Bundle, is_layer, torchvision_arrays

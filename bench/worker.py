@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import encoders, energy, plugins, train, weights
+from bench import energy, plugins, train, weights
 from bench.bench_toml import find_site
 from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
@@ -30,6 +30,7 @@ from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
+from bench.networks import encoders
 from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site

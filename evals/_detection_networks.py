@@ -18,7 +18,8 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from torch import Tensor, nn
 
-from bench import encoders, spec
+from bench import spec
+from bench.networks import encoders
 
 STAGES = ("res2", "res3", "res4", "res5")
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench import encoders
 from bench.contracts import Subject
 from bench.errors import BenchError
 from bench.files import atomic_path
-from bench.network import IMAGENET_MEAN, IMAGENET_STD
+from bench.networks import encoders
+from bench.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from bench.spec import Backbone
 
 

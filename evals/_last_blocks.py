@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Subject
 from bench.errors import BenchError
-from bench.vit import VisionTransformer
+from bench.networks.vit import VisionTransformer
 
 
 class LastBlocks(nn.Module):

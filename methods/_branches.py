@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench import encoders
 from bench.contracts import Facts
 from bench.errors import BenchError
-from bench.network import Network
+from bench.networks import encoders
+from bench.networks.network import Network
 from bench.seeding import seed_of
 from bench.spec import Backbone, Pretrain
 

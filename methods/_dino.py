@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.vit import Block
+from bench.networks.vit import Block
 
 
 def projector(feature_dim: int, hidden: int, bottleneck: int, *, norm: bool) -> nn.Sequential:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts, Recipe
-from bench.encoders import RESNETS
 from bench.errors import BenchError
+from bench.networks.encoders import RESNETS
 from bench.spec import Optim, Pretrain
 from methods._dino import LastLayer, clip_each, dino_loss, projector, set_drop_path, temperature_of
 from methods._dino_recipes import variants

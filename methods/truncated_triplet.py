@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import encoders
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
+from bench.networks import encoders
 from bench.spec import Optim, Pretrain
 from methods._byol_body import Bootstrap, at_random_side, check_body, sides
 from methods._views import byol_pair, cifar, digits

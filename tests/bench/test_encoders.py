@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench import encoders
 from bench.errors import BenchError
+from bench.networks import encoders
 from bench.spec import Backbone
 
 IMAGES = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import encoders, evaluate
+from bench import evaluate
 from bench.bench_toml import find_site
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
 from bench.graph import Job
 from bench.identity import job_id
+from bench.networks import encoders
 from bench.runs import Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Data, Resources

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from bench.earlier import pairs
+from bench.networks.vit import VITS
 from bench.rates import OWN, RELATIVE, listed
 from bench.scales import SCALES
 from bench.spec import Backbone
-from bench.vit import VITS
 
 R50 = Backbone(name="resnet50")
 

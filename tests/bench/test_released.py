@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import encoders, manifest, plugins, released, session
+from bench import manifest, plugins, released, session
 from bench.authors import Weights, catalogue
 from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
+from bench.networks import encoders
 from bench.released import fetch, find, folder_of, locate, register
 from bench.runs import Runs, State
 from bench.scales import SCALES

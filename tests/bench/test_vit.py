@@ -8,13 +8,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench import cost, encoders
+from bench import cost
 from bench.errors import BenchError
 from bench.graph import plan
+from bench.networks import encoders
+from bench.networks.vit import VITS, Block, VisionTransformer
 from bench.runs import Runs
 from bench.scales import SCALES, encoder
 from bench.spec import Backbone
-from bench.vit import VITS, Block, VisionTransformer
 from tests.conftest import knn_of, tiny_pretrain
 
 DIGITS = Backbone(name="vit_digits")

@@ -13,8 +13,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench import encoders, weights
+from bench import weights
 from bench.errors import BenchError
+from bench.networks import encoders
 from bench.spec import Backbone
 from bench.tensorflow_weights import Bundle
 from tests.bench import tensor_bundle

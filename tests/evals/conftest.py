@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import encoders
 from bench.contracts import Context, Subject
+from bench.networks import encoders
 from bench.settings.site import Site
 from bench.spec import Backbone, Data
 

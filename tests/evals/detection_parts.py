@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from bench import encoders, resume
+from bench import resume
 from bench.contracts import Context, Outcome, Subject
 from bench.data import embedded_scenes
 from bench.distributed import from_environment, process_group
+from bench.networks import encoders
 from bench.settings.site import Site
 from bench.spec import Backbone, Data
 from evals import detection_coco, detection_voc

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import encoders
 from bench.contracts import Subject
 from bench.errors import BenchError
+from bench.networks import encoders
 from bench.spec import Backbone
 from evals import _detection_weights as weights
 from evals import _detectron2_compat as compat

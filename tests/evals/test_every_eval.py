@@ -9,9 +9,10 @@ from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
-from bench import encoders, plugins
+from bench import plugins
 from bench.contracts import Context, Metric, Subject
 from bench.identity import canonical, from_json, job_id
+from bench.networks import encoders
 from bench.scales import SCALES, encoder, evaluation
 from bench.spec import Backbone
 from tests.evals import detection_parts

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import encoders
 from bench.contracts import Context, Subject
 from bench.data import datasets
 from bench.data.datasets import Arrays
 from bench.data.loader import Plan, train_batches
 from bench.errors import BenchError, Stopped
 from bench.health import TrainingFailedError
+from bench.networks import encoders
 from bench.seeding import generator, seed_of
 from bench.spec import Backbone
 from evals import semi_supervised

@@ -12,13 +12,13 @@ from bench import train
 from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
 from bench.distributed import Ranks
-from bench.encoders import build
 from bench.errors import BenchError, Stopped
+from bench.networks.encoders import build
+from bench.networks.vit import Block
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
-from bench.vit import Block
 from methods._dino import LastLayer, clip_each, dino_loss, projector, temperature_of
 from methods.dino import RECIPES, VARIANTS, Config, Method
 from tests.conftest import TINY

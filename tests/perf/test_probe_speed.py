@@ -18,8 +18,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from bench import encoders
 from bench.contracts import Context, Subject
+from bench.networks import encoders
 from bench.settings.site import Site
 from evals import linear, linear_augmented
 from evals._features import features_of

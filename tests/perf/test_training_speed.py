@@ -16,11 +16,12 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from bench import encoders, train
+from bench import train
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays
 from bench.distributed import Ranks
 from bench.errors import Stopped
+from bench.networks import encoders
 from bench.runs import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import vit
 from bench.errors import BenchError, unknown_name
-from bench.network import Network
+from bench.networks import vit
+from bench.networks.network import Network
 from bench.seeding import seed_of
 from bench.spec import Backbone
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.errors import BenchError
-from bench.network import Network
+from bench.networks.network import Network
 from bench.spec import Backbone
 
 

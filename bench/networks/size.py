@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench import encoders
+from bench.networks import encoders
 from bench.spec import Backbone
 
 

@@ -1,0 +1,1 @@
+"""Images in, features out: ResNets of any width and vision transformers."""
