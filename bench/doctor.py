@@ -17,7 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from bench import released
 from bench.authors import catalogue
 from bench.commit import commit
 from bench.data.catalogue import CATALOGUE, check_present
@@ -26,6 +25,7 @@ from bench.errors import BenchError, one_line
 from bench.executors import default_slots
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings
+from bench.weights import released
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
 LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one

@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, executors, graph, plugins, scales, weights
+from bench import driving, executors, graph, plugins, scales
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.files import make_folder
 from bench.graph import Job
 from bench.networks import encoders
 from bench.networks.vit import VITS
-from bench.released import OWN, folder_of, parts, register
 from bench.runs import RunFolder, Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pretrain, Released
+from bench.weights import layouts
+from bench.weights.released import OWN, folder_of, parts, register
 
 NORMALIZE = ("none", "imagenet")
 
@@ -42,7 +43,7 @@ def run(request: Request, executor: str) -> int:
     backbone = backbone_of(request, path)
     encoders.check(backbone)
     _check_protocols(request)
-    _, report = weights.load(backbone, path)
+    _, report = layouts.load(backbone, path)
     make_folder(request.site.runs)
     subject = Released(name=OWN, backbone=backbone, sha256=register(path, folder_of(request.site.runs)))
     jobs = graph.plan((f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols)
@@ -80,13 +81,13 @@ def backbone_of(request: Request, path: Path) -> Backbone:
     else:
         raise unknown_name(f"architecture at scale {scale.name}", network, {*scale.networks, *(encoders.RESNETS if scale.published else ())})
     backbone = replace(backbone, width=1 if request.width is None else request.width)
-    if weights.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does
+    if layouts.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does
         return replace(backbone, padding="tensorflow", normalize=normalize or "none")
     return replace(backbone, normalize=normalize or ("imagenet" if scale.published else "none"))
 
 
 def _trained_as(path: Path) -> Backbone | None:
-    """The backbone in job.json beside a weights.pt, None where there is none to be read."""
+    """The backbone in job.json beside a layouts.pt, None where there is none to be read."""
     try:
         spec = RunFolder(path.resolve().parent).read_spec()
     except (FileNotFoundError, InputCorrupt, BenchError, KeyError):

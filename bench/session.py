@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, executors, features, graph, manifest, plugins, progress, released, scheduler
+from bench import driving, executors, features, graph, manifest, plugins, progress, scheduler
 from bench.cost import Costs, disk_total
 from bench.driving import missing_data
 from bench.errors import BenchError
@@ -22,6 +22,7 @@ from bench.runs import Runs, State
 from bench.scales import Scale, scale_of
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
+from bench.weights import released
 from results.store import Store
 from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
 from results.view import view

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import torch
 
-from bench import energy, plugins, train, weights
+from bench import energy, plugins, train
 from bench.bench_toml import find_site
 from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
@@ -35,6 +35,7 @@ from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
+from bench.weights import layouts
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later
 Done = TypeVar("Done")
@@ -100,7 +101,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(run.result_file)
-        run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
+        run.checkpoint.unlink(missing_ok=True)  # it has served: layouts.pt and result.json are there
         energy.forget(run)
     except Stopped as stopped:
         print(stopped, flush=True)
@@ -150,7 +151,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
         network = encoders.build(spec.backbone, spec.seed)
         return Subject(key=f"{digest(spec)}-{weights_key(network)}", network=_frozen(network, device), feature_dim=network.feature_dim)
     if isinstance(spec, Released):
-        network, origin = weights.load_released(spec, runs.root)
+        network, origin = layouts.load_released(spec, runs.root)
         return Subject(f"{digest(spec)}-{weights_key(network)}", _frozen(network, device), network.feature_dim, origin=origin)
     parent = runs[job_id(spec)]
     network = encoders.build(spec.backbone, spec.seed)

@@ -14,17 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import manifest, plugins, released, session
+from bench import manifest, plugins, session
 from bench.authors import Weights, catalogue
 from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders
-from bench.released import fetch, find, folder_of, locate, register
 from bench.runs import Runs, State
 from bench.scales import SCALES
 from bench.settings.site import KnownFile, Site
 from bench.spec import Backbone, Data, Evaluate, Released
+from bench.weights import released
+from bench.weights.released import fetch, find, folder_of, locate, register
 from evals.knn import Config as Knn
 from results.store import Store
 from results.table import cell_jobs, load_table

@@ -13,11 +13,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench import weights
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Backbone
-from bench.tensorflow_weights import Bundle
+from bench.weights import layouts
+from bench.weights.tensorflow import Bundle
 from tests.bench import tensor_bundle
 
 SMALL = Backbone(name="resnet50", base_channels=4)
@@ -99,7 +99,7 @@ def test_an_encoder_gives_identical_features_whatever_layout_it_came_in(layout: 
         network = encoders.build(SMALL, seed=0)
         network.load_state_dict(state)
     torch.save(LAYOUTS[layout](state), tmp_path / "file.pth")
-    found, report = weights.load(SMALL, tmp_path / "file.pth")
+    found, report = layouts.load(SMALL, tmp_path / "file.pth")
     assert torch.equal(features(found), features(network))
     assert not report.missing
     assert report.matched == len(state) - (53 if layout == "old files without counters" else 0)
@@ -107,7 +107,7 @@ def test_an_encoder_gives_identical_features_whatever_layout_it_came_in(layout: 
 
 def test_a_file_in_the_format_before_2020_loads_too(network: nn.Module, state: State, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    assert torch.equal(features(weights.load(SMALL, tmp_path / "old.pth")[0]), features(network))
+    assert torch.equal(features(layouts.load(SMALL, tmp_path / "old.pth")[0]), features(network))
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -121,7 +121,7 @@ def test_a_tensorflow_checkpoint_gives_identical_features(packed: bool, blocks: 
             for part in path.parent.iterdir():
                 file.write(part, f"ResNet50_1x/{part.name}")
         path = archive
-    found, report = weights.load(SMALL, path)
+    found, report = layouts.load(SMALL, path)
     assert torch.equal(features(found), features(network))
     assert report.matched == 53 * 5
     assert set(report.unexpected) == {
@@ -129,7 +129,7 @@ def test_a_tensorflow_checkpoint_gives_identical_features(packed: bool, blocks: 
         "ema_model/base_model/conv2d/kernel",
         "head_supervised/linear_layer/dense/kernel",
     }
-    by_prefix, _ = weights.load(SMALL, tmp_path / "ResNet50_1x" / "model.ckpt-225206")  # as TensorFlow itself names it
+    by_prefix, _ = layouts.load(SMALL, tmp_path / "ResNet50_1x" / "model.ckpt-225206")  # as TensorFlow itself names it
     assert torch.equal(features(by_prefix), features(network))
 
 
@@ -138,7 +138,7 @@ def test_torchvisions_own_resnet50_gives_its_own_features(tmp_path: Path) -> Non
         torch.manual_seed(1)
         theirs = shaken(torchvision.models.resnet50(weights=None))
     torch.save(theirs.state_dict(), tmp_path / "resnet50.pth")
-    found, report = weights.load(Backbone(name="resnet50"), tmp_path / "resnet50.pth")
+    found, report = layouts.load(Backbone(name="resnet50"), tmp_path / "resnet50.pth")
     assert report.unexpected == ("fc.weight", "fc.bias")
     assert report.matched == 318
     theirs.fc = nn.Identity()
@@ -151,14 +151,14 @@ def test_a_vision_transformer_loads_under_deits_names(tmp_path: Path) -> None:
     network = encoders.build(small, seed=2).eval()
     state = {**network.state_dict(), "head.weight": torch.ones(10, 48)}
     torch.save({"backbone": state}, tmp_path / "vit.pth")
-    found, report = weights.load(small, tmp_path / "vit.pth")
+    found, report = layouts.load(small, tmp_path / "vit.pth")
     assert torch.equal(features(found), features(network))
     assert report.unexpected == ("head.weight",)
 
 
 def test_the_report_says_what_was_left_out(state: State, tmp_path: Path) -> None:
     torch.save(LAYOUTS["DirectCLR"](state), tmp_path / "file.pth")
-    _, report = weights.load(SMALL, tmp_path / "file.pth")
+    _, report = layouts.load(SMALL, tmp_path / "file.pth")
     assert report.line() == "layout [model] module.backbone.*: 318 keys matched, 0 missing, 1 left out (module.online_head.weight)"
     assert report.details()["unexpected"] == ["module.online_head.weight"]
 
@@ -195,7 +195,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(mistake: str, state: St
     make, message = WRONG[mistake]
     torch.save(make(state), tmp_path / "file.pth")
     with pytest.raises(BenchError, match=message) as caught:
-        weights.load(SMALL, tmp_path / "file.pth")
+        layouts.load(SMALL, tmp_path / "file.pth")
     assert "\n" not in str(caught.value)
 
 
@@ -206,7 +206,7 @@ def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
 
     torch.save({"model": {"conv1.weight": torch.ones(1)}, "args": Trap()}, tmp_path / "file.pth")
     with pytest.raises(BenchError, match="could run foreign code"):
-        weights.load(SMALL, tmp_path / "file.pth")
+        layouts.load(SMALL, tmp_path / "file.pth")
     assert not (tmp_path / "sprung").exists()
 
 
@@ -217,24 +217,24 @@ def test_a_file_that_is_cut_off_is_refused(kept: float, old: bool, state: State,
     torch.save(state, path, _use_new_zipfile_serialization=not old)
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(BenchError, match="cannot be read as a checkpoint, it is cut off or another kind of file"):
-        weights.load(SMALL, path)
+        layouts.load(SMALL, path)
 
 
 def test_a_web_page_instead_of_a_checkpoint_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "file.pth").write_text("\n<!DOCTYPE html><html>Google Drive can't scan this file</html>")
     with pytest.raises(BenchError, match=r"file\.pth is a web page, not a checkpoint"):
-        weights.load(SMALL, tmp_path / "file.pth")
+        layouts.load(SMALL, tmp_path / "file.pth")
 
 
 def test_a_tensorflow_checkpoint_of_another_network_is_refused(state: State, tmp_path: Path) -> None:
     arrays = tensor_bundle.simclr_names(state)
     deeper = tensor_bundle.write(tmp_path / "deeper", {**arrays, "base_model/conv2d_53/kernel": arrays["base_model/conv2d_52/kernel"]})
     with pytest.raises(BenchError, match="1 keys too many, base_model/conv2d_53/kernel"):
-        weights.load(SMALL, deeper)
+        layouts.load(SMALL, deeper)
     with pytest.raises(BenchError, match=r"conv1\.weight is \(4, 3, 7, 7\), expected \(8, 3, 7, 7\)"):
-        weights.load(Backbone(name="resnet50", base_channels=8), deeper)
+        layouts.load(Backbone(name="resnet50", base_channels=8), deeper)
     with pytest.raises(BenchError, match="of which only ResNets are read"):
-        weights.load(Backbone(name="vit_digits"), deeper)
+        layouts.load(Backbone(name="vit_digits"), deeper)
 
 
 def test_a_damaged_tensorflow_checkpoint_is_named(state: State, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_damaged_tensorflow_checkpoint_is_named(state: State, tmp_path: Path) 
         Bundle(path).read("head_supervised/linear_layer/dense/kernel")
     data.unlink()
     with pytest.raises(BenchError, match=r"model\.ckpt-1\.data-00000-of-00001 is missing beside the index"):
-        weights.load(SMALL, path)
+        layouts.load(SMALL, path)
 
 
 def padded(x_CHW: Tensor, before: int, after: int, value: float) -> Tensor:

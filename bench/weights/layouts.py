@@ -8,7 +8,7 @@ Layouts seen in the authors' files (their repositories' READMEs, main and evalua
     "state_dict": online_net.0.*            its training checkpoints; backbone.* are the same tensors again
     "state_dict": module.encoder_q.*        MoCo and what descends from it
     "encoder"                               weights.pt of this project
-    a TensorFlow bundle                     SimCLR, FNC: bench/tensorflow_weights.py
+    a TensorFlow bundle                     SimCLR, FNC: bench/weights/tensorflow.py
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from bench.errors import BenchError, one_line
 from bench.files import Json
 from bench.networks import encoders
 from bench.networks.network import Network
-from bench.released import OWN, find, folder_of, tensorflow_index
 from bench.spec import Backbone, Released
-from bench.tensorflow_weights import Bundle, is_layer, torchvision_arrays
+from bench.weights.released import OWN, find, folder_of, tensorflow_index
+from bench.weights.tensorflow import Bundle, is_layer, torchvision_arrays
 
 # In the order of preference: where several fit, the first does (they hold the same network in all files known).
 CONTAINERS = ("", "backbone", "encoder", "state_dict", "model", "model_state_dict", "network")  # "": the file's top level

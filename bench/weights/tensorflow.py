@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bench.errors import BenchError
 from bench.networks.encoders import RESNETS
-from bench.released import tensorflow_index
+from bench.weights.released import tensorflow_index
 
 MAGIC = 0xDB4775248B80FB57  # last eight bytes of every table
 FOOTER = 48  # bytes: two block handles, padding, magic

@@ -1,0 +1,1 @@
+"""Weights that were not trained here: finding a file, knowing its layout, reading TensorFlow."""
