@@ -41,7 +41,7 @@ from typing import Any
 
 from bench.authors import catalogue
 from bench.data.catalogue import CATALOGUE as DATA_SETS
-from bench.data.lists import PUBLISHED
+from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
 from bench.settings.overrides import Overrides
 from bench.settings.site import NAME, KnownFile, Site

@@ -262,7 +262,7 @@ def data_pack(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
 ) -> None:
     """Make smaller images packed into large files, as the data set NAME-SIZE; the same command goes on after a stop and mends damage."""
-    from bench.data import packed
+    from bench.data.sets import packed
 
     made = packed.pack(name, size, _site(), out=out, workers=workers)
     print(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}")

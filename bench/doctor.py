@@ -20,7 +20,7 @@ from typing import Literal
 from bench.authors import catalogue
 from bench.commit import commit
 from bench.data.catalogue import CATALOGUE, check_present
-from bench.data.lists import PUBLISHED, list_file, read_list
+from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
 from bench.executors import default_slots
 from bench.settings.site import Site

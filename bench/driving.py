@@ -8,7 +8,7 @@ from dataclasses import replace
 from bench import executors, plugins, progress, scheduler
 from bench.cost import Costs, disk_total
 from bench.data.catalogue import check_present
-from bench.data.lists import check_share
+from bench.data.sets.lists import check_share
 from bench.errors import BenchError, unknown_name
 from bench.graph import JobGraph
 from bench.runs import Runs, State

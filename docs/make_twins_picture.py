@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from bench.data.digits import mnist5k
-from bench.data.embedded import digit_pairs, digit_scenes, digits1797, draw_scenes
+from bench.data.sets.digits import mnist5k
+from bench.data.sets.twins import digit_pairs, digit_scenes, digits1797, draw_scenes
 from bench.data.splits import Arrays
 from bench.seeding import generator
 

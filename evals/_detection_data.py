@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench.contracts import Context
-from bench.data import detection_layouts as layouts
+from bench.data.sets import detection_layouts as layouts
 from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.identity import digest

@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as run_length
 
-from bench.data.embedded_scenes import run_lengths
+from bench.data.sets.scenes import run_lengths
 from bench.files import write_json
 from evals._detection_data import Scenes
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.data.datasets import SplitData, open_split
-from bench.data.lists import labelled_share
+from bench.data.sets.lists import labelled_share
 from bench.files import Json
 from evals._finetune import FineTuning, fine_tune
 

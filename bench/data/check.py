@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.data import lists
 from bench.data.catalogue import CATALOGUE, check_present, entry, fetch_folder
+from bench.data.sets import lists
 from bench.errors import BenchError, one_line, unknown_name
 from bench.settings.site import Site
 from bench.spec import Data
@@ -94,7 +94,7 @@ def _check_set(name: str, site: Site, found: Findings) -> None:
 
 def _check_boxes(name: str, site: Site, found: Findings) -> None:
     """Every annotation and every image of a detection set."""
-    from bench.data import detection_layouts as layouts
+    from bench.data.sets import detection_layouts as layouts
 
     data = Data(name=name, size=entry(name).pixels)
     root = layouts.detection_root(data, site, site.runs / "features")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from bench.data import digits, embedded, folders, packed, vision
 from bench.data.catalogue import check_present
-from bench.data.digits import CONTRAST, flat_colours
-from bench.data.folders import scan_folder
+from bench.data.sets import digits, folders, packed, twins, vision
+from bench.data.sets.digits import CONTRAST, flat_colours
+from bench.data.sets.folders import scan_folder
 from bench.data.splits import SPLITS, Arrays, Files, Split, SplitData, joined, labelled_subset
 from bench.errors import BenchError
 from bench.settings.site import Site
@@ -29,9 +29,9 @@ def open_split(data: Data, split: Split, site: Site) -> SplitData:
 LOADERS: Mapping[str, Callable[[Site, int], Mapping[Split, SplitData]]] = {
     "mnist5k": digits.load_mnist5k,
     "tflat": digits.load_tflat,
-    "digits1797": embedded.load_digits1797,
-    "digit_scenes": embedded.load_digit_scenes,
-    "digit_pairs": embedded.load_digit_pairs,
+    "digits1797": twins.load_digits1797,
+    "digit_scenes": twins.load_digit_scenes,
+    "digit_pairs": twins.load_digit_pairs,
     "cifar10": vision.load_cifar10,
     "cifar100": vision.load_cifar100,
     "stl10": vision.load_stl10,

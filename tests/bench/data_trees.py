@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.data.digits import mnist5k
-from bench.data.folders import VOC_CLASSES
+from bench.data.sets.digits import mnist5k
+from bench.data.sets.folders import VOC_CLASSES
 from bench.settings.site import Site
 
 _next = count()

@@ -11,8 +11,8 @@ import torch
 
 from bench.data.catalogue import check_present
 from bench.data.datasets import SPLITS, Files, Split, open_split
-from bench.data.folders import VOC_CLASSES
 from bench.data.loader import decode
+from bench.data.sets.folders import VOC_CLASSES
 from bench.data.splits import Paths
 from bench.errors import BenchError
 from bench.settings.site import Site

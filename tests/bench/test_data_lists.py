@@ -11,8 +11,8 @@ from typing import cast
 
 import pytest
 
-from bench.data import lists
 from bench.data.datasets import Files, labelled_subset, open_split
+from bench.data.sets import lists
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data
@@ -154,7 +154,7 @@ def test_a_share_of_several_labels_an_image_is_refused(here: Site, tmp_path: Pat
 
 
 def test_the_check_for_plans_imports_no_torch() -> None:
-    code = "import sys, bench.data.lists, bench.data.catalogue, bench.data.check, bench.data.fetch; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.data.sets.lists, bench.data.catalogue, bench.data.check, bench.data.fetch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -17,16 +17,16 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from bench.data import embedded
 from bench.data.catalogue import check_present, entry
 from bench.data.datasets import SPLITS, Arrays, Split, open_split
-from bench.data.digits import mnist5k
+from bench.data.sets import twins
+from bench.data.sets.digits import mnist5k
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data
 
 SIZES = {"digits1797": 32, "digit_scenes": 64, "digit_pairs": 32}
-MAKERS = {"digits1797": embedded.digits1797, "digit_scenes": embedded.digit_scenes, "digit_pairs": embedded.digit_pairs}
+MAKERS = {"digits1797": twins.digits1797, "digit_scenes": twins.digit_scenes, "digit_pairs": twins.digit_pairs}
 
 
 def gray(images: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def test_every_job_sees_the_same_images_whatever_was_drawn_before(name: str) -> 
 
 def test_the_digits_that_scenes_and_pairs_are_made_of_are_in_one_split_each() -> None:
     for split in SPLITS:
-        pixels, labels = embedded.source(split)
+        pixels, labels = twins.source(split)
         assert torch.equal(pixels, tiles(split)[0])
         assert torch.equal(labels, tiles(split)[1])
     found = {split: set(as_bytes(tiles(split)[0])) for split in SPLITS}
@@ -102,9 +102,9 @@ def originals() -> tuple[Tensor, Tensor]:
 
 def traced(split: Split) -> list[int]:
     """Which of the 1,797 each image is, by its pixels."""
-    known = {image: row for row, image in enumerate(as_bytes(embedded.enlarged(originals()[0][:, None])))}
+    known = {image: row for row, image in enumerate(as_bytes(twins.enlarged(originals()[0][:, None])))}
     assert len(known) == 1797
-    return [known[image] for image in as_bytes(gray(embedded.digits1797()[split].images))]
+    return [known[image] for image in as_bytes(gray(twins.digits1797()[split].images))]
 
 
 def test_each_of_scikit_learns_digits_is_used_once_with_its_label() -> None:
@@ -112,14 +112,14 @@ def test_each_of_scikit_learns_digits_is_used_once_with_its_label() -> None:
     together = [row for split in SPLITS for row in rows[split]]
     assert len(set(together)) == len(together) == 1740
     for split, each in zip(SPLITS, (30, 20, 124), strict=True):
-        labels = embedded.digits1797()[split].labels
+        labels = twins.digits1797()[split].labels
         assert torch.equal(labels, originals()[1][rows[split]])
         assert labels.bincount().tolist() == [each] * 10
 
 
 def test_enlarging_keeps_the_digit_and_gives_it_the_place_and_size_of_mnists() -> None:
     small = originals()[0]
-    large = embedded.enlarged(small[:, None]).float() / 255
+    large = twins.enlarged(small[:, None]).float() / 255
     weight = large.sum(dim=(1, 2))
     middle = torch.arange(32) - 15.5
     assert float((large.sum(dim=1) @ middle / weight).abs().max()) < 0.5  # pixels from the middle
@@ -141,7 +141,7 @@ def test_enlarging_keeps_the_digit_and_gives_it_the_place_and_size_of_mnists() -
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_scene_is_its_digits_painted_one_by_one(split: Split) -> None:
     pixels, labels = tiles(split)
-    scenes, made = embedded.draw_scenes(split), embedded.digit_scenes()[split]
+    scenes, made = twins.draw_scenes(split), twins.digit_scenes()[split]
     for row in range(0, len(made), 7):
         canvas = np.zeros((64, 64), dtype=np.uint8)
         seen: dict[int, list[bool]] = {}
@@ -169,8 +169,8 @@ def test_a_scene_is_its_digits_painted_one_by_one(split: Split) -> None:
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_label_of_a_scene_of_one_digit_is_read_off_its_pixels(split: Split) -> None:
     known = dict(zip(map(ink, tiles(split)[0]), tiles(split)[1].tolist(), strict=True))
-    made = embedded.digit_scenes()[split]
-    alone = ((embedded.draw_scenes(split).source_N4 >= 0).sum(dim=1) == 1).nonzero().squeeze(1)
+    made = twins.digit_scenes()[split]
+    alone = ((twins.draw_scenes(split).source_N4 >= 0).sum(dim=1) == 1).nonzero().squeeze(1)
     found = [known.get(ink(image)) for image in gray(made.images)[alone]]
     whole = [row for row, label in enumerate(found) if label is not None]
     assert len(whole) > 0.97 * len(alone) > 50  # of a few the ink itself reaches the rim of the scene
@@ -180,7 +180,7 @@ def test_the_label_of_a_scene_of_one_digit_is_read_off_its_pixels(split: Split) 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_what_counts_can_be_seen_and_what_does_not_is_half_gone(split: Split) -> None:
-    scenes, (pixels, _) = embedded.draw_scenes(split), tiles(split)
+    scenes, (pixels, _) = twins.draw_scenes(split), tiles(split)
     filled, hard = scenes.source_N4 >= 0, scenes.hard()
     assert not bool(hard[~filled].any())
     assert not bool(hard[:, 0].any())
@@ -207,16 +207,16 @@ def test_what_counts_can_be_seen_and_what_does_not_is_half_gone(split: Split) ->
 
 def test_scenes_have_one_to_four_digits_and_every_class_alike() -> None:
     for split in SPLITS:
-        digits = (embedded.draw_scenes(split).source_N4 >= 0).sum(dim=1).bincount(minlength=5)
-        count = len(embedded.digit_scenes()[split])
+        digits = (twins.draw_scenes(split).source_N4 >= 0).sum(dim=1).bincount(minlength=5)
+        count = len(twins.digit_scenes()[split])
         assert digits[0] == 0
         assert bool(((digits[1:] / count - 0.25).abs() < 5 * math.sqrt(0.25 * 0.75 / count)).all())
-        labels = embedded.digit_scenes()[split].labels
+        labels = twins.digit_scenes()[split].labels
         assert labels.dtype == torch.int8
         assert bool((labels == 1).any(dim=1).all())
         assert 0.14 < float((labels == 1).float().mean(dim=0).min()) < float((labels == 1).float().mean(dim=0).max()) < 0.3
         assert bool((labels == -1).any(dim=0).all())
-    sources = embedded.draw_scenes("train").source_N4
+    sources = twins.draw_scenes("train").source_N4
     used = sources[sources >= 0].tolist()
     assert len(set(used)) == len(used)  # there are more training digits than places: none is seen twice
 
@@ -226,8 +226,8 @@ def test_scenes_have_one_to_four_digits_and_every_class_alike() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_both_digits_of_a_number_are_read_off_its_halves(split: Split) -> None:
-    known = dict(zip(as_bytes(embedded.narrowed(tiles(split)[0])), tiles(split)[1].tolist(), strict=True))
-    made = embedded.digit_pairs()[split]
+    known = dict(zip(as_bytes(twins.narrowed(tiles(split)[0])), tiles(split)[1].tolist(), strict=True))
+    made = twins.digit_pairs()[split]
     tens, ones = (as_bytes(gray(made.images)[:, :, half]) for half in (slice(0, 16), slice(16, 32)))
     assert [10 * known[a] + known[b] for a, b in zip(tens, ones, strict=True)] == made.labels.tolist()
     assert len(set(as_bytes(made.images))) == len(made)  # no number is the same image twice
@@ -235,13 +235,13 @@ def test_both_digits_of_a_number_are_read_off_its_halves(split: Split) -> None:
 
 def test_narrowed_digits_lose_no_ink_to_speak_of() -> None:
     pixels, _ = tiles("test")
-    before, after = pixels.float().sum(dim=(1, 2)) * 20 / 28, embedded.narrowed(pixels).float().sum(dim=(1, 2))
+    before, after = pixels.float().sum(dim=(1, 2)) * 20 / 28, twins.narrowed(pixels).float().sum(dim=(1, 2))
     assert float((after / before).mean()) > 0.995
     assert float((after / before).min()) > 0.85
 
 
 def test_training_frequencies_follow_zipfs_law_and_the_others_are_balanced() -> None:
-    counts = {split: embedded.digit_pairs()[split].labels.bincount(minlength=100) for split in SPLITS}
+    counts = {split: twins.digit_pairs()[split].labels.bincount(minlength=100) for split in SPLITS}
     ranked = counts["train"].sort(descending=True).values
     assert ranked.tolist() == [round(400 / rank) for rank in range(1, 101)]
     slope = np.polyfit(np.log(np.arange(1, 101)), np.log(ranked.numpy()), 1)[0]
@@ -280,7 +280,7 @@ def test_a_linear_classifier_on_pixels_is_above_chance_and_below_perfect(name: s
 
 
 def test_a_linear_classifier_on_the_pixels_of_scenes_is_above_chance_and_below_perfect() -> None:
-    made = embedded.digit_scenes()
+    made = twins.digit_scenes()
     scores = ridge(pixels_of(made["train"]), (made["train"].labels == 1).float(), pixels_of(made["test"]))
     labels = made["test"].labels
     found = [average_precision_score(labels[:, c][labels[:, c] >= 0] == 1, scores[:, c][labels[:, c] >= 0]) for c in range(10)]

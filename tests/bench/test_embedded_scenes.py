@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data import detection_layouts as layouts
-from bench.data import embedded_scenes
 from bench.data.catalogue import CATALOGUE
 from bench.data.check import check
 from bench.data.datasets import open_split
+from bench.data.sets import detection_layouts as layouts
+from bench.data.sets import scenes
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data
@@ -27,17 +27,17 @@ from bench.spec import Data
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_scenes, "SCENES", {"train": 8, "test": 6})
-    embedded_scenes.draw_scenes.cache_clear()
+    scenes.draw_scenes.cache_clear()
 
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Path:
-    return embedded_scenes.scene_folder("scenes_coco", 96, tmp_path)
+    return scenes.scene_folder("scenes_coco", 96, tmp_path)
 
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
-    return embedded_scenes.scene_folder("scenes_voc", 96, tmp_path)
+    return scenes.scene_folder("scenes_voc", 96, tmp_path)
 
 
 def boxes_of(root: Path, split: str) -> dict[int, list[dict[str, Any]]]:
@@ -82,7 +82,7 @@ def test_run_lengths_are_pycocotools_run_lengths() -> None:
     for seed in range(5):
         mask = torch.rand(7, 5, generator=torch.Generator().manual_seed(seed)) < 0.5
         mask[0, 0] = bool(seed % 2)
-        lengths = embedded_scenes.run_lengths(mask)
+        lengths = scenes.run_lengths(mask)
         with quiet():
             theirs = run_length.decode(run_length.frPyObjects(lengths, 7, 5))
         assert (theirs == mask.numpy()).all()
@@ -90,8 +90,8 @@ def test_run_lengths_are_pycocotools_run_lengths() -> None:
 
 def test_some_digits_are_cut_and_some_hidden_but_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded_scenes, "SCENES", {"train": 40, "test": 4})
-    embedded_scenes.draw_scenes.cache_clear()
-    scenes = embedded_scenes.draw_scenes("train")
+    scenes.draw_scenes.cache_clear()
+    scenes = scenes.draw_scenes("train")
     seen = [share for scene in scenes for share in scene.seen]
     assert min(seen) >= 0.5
     assert sum(share < 0.95 for share in seen) > 10
@@ -112,22 +112,22 @@ def test_both_layouts_show_the_same_scenes_and_the_test_scenes_are_held_out(coco
 
 
 def test_scenes_are_the_same_every_time_and_are_written_once(tmp_path: Path) -> None:
-    first = embedded_scenes.scene_folder("scenes_coco", 96, tmp_path / "a")
-    embedded_scenes.draw_scenes.cache_clear()
-    second = embedded_scenes.scene_folder("scenes_coco", 96, tmp_path / "b")
+    first = scenes.scene_folder("scenes_coco", 96, tmp_path / "a")
+    scenes.draw_scenes.cache_clear()
+    second = scenes.scene_folder("scenes_coco", 96, tmp_path / "b")
     files = sorted(file.relative_to(first) for file in first.rglob("*") if file.is_file())
     assert files
     assert all((first / file).read_bytes() == (second / file).read_bytes() for file in files)
     stamp = (first / files[0]).stat().st_mtime_ns
-    assert embedded_scenes.scene_folder("scenes_coco", 96, tmp_path / "a") == first
+    assert scenes.scene_folder("scenes_coco", 96, tmp_path / "a") == first
     assert (first / files[0]).stat().st_mtime_ns == stamp
     with pytest.raises(BenchError, match=r"96 px.*64"):
-        embedded_scenes.scene_folder("scenes_coco", 64, tmp_path)
+        scenes.scene_folder("scenes_coco", 64, tmp_path)
 
 
 def test_whole_copies_have_no_problem_and_are_decoded_once(coco: Path, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert layouts.check_coco(coco) == []
-    assert layouts.check_voc0712(voc, embedded_scenes.CLASSES) == []
+    assert layouts.check_voc0712(voc, scenes.CLASSES) == []
     data = Data(name="scenes_coco", size=96)
     layouts.check_whole(data, coco, tmp_path / "cache")
     monkeypatch.setattr(layouts, "check_coco", lambda root: ["read again"])
@@ -213,7 +213,7 @@ def test_what_is_wrong_with_a_copy_of_voc_is_named(voc: Path, what: str) -> None
         listed.unlink()
     else:
         listed.write_text("")
-    problems = layouts.check_voc0712(voc, embedded_scenes.CLASSES)
+    problems = layouts.check_voc0712(voc, scenes.CLASSES)
     assert len(problems) == 1
     assert problems[0].startswith("VOC2012 trainval: ")
     assert re.search(wanted, problems[0])

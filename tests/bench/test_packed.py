@@ -13,9 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench import cli
-from bench.data import check, decoding, folders, loader, packed
+from bench.data import check, decoding, loader
 from bench.data.datasets import SPLITS, Files, open_split
 from bench.data.loader import Plan
+from bench.data.sets import folders, packed
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Augment, Data

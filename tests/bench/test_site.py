@@ -6,7 +6,7 @@ import pytest
 
 from bench.bench_toml import find_site
 from bench.data.catalogue import CATALOGUE
-from bench.data.lists import PUBLISHED
+from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError
 
 

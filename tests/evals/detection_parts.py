@@ -14,27 +14,27 @@ import torch
 
 from bench import resume
 from bench.contracts import Context, Outcome, Subject
-from bench.data import embedded_scenes
+from bench.data.sets import scenes
 from bench.distributed import from_environment, process_group
 from bench.networks import encoders
 from bench.settings.site import Site
 from bench.spec import Backbone, Data
 from evals import detection_coco, detection_voc
 
-FEW: Mapping[embedded_scenes.Part, int] = {"train": 12, "test": 6}
+FEW: Mapping[scenes.Part, int] = {"train": 12, "test": 6}
 
 
 def few_scenes(cache: Path) -> None:
     """Write both sets with few scenes, before a job would write them whole."""
-    before = embedded_scenes.SCENES
-    embedded_scenes.draw_scenes.cache_clear()
+    before = scenes.SCENES
+    scenes.draw_scenes.cache_clear()
     try:
-        embedded_scenes.SCENES = FEW
+        scenes.SCENES = FEW
         for name in ("scenes_coco", "scenes_voc"):
-            embedded_scenes.scene_folder(name, 96, cache)
+            scenes.scene_folder(name, 96, cache)
     finally:
-        embedded_scenes.SCENES = before
-        embedded_scenes.draw_scenes.cache_clear()
+        scenes.SCENES = before
+        scenes.draw_scenes.cache_clear()
 
 
 def quick(kind: str, **changes: Any) -> Any:

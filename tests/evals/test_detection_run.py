@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from bench import resume
-from bench.data import embedded_scenes
+from bench.data.sets import scenes
 from bench.errors import BenchError, Stopped
 from bench.spec import Data
 from evals import _detectron2_compat as compat
@@ -176,7 +176,7 @@ def test_a_stopped_job_goes_on_and_ends_bit_identical(tmp_path: Path, monkeypatc
     names = [name for name in same[0] if name.suffix in (".json", ".txt")]
     assert names
     assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "job" / name).read_bytes() for name in names)  # predictions too
-    assert set(whole.details["ap_per_class"]) == set(embedded_scenes.CLASSES)  # type: ignore[arg-type]
+    assert set(whole.details["ap_per_class"]) == set(scenes.CLASSES)  # type: ignore[arg-type]
     assert len(json.loads((tmp_path / "job" / "pictures.json").read_text())["scenes"]) == 6
 
 
@@ -226,7 +226,7 @@ def test_two_ranks_train_one_detector(tmp_path: Path) -> None:
 @needs_detectron2
 def test_a_damaged_image_is_named_before_training(tmp_path: Path) -> None:
     context = parts.context_of(tmp_path, "voc")
-    victim = sorted((tmp_path / "features" / f"scenes_voc-v{embedded_scenes.VERSION}").glob("VOC2012/JPEGImages/*.jpg"))[0]
+    victim = sorted((tmp_path / "features" / f"scenes_voc-v{scenes.VERSION}").glob("VOC2012/JPEGImages/*.jpg"))[0]
     victim.write_bytes(victim.read_bytes()[:300])
     with pytest.raises(BenchError, match=f"{victim.name} cannot be decoded"):
         parts.run("voc", context)

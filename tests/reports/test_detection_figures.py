@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.data.embedded_scenes import run_lengths
+from bench.data.sets.scenes import run_lengths
 from bench.files import Json
 from bench.graph import plan
 from bench.result import Provenance, Result

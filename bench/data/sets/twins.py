@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data.digits import mnist5k
+from bench.data.sets.digits import mnist5k
 from bench.data.splits import SPLITS, Arrays, Split, SplitData, check_size
 from bench.errors import BenchError
 from bench.seeding import generator

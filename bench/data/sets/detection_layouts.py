@@ -21,8 +21,8 @@ from xml.etree import ElementTree as Xml
 
 from PIL import Image
 
-from bench.data import embedded_scenes
 from bench.data.catalogue import root_of
+from bench.data.sets import scenes
 from bench.errors import BenchError
 from bench.files import make_folder, write_json
 from bench.identity import digest
@@ -53,13 +53,13 @@ class Picture:
 def detection_root(data: Data, site: Site, cache: Path) -> Path:
     """The folder of a detection data set; the embedded scenes are written below `cache` first. Raises BenchError."""
     if data.name in (COCO[1], VOC[1]):
-        return embedded_scenes.scene_folder(data.name, data.size, cache)
+        return scenes.scene_folder(data.name, data.size, cache)
     return root_of(data.name, site)
 
 
 def class_names(data: Data) -> tuple[str, ...]:
     """Classes of a set in VOC's layout, which does not list them itself."""
-    return embedded_scenes.CLASSES if data.name == VOC[1] else VOC_CLASSES
+    return scenes.CLASSES if data.name == VOC[1] else VOC_CLASSES
 
 
 def check_whole(data: Data, root: Path, cache: Path, wait: Callable[[], None] | None = None) -> None:

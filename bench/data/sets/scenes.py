@@ -63,7 +63,7 @@ class Scene:
 @lru_cache(maxsize=2)
 def draw_scenes(part: Part) -> tuple[Scene, ...]:
     """The scenes of a split, always the same."""
-    from bench.data.digits import mnist5k
+    from bench.data.sets.digits import mnist5k
 
     digits = mnist5k()[part]
     rim = (digits.images.shape[-1] - TILE) // 2
