@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bench import plugins
-from bench.data import augment
 from bench.data.catalogue import entry
 from bench.data.loader import Plan
+from bench.data.views import augment
 from bench.networks import encoders
 from bench.spec import Pretrain
 

@@ -54,9 +54,9 @@ class Augment:
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels
     solarize: float = 0.0
     solarize_threshold: float = 0.5  # of 1.0
-    # Learned or random policies of whole operations, between flip and jitter; see bench/data/policies.py.
+    # Learned or random policies of whole operations, between flip and jitter; see bench/data/views/policies.py.
     policy: Literal["none", "autoaugment", "randaugment"] = field(default="none", metadata={"omit_when": "none"})
-    # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed (bench/data/exact.py).
+    # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed (bench/data/views/exact.py).
     exact: bool = field(default=False, metadata={"omit_when": False})
 
 

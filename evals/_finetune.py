@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from bench import optim
 from bench.contracts import Batch, Context, Subject
-from bench.data import augment
 from bench.data.datasets import SplitData, open_split
 from bench.data.loader import Plan, eval_batches, train_batches
+from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
 from bench.health import TrainingFailedError
 from bench.resume import Keeper

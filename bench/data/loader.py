@@ -25,11 +25,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bench.contracts import Batch
-from bench.data import augment, exact
 from bench.data.datasets import Arrays, Files, SplitData
 from bench.data.decoding import UnreadableImageError, read_image
-from bench.data.photo import painter
-from bench.data.sending import sent
+from bench.data.views import augment, exact
+from bench.data.views.photo import painter
+from bench.data.views.to_device import sent
 from bench.errors import BenchError
 from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop

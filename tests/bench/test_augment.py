@@ -14,8 +14,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
-from bench.data import augment, loader
-from bench.data.augment import Draw
+from bench.data import loader
+from bench.data.views import augment
+from bench.data.views.augment import Draw
 from bench.errors import BenchError
 from bench.spec import Augment
 

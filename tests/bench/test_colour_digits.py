@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bench.data import datasets
-from bench.data.augment import GRAY_WEIGHTS
 from bench.data.catalogue import check_present, entry
 from bench.data.datasets import SPLITS, Arrays, Split, flat_colours, open_split
 from bench.data.sets import digits
+from bench.data.views.augment import GRAY_WEIGHTS
 from bench.errors import BenchError
 from bench.scales import SCALES, Change, encoder
 from bench.settings.site import Site

@@ -14,10 +14,11 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
-from bench.data import augment, loader
-from bench.data.augment import Row
+from bench.data import loader
 from bench.data.datasets import Files, open_split
 from bench.data.loader import Plan
+from bench.data.views import augment
+from bench.data.views.augment import Row
 from bench.identity import canonical, digest
 from bench.seeding import generator
 from bench.settings.site import Site

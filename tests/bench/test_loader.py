@@ -13,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from bench.contracts import Batch
-from bench.data import augment, decoding, loader
+from bench.data import decoding, loader
 from bench.data.datasets import SPLITS, Arrays, Files, SplitData, labelled_subset, open_split, scan_folder
 from bench.data.loader import Plan
+from bench.data.views import augment
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as T
 
-from bench.data import augment, exact, photo
-from bench.data.augment import Draw
+from bench.data.views import augment, exact, photo
+from bench.data.views.augment import Draw
 from bench.spec import Augment
 
 SIZE = 224

@@ -12,8 +12,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy, InterpolationMode, RandAugment
 from torchvision.transforms.v2 import functional as T
 
-from bench.data import augment, loader, policies
+from bench.data import loader
 from bench.data.datasets import Arrays, SplitData, open_split
+from bench.data.views import augment, policies
 from bench.errors import BenchError
 from bench.identity import canonical
 from bench.scales import SCALES, Change, recipe_of

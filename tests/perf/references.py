@@ -21,8 +21,8 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import transforms
 
-from bench.data import augment
 from bench.data.splits import Arrays
+from bench.data.views import augment
 from bench.spec import Augment, Pretrain
 from bench.train import build_method
 from methods.simclr import Config, nt_xent

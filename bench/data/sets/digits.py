@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.data.augment import GRAY_WEIGHTS
 from bench.data.splits import Arrays, Split, SplitData, check_size
+from bench.data.views.augment import GRAY_WEIGHTS
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site

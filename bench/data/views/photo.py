@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data import augment, policies
-from bench.data.augment import GRAY_WEIGHTS, NUDGE, Row
+from bench.data.views import augment, policies
+from bench.data.views.augment import GRAY_WEIGHTS, NUDGE, Row
 from bench.spec import Augment
 
 HUE = 3  # its number among the operations of a jitter

@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import policies
-from bench.data.sending import sent
+from bench.data.views import policies
+from bench.data.views.to_device import sent
 from bench.errors import BenchError, unknown_name
 from bench.spec import Augment
 

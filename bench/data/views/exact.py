@@ -12,8 +12,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from bench.data import augment, policies
-from bench.data.augment import Row
+from bench.data.views import augment, policies
+from bench.data.views.augment import Row
 from bench.spec import Augment
 
 

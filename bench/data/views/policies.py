@@ -20,7 +20,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.data.sending import sent
+from bench.data.views.to_device import sent
 
 FILL = 128.0
 PLACES = 2  # operations in turn, of both policies
