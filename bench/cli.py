@@ -93,9 +93,7 @@ def run(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", help="A file with the weights of an encoder, in any layout of bench/weights/layouts.py.")
-    ],
+    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A file with the weights of an encoder, in any layout of weights/layouts.py.")],
     protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="An evaluation, see `bench list evals`. May be given several times.")],
     network: Annotated[str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Its width: 1, 2, 4.")] = None,

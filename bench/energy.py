@@ -22,10 +22,10 @@ from typing import Literal, Protocol
 import torch
 import torch.distributed as dist
 
-from bench.distributed import Ranks
 from bench.errors import BenchError, one_line
 from bench.files import read_json, write_json
 from bench.runs import RunFolder
+from bench.training.ranks import Ranks
 
 Part = Literal["packages", "gpus"]
 Joules = Mapping[Part, float]  # a part that is absent is not known

@@ -21,12 +21,11 @@ from typing import TypeVar
 
 import torch
 
-from bench import energy, plugins, train
+from bench import energy, plugins
 from bench.bench_toml import find_site
 from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
 from bench.device_name import device_name
-from bench.distributed import Ranks, device_of, from_environment, process_group
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
@@ -35,6 +34,8 @@ from bench.result import Provenance, Result
 from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
+from bench.training import loop
+from bench.training.ranks import Ranks, device_of, from_environment, process_group
 from bench.weights import layouts
 
 DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later
@@ -78,8 +79,8 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
         with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop, energy.metered(run, ranks, device) as used:
             trained = None
             if isinstance(spec, Pretrain):
-                place = train.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
-                trained = _again(lambda: train.pretrain(spec, place))
+                place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
+                trained = _again(lambda: loop.pretrain(spec, place))
                 outcome = Outcome(metrics=trained.metrics, details={"weights_sha256": trained.weights_sha256})
             else:
                 outcome = _evaluate(spec, run, site, device, should_stop)
@@ -160,7 +161,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
         state = torch.load(parent.weights, map_location="cpu", weights_only=True)
         network.load_state_dict(state["encoder"])
         if projector:
-            method = train.build_method(spec, steps=1)
+            method = loop.build_method(spec, steps=1)
             method.load_state_dict(state["method"])
             head = plugins.method_of(spec.method).projector(method)
     except Exception as error:  # torch raises many kinds for a damaged file

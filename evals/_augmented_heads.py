@@ -24,9 +24,9 @@ from bench.data.loader import Plan, train_batches
 from bench.errors import BenchError, unknown_name
 from bench.files import Json
 from bench.plugins import name_of
-from bench.resume import Keeper
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
+from bench.training.resume import Keeper
 from evals._features import features_of
 from evals._heads import Heads, Rule
 

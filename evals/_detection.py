@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from bench.contracts import Context, Outcome, Subject
-from bench.distributed import from_environment
 from bench.files import Json
 from bench.seeding import seed_of
+from bench.training.ranks import from_environment
 from evals import _detectron2_compat as compat
 from evals._detection_config import build_cfg
 from evals._detection_recipes import Detector

@@ -30,7 +30,7 @@ def build_cfg(detector: Detector, backbone: Backbone, *, classes: int, masks: bo
     model.MASK_ON = masks
     model.PIXEL_MEAN, model.PIXEL_STD = pixel_statistics(backbone)
     model.BACKBONE.FREEZE_AT = 0
-    # Plain batch norm here; with several ranks bench.distributed makes every norm use the whole batch, on CPUs too.
+    # Plain batch norm here; with several ranks bench.training.ranks makes every norm use the whole batch, on CPUs too.
     model.RESNETS.NORM = "BN"
     model.RESNETS.STRIDE_IN_1X1 = False
     model.ROI_HEADS.NUM_CLASSES = classes

@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.contracts import Context
 from bench.data.sets import detection_layouts as layouts
-from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.identity import digest
 from bench.seeding import generator, seed_of
 from bench.spec import Data
+from bench.training.ranks import Ranks
 
 GROUP = 2  # images of one aspect that stand together in a batch, which is what a GPU gets of 16 on 8
 Key = tuple[int, int, int]  # iteration, place in the batch, image

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contracts import Context
-from bench.distributed import Ranks, synchronise_norms
-from bench.health import TrainingFailedError
-from bench.resume import Keeper
 from bench.seeding import seed_of
+from bench.training.health import TrainingFailedError
+from bench.training.ranks import Ranks, synchronise_norms
+from bench.training.resume import Keeper
 from evals._detection_data import Scenes, train_batches
 
 LOGGED_STEPS = 100

@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench import optim
 from bench.contracts import Batch, Context, Subject
 from bench.data.datasets import SplitData, open_split
 from bench.data.loader import Plan, eval_batches, train_batches
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
-from bench.health import TrainingFailedError
-from bench.resume import Keeper
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Optim
+from bench.training import optim
+from bench.training.health import TrainingFailedError
+from bench.training.resume import Keeper
 from evals._accuracy import top_k
 from evals._features import BATCH
 

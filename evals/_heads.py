@@ -20,7 +20,7 @@ NORM_MOMENTUM = 0.1  # the same
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How all heads are made and updated. `trust` and the form of LARS ("classic") are those of bench/optim.py."""
+    """How all heads are made and updated. `trust` and the form of LARS ("classic") are those of bench/training/optim.py."""
 
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9

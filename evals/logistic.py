@@ -26,8 +26,8 @@ from torch import Tensor
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.files import Json
-from bench.optim import untraced
 from bench.spec import CENTRE, Crop
+from bench.training.optim import untraced
 from evals._accuracy import mean_class_top1, top_k
 from evals._average_precision import eleven_point, of_each_class, presence
 from evals._features import classes_of, features_of

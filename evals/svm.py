@@ -26,9 +26,9 @@ from torch import Tensor
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.files import Json
-from bench.resume import Keeper
 from bench.seeding import seed_of
 from bench.spec import CENTRE, Crop
+from bench.training.resume import Keeper
 from evals._average_precision import eleven_point, interpolated_area, of_each_class, presence
 from evals._features import classes_of, features_of
 

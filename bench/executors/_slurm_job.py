@@ -197,7 +197,7 @@ def _held_by_another(run: RunFolder) -> bool:
 
 
 def _export_ranks() -> int:
-    """Rank, world and meeting point for bench.distributed; returns the rank."""
+    """Rank, world and meeting point for bench.training.ranks; returns the rank."""
     import submitit
     from submitit.helpers import TorchDistributedEnvironment
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.distributed import Ranks
 from bench.runs import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
-from bench.train import Place
+from bench.training.loop import Place
+from bench.training.ranks import Ranks
 from methods.simclr import Config
 
 STEPS_AN_EPOCH = 3500 // 64  # of the small run below

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import train
 from bench.bench_toml import find_site
-from bench.chunks import cached_backward, split
 from bench.contracts import Batch
-from bench.distributed import Ranks
 from bench.errors import BenchError
 from bench.runs import RunFolder
+from bench.training import loop
+from bench.training.chunks import cached_backward, split
+from bench.training.ranks import Ranks
 from methods.barlow_twins import barlow_twins_loss
 from methods.simclr import nt_xent
 from tests.conftest import tiny_pretrain
@@ -105,9 +105,9 @@ def test_both_passes_draw_the_same_random_numbers() -> None:
 
 def test_a_pretraining_in_chunks_trains_and_is_another_job(tmp_path: Path) -> None:
     spec = replace(tiny_pretrain(epochs=0.3), chunks=5)
-    place = train.Place(RunFolder(tmp_path / "run"), find_site(tmp_path), Ranks(), torch.device("cpu"))
+    place = loop.Place(RunFolder(tmp_path / "run"), find_site(tmp_path), Ranks(), torch.device("cpu"))
     place.run.path.mkdir()
-    trained = train.pretrain(spec, place)
+    trained = loop.pretrain(spec, place)
     assert trained.metrics["loss"] < 7
     with pytest.raises(BenchError, match="batch_size 250 does not divide into 3 chunks"):
         replace(spec, chunks=3)

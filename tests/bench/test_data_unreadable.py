@@ -22,7 +22,7 @@ from bench.runs import Runs
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain, Resources
-from bench.train import Place, Trained, pretrain
+from bench.training.loop import Place, Trained, pretrain
 from tests.bench.data_trees import class_folders, site_with
 
 CPU = torch.device("cpu")

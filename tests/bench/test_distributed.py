@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.distributed import GlobalBatchNorm, Ranks, from_environment, gather, process_group, synchronise_norms
+from bench.training.ranks import GlobalBatchNorm, Ranks, from_environment, gather, process_group, synchronise_norms
 
 PROGRAM = Path(__file__).with_name("two_ranks.py")
 ROOT = Path(__file__).parents[2]

@@ -26,7 +26,7 @@ from bench.spec import Data
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_scenes, "SCENES", {"train": 8, "test": 6})
+    monkeypatch.setattr(scenes, "SCENES", {"train": 8, "test": 6})
     scenes.draw_scenes.cache_clear()
 
 
@@ -89,10 +89,9 @@ def test_run_lengths_are_pycocotools_run_lengths() -> None:
 
 
 def test_some_digits_are_cut_and_some_hidden_but_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded_scenes, "SCENES", {"train": 40, "test": 4})
+    monkeypatch.setattr(scenes, "SCENES", {"train": 40, "test": 4})
     scenes.draw_scenes.cache_clear()
-    scenes = scenes.draw_scenes("train")
-    seen = [share for scene in scenes for share in scene.seen]
+    seen = [share for scene in scenes.draw_scenes("train") for share in scene.seen]
     assert min(seen) >= 0.5
     assert sum(share < 0.95 for share in seen) > 10
     assert any(cut for scene in scenes for cut in scene.cut)

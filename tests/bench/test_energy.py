@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import energy, train, worker
-from bench.distributed import Ranks
+from bench import energy, worker
 from bench.energy import Gpus, Packages, metered
 from bench.files import write_json
 from bench.graph import plan
 from bench.result import read_result
 from bench.runs import RunFolder, Runs
 from bench.spec import Pretrain, Resources
+from bench.training import loop
+from bench.training.ranks import Ranks
 from tests.conftest import tiny_pretrain
 
 CPU = torch.device("cpu")
@@ -193,13 +194,13 @@ def test_a_result_says_what_its_job_used_or_that_nobody_knows(
 ) -> None:
     root, (package, _) = node
     monkeypatch.setattr(energy, "POWERCAP", root if known else tmp_path / "none")
-    really = train.pretrain
+    really = loop.pretrain
 
-    def pretrain(spec: Pretrain, place: train.Place) -> train.Trained:
+    def pretrain(spec: Pretrain, place: loop.Place) -> loop.Trained:
         set_joules(package, 142.0)
         return really(spec, place)
 
-    monkeypatch.setattr(train, "pretrain", pretrain)
+    monkeypatch.setattr(loop, "pretrain", pretrain)
     (job,) = plan([("two steps", tiny_pretrain(epochs=0.1))])
     run = runs[job.id]
     run.create(job, Resources(threads=1))

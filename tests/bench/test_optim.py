@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import optim
 from bench.errors import BenchError
 from bench.spec import Optim
+from bench.training import optim
 
 FACTORS = (0.0, 0.5, 1.0, 0.7, 0.2)  # the two forms of LARS differ only while the rate changes
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import checkpoint, health, optim, train, worker
+from bench import worker
 from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
 from bench.graph import plan
-from bench.health import TrainingFailedError, embedding_std
 from bench.identity import job_id
 from bench.runs import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
-from bench.train import Place
+from bench.training import checkpoint, health, loop, optim
+from bench.training.health import TrainingFailedError, embedding_std
+from bench.training.loop import Place
 from methods.simclr import Method
 
 Places = Callable[..., Place]
@@ -54,10 +55,10 @@ def interrupted(spec: Pretrain, place: Places, name: str, stops: list[int]) -> P
     done = 0
     for stop in stops:
         with pytest.raises(Stopped, match=f"after step {stop} of 6"):
-            train.pretrain(spec, place(name, after(stop - done)))
+            loop.pretrain(spec, place(name, after(stop - done)))
         done = stop
     there = place(name)
-    trained = train.pretrain(spec, there)
+    trained = loop.pretrain(spec, there)
     assert trained.resumed == len(stops)
     return there
 
@@ -71,7 +72,7 @@ SGD = Optim(name="sgd", lr=0.05, weight_decay=1e-4, warmup_epochs=2 / 54)
 def test_a_resumed_run_ends_with_the_digits_of_an_uninterrupted_one(small: Pretrain, place: Places, precision: Any, stops: list[int]) -> None:
     spec = replace(small, precision=precision)
     whole = place("whole")
-    trained = train.pretrain(spec, whole)
+    trained = loop.pretrain(spec, whole)
     assert trained.resumed == 0
     resumed = interrupted(spec, place, "resumed", stops)
     assert equal(weights(whole), weights(resumed))
@@ -83,7 +84,7 @@ def test_a_resumed_run_ends_with_the_digits_of_an_uninterrupted_one(small: Pretr
 def test_every_optimizer_resumes_with_its_buffers(small: Pretrain, place: Places, optimizer: Optim) -> None:
     spec = replace(small, optim=optimizer)
     whole = place("whole")
-    train.pretrain(spec, whole)
+    loop.pretrain(spec, whole)
     assert equal(weights(whole), weights(interrupted(spec, place, "resumed", [3])))
 
 
@@ -93,21 +94,21 @@ def test_a_resume_in_the_second_epoch_goes_on_with_its_order(small: Pretrain, pl
         assert isinstance(whole, Arrays)
         return Arrays(whole.images[::17], whole.labels[::17], whole.classes)
 
-    monkeypatch.setattr(train, "open_split", few)
+    monkeypatch.setattr(loop, "open_split", few)
     spec = replace(small, epochs=2)  # 206 images: three steps an epoch
     whole = place("whole")
-    train.pretrain(spec, whole)
+    loop.pretrain(spec, whole)
     assert equal(weights(whole), weights(interrupted(spec, place, "resumed", [4])))
 
 
 def test_lines_from_after_the_checkpoint_are_dropped_on_resume(small: Pretrain, place: Places) -> None:
     there = place("run", after(3))
     with pytest.raises(Stopped):
-        train.pretrain(small, there)
+        loop.pretrain(small, there)
     with there.run.metrics.open("a") as file:  # a killed process leaves steps after its checkpoint, and half a line
         file.write(json.dumps({"step": 4, "loss": 99.0}) + "\n" + '{"step": 5, "lo')
     again = place("run")
-    train.pretrain(small, again)
+    loop.pretrain(small, again)
     assert [line["step"] for line in curve(again)] == [1, 2, 3, 4, 5, 6]
     assert all(line["loss"] < 99 for line in curve(again))
 
@@ -116,7 +117,7 @@ def test_a_seed_gives_the_same_digits_and_another_seed_others(small: Pretrain, p
     places = [place("first"), place("second"), place("third")]
     for there, seed in zip(places, (0, 0, 1), strict=True):
         torch.rand(7)  # the state of the global generator must not matter
-        train.pretrain(replace(small, seed=seed), there)
+        loop.pretrain(replace(small, seed=seed), there)
     first, second, third = places
     assert equal(weights(first), weights(second))
     assert curve(first) == curve(second)
@@ -126,8 +127,8 @@ def test_a_seed_gives_the_same_digits_and_another_seed_others(small: Pretrain, p
 
 def test_precision_changes_the_digits_but_not_the_outcome(small: Pretrain, place: Places) -> None:
     fine, coarse = place("fp32"), place("bf16")
-    train.pretrain(small, fine)
-    train.pretrain(replace(small, precision="bf16"), coarse)
+    loop.pretrain(small, fine)
+    loop.pretrain(replace(small, precision="bf16"), coarse)
     a, b = ([line["loss"] for line in curve(there)] for there in (fine, coarse))
     assert a != b
     assert a == pytest.approx(b, rel=0.05)
@@ -136,7 +137,7 @@ def test_precision_changes_the_digits_but_not_the_outcome(small: Pretrain, place
 
 def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> None:
     there = place("run")
-    trained = train.pretrain(small, there)
+    trained = loop.pretrain(small, there)
     lines = there.run.curves()
     per_epoch = 3500 // 64
     assert len(lines) == 6
@@ -159,27 +160,27 @@ def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> Non
 
 
 def _encoder_weights(spec: Pretrain) -> Iterator[Tensor]:
-    encoder = train.build_method(spec, 6).get_submodule("encoder")
+    encoder = loop.build_method(spec, 6).get_submodule("encoder")
     return iter(encoder.parameters())
 
 
 def test_a_step_at_rate_zero_moves_no_weight_and_the_next_does(small: Pretrain, place: Places) -> None:
     there = place("run", after(1))
     with pytest.raises(Stopped):
-        train.pretrain(small, there)
+        loop.pretrain(small, there)
     saved = torch.load(there.run.checkpoint, weights_only=True)["network"]
-    start = {name: p.detach() for name, p in train.build_method(small, 6).named_parameters()}
+    start = {name: p.detach() for name, p in loop.build_method(small, 6).named_parameters()}
     assert all(torch.equal(saved[name], value) for name, value in start.items())  # warm-up starts at 0
     again = place("run", after(1))
     with pytest.raises(Stopped):
-        train.pretrain(small, again)
+        loop.pretrain(small, again)
     saved = torch.load(again.run.checkpoint, weights_only=True)["network"]
     assert not any(torch.equal(saved[name], value) for name, value in start.items() if value.ndim > 1)
 
 
 def test_a_finished_run_leaves_the_encoder_by_itself_and_in_the_method(small: Pretrain, place: Places) -> None:
     there = place("run")
-    trained = train.pretrain(small, there)
+    trained = loop.pretrain(small, there)
     saved = torch.load(there.run.weights, weights_only=True)
     assert trained.weights_sha256 == checkpoint.sha256_of(there.run.weights)
     for key, value in saved["encoder"].items():
@@ -220,10 +221,10 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
     small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     whole = place("whole")
-    train.pretrain(small, whole)
+    loop.pretrain(small, whole)
     run = job_folder(small, tmp_path / "runs")
     with pytest.raises(Stopped):
-        train.pretrain(small, place(run.job_id, after(3)))
+        loop.pretrain(small, place(run.job_id, after(3)))
     broken = DAMAGE[damage](run.checkpoint.read_bytes())
     run.checkpoint.write_bytes(broken)
     with as_worker(tmp_path, monkeypatch):
@@ -237,9 +238,9 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
 def test_a_checkpoint_of_another_network_is_not_loaded(small: Pretrain, place: Places) -> None:
     other = replace(small, backbone=replace(small.backbone, base_channels=8))
     with pytest.raises(Stopped):
-        train.pretrain(other, place("run", after(2)))
+        loop.pretrain(other, place("run", after(2)))
     with pytest.raises(InputCorrupt, match=r"checkpoint\.pt was damaged"):
-        train.pretrain(small, place("run"))
+        loop.pretrain(small, place("run"))
 
 
 class Dangerous:
@@ -254,7 +255,7 @@ def test_a_pickle_in_a_checkpoint_is_never_executed(small: Pretrain, place: Plac
     there = place("run")
     torch.save({"network": Dangerous()}, there.run.checkpoint)
     with pytest.raises(InputCorrupt):
-        train.pretrain(small, there)
+        loop.pretrain(small, there)
     assert not (tmp_path / "executed").exists()
 
 
@@ -273,7 +274,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_with_the_word(small: Pretrain, 
     monkeypatch.setattr(Method, "loss", loss)
     there = place("run")
     with pytest.raises(TrainingFailedError, match="diverged: loss not finite at step 3 of 6") as caught:
-        train.pretrain(small, there)
+        loop.pretrain(small, there)
     assert caught.value.kind == "diverged"
     assert not there.run.weights.exists()
     assert [line["step"] for line in there.run.curves()] == [1, 2]
@@ -282,7 +283,7 @@ def test_a_loss_that_is_not_finite_fails_the_run_with_the_word(small: Pretrain, 
 def test_a_rate_that_is_far_too_high_is_reported_as_diverged(small: Pretrain, place: Places) -> None:
     spec = replace(small, optim=Optim(name="sgd", lr=1e30, weight_decay=1.0, warmup_epochs=0))
     with pytest.raises(TrainingFailedError, match=r"^diverged"):
-        train.pretrain(spec, place("run"))
+        loop.pretrain(spec, place("run"))
 
 
 def test_a_collapsed_embedding_fails_the_job_with_the_word(
@@ -328,9 +329,9 @@ def test_a_compiled_encoder_is_another_job_with_the_same_weights_file(small: Pre
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", compiler)
     plain, other = place("plain"), place("compiled")
-    train.pretrain(small, plain)
+    loop.pretrain(small, plain)
     assert compiled == []
-    train.pretrain(replace(small, compile=True), other)
+    loop.pretrain(replace(small, compile=True), other)
     assert [call.__self__.__class__.__name__ for call in compiled] == ["ResNet"]  # type: ignore[attr-defined]
     assert equal(weights(plain), weights(other))
     assert job_id(replace(small, compile=True)) != job_id(small)

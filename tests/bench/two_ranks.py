@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import train
 from bench.contracts import Batch, Method
-from bench.distributed import Ranks, gather, synchronise_norms
 from bench.runs import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
+from bench.training import loop
+from bench.training.ranks import Ranks, gather, synchronise_norms
 from methods.barlow_twins import Config as BarlowTwins
 from methods.byol import Config as Byol
 from methods.dino import Config as Dino
@@ -110,8 +110,8 @@ def normed(ranks: Ranks, rows: slice, shape: tuple[int, ...], dtype: torch.dtype
 
 def step_of(method: object, ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     """Loss and gradients of one batch in float64, as the training loop computes them."""
-    network = train.build_method(spec_of(method), STEPS).double()
-    model: nn.Module = train._Embed(cast(Method, network))
+    network = loop.build_method(spec_of(method), STEPS).double()
+    model: nn.Module = loop._Embed(cast(Method, network))
     if ranks.world > 1:
         synchronise_norms(network, CPU)
         model = DistributedDataParallel(model, broadcast_buffers=False)
@@ -129,11 +129,11 @@ def trained(method: object, ranks: Ranks, folder: Path) -> dict[str, Any]:
     site = Site(root=folder, runs=folder, output=folder, report=folder)
     run = RunFolder(folder / f"{ranks.world}-ranks-{type(method).__module__}")
     run.path.mkdir(exist_ok=True)
-    metrics = train.pretrain(spec_of(method), train.Place(run, site, ranks, CPU)).metrics
+    metrics = loop.pretrain(spec_of(method), loop.Place(run, site, ranks, CPU)).metrics
     if not ranks.first:
         return {"metrics": metrics}
     weights = torch.load(run.weights, weights_only=True)["method"]
-    start = train.build_method(spec_of(method), STEPS).state_dict()
+    start = loop.build_method(spec_of(method), STEPS).state_dict()
     return {"metrics": metrics, "curve": [line["loss"] for line in run.curves()], "weights": weights, "start": start}
 
 

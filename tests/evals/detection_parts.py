@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from bench import resume
 from bench.contracts import Context, Outcome, Subject
 from bench.data.sets import scenes
-from bench.distributed import from_environment, process_group
 from bench.networks import encoders
 from bench.settings.site import Site
 from bench.spec import Backbone, Data
+from bench.training import resume
+from bench.training.ranks import from_environment, process_group
 from evals import detection_coco, detection_voc
 
 FEW: Mapping[scenes.Part, int] = {"train": 12, "test": 6}

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import optim
 from bench.contracts import Context, Subject
 from bench.data import datasets
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Backbone, Optim
+from bench.training import optim
 from evals._accuracy import mean_class_top1
 from evals._augmented_heads import Training, accuracies
 from evals._features import features_of

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import resume
 from bench.data.sets import scenes
 from bench.errors import BenchError, Stopped
 from bench.spec import Data
+from bench.training import resume
 from evals import _detectron2_compat as compat
 from evals import detection_coco, detection_voc
 from evals._detection_data import open_scenes, plan_batches

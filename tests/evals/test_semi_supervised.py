@@ -16,10 +16,10 @@ from bench.data import datasets
 from bench.data.datasets import Arrays
 from bench.data.loader import Plan, train_batches
 from bench.errors import BenchError, Stopped
-from bench.health import TrainingFailedError
 from bench.networks import encoders
 from bench.seeding import generator, seed_of
 from bench.spec import Backbone
+from bench.training.health import TrainingFailedError
 from evals import semi_supervised
 from evals._finetune import FineTuning, Tuned, fine_tune, start
 from evals.semi_supervised import RECIPES, VARIANTS, Config, evaluate, labelled

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import train
 from bench.contracts import Context, Outcome, Subject
-from bench.distributed import Ranks
 from bench.identity import job_id
 from bench.runs import RunFolder, Runs
+from bench.training import loop
+from bench.training.ranks import Ranks
 from bench.worker import load_subject
 from evals import spectrum
 from evals._spectrum import covariance_spectrum, measures
@@ -120,7 +120,7 @@ def test_a_trained_projector_is_loaded_with_its_encoder(projector: str, width: i
     spec = replace(tiny_pretrain(epochs=2 / 14), method=method)
     folder = RunFolder(context.site.runs / job_id(spec))
     folder.path.mkdir(parents=True)
-    train.pretrain(spec, train.Place(folder, context.site, Ranks(), torch.device("cpu")))
+    loop.pretrain(spec, loop.Place(folder, context.site, Ranks(), torch.device("cpu")))
     subject = load_subject(spec, 32, Runs(context.site.runs), torch.device("cpu"), projector=spectrum.NEEDS_PROJECTOR)
     found = evaluate(Config(), subject, context)
     assert found.details["widths"] == {"representation": 32, "embedding": width}

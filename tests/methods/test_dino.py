@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import train
 from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
-from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.networks.encoders import build
 from bench.networks.vit import Block
@@ -19,6 +17,8 @@ from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
+from bench.training import loop
+from bench.training.ranks import Ranks
 from methods._dino import LastLayer, clip_each, dino_loss, projector, temperature_of
 from methods.dino import RECIPES, VARIANTS, Config, Method
 from tests.conftest import TINY
@@ -297,12 +297,12 @@ def test_a_resumed_run_ends_bit_identical(variant: str, site: Site) -> None:
     spec = replace(spec, method=method, views=views, batch_size=1000, epochs=steps / 3)  # the second epoch begins with the last step
     spec = spec if variant else replace(spec, backbone=TINY)
     whole, parts = run_of(site, "whole"), run_of(site, "parts")
-    metrics = train.pretrain(spec, train.Place(whole, site, Ranks(), torch.device("cpu"))).metrics
+    metrics = loop.pretrain(spec, loop.Place(whole, site, Ranks(), torch.device("cpu"))).metrics
     assert 0 < metrics["teacher_entropy"] <= math.log(6) + 1e-6
     asked = iter([False, True])
     with pytest.raises(Stopped, match="after step 2 of 4"):
-        train.pretrain(spec, train.Place(parts, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(asked)))
-    assert train.pretrain(spec, train.Place(parts, site, Ranks(), torch.device("cpu"))).resumed == 1
+        loop.pretrain(spec, loop.Place(parts, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(asked)))
+    assert loop.pretrain(spec, loop.Place(parts, site, Ranks(), torch.device("cpu"))).resumed == 1
     a, b = (torch.load(run.weights, weights_only=True) for run in (whole, parts))
     assert a["method"]["center"].any()
     assert set(a["method"]) == set(b["method"])

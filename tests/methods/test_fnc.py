@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import train
 from bench.contracts import Batch, Facts
-from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder
 from bench.scales import encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
+from bench.training import loop
+from bench.training.ranks import Ranks
 from methods._false_negatives import fnc_loss, most_similar, own_candidates, same_label
 from methods.fnc import RECIPES, Config, Method
 from methods.simclr import nt_xent
@@ -296,8 +296,8 @@ def trained(spec: Pretrain, site: Site, name: str, stop_after: int | None = None
     calls = iter(range(100))
     if stop_after is not None:
         with pytest.raises(Stopped):
-            train.pretrain(spec, train.Place(run, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(calls) + 1 == stop_after))
-    train.pretrain(spec, train.Place(run, site, Ranks(), torch.device("cpu")))
+            loop.pretrain(spec, loop.Place(run, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(calls) + 1 == stop_after))
+    loop.pretrain(spec, loop.Place(run, site, Ranks(), torch.device("cpu")))
     weights: dict[str, Tensor] = torch.load(run.weights, weights_only=True)["method"]
     return weights
 

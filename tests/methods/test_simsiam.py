@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench import optim, train
 from bench.check import check_pretrain
 from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.scales import encoder as encoder_of
 from bench.scales import scale_of
 from bench.spec import Pretrain
+from bench.training import loop, optim
 from methods.simsiam import RECIPES, Config, Method, negative_cosine
 from tests.conftest import TINY
 
@@ -50,7 +50,7 @@ def test_known_answers() -> None:
 
 @pytest.fixture
 def made() -> Method:
-    network = train.build_method(replace(spec(), backbone=TINY), 10)
+    network = loop.build_method(replace(spec(), backbone=TINY), 10)
     assert isinstance(network, Method)
     return network
 

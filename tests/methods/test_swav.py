@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import train
 from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
-from bench.distributed import Ranks
 from bench.errors import BenchError, Stopped
 from bench.runs import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Pretrain
+from bench.training import loop
+from bench.training.ranks import Ranks
 from methods._swav import sinkhorn, swapped_prediction
 from methods.swav import RECIPES, VARIANTS, Config, Method
 from tests.conftest import TINY
@@ -237,11 +237,11 @@ def test_a_resumed_run_ends_bit_identical(site: Site) -> None:
         epochs=steps / (3500 // 64),
     )
     whole, parts = run_of(site, "whole"), run_of(site, "parts")
-    train.pretrain(spec, train.Place(whole, site, Ranks(), torch.device("cpu")))
+    loop.pretrain(spec, loop.Place(whole, site, Ranks(), torch.device("cpu")))
     asked = iter([False, False, True])
     with pytest.raises(Stopped, match="after step 3 of 6"):
-        train.pretrain(spec, train.Place(parts, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(asked)))
-    assert train.pretrain(spec, train.Place(parts, site, Ranks(), torch.device("cpu"))).resumed == 1
+        loop.pretrain(spec, loop.Place(parts, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(asked)))
+    assert loop.pretrain(spec, loop.Place(parts, site, Ranks(), torch.device("cpu"))).resumed == 1
     a, b = (torch.load(run.weights, weights_only=True)["method"] for run in (whole, parts))
     assert a["queue"].any()
     assert set(a) == set(b)

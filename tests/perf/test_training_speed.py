@@ -16,15 +16,15 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from bench import train
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays
-from bench.distributed import Ranks
 from bench.errors import Stopped
 from bench.networks import encoders
 from bench.runs import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
+from bench.training import loop
+from bench.training.ranks import Ranks
 from methods.simclr import Config
 from tests.perf import references
 from tests.perf.pairs import Published, Side, Usual, pairs
@@ -96,10 +96,10 @@ def bench_seconds(spec: Pretrain, here: Site, steps: int) -> float:
         return len(ticks) == steps + 1
 
     with pytest.raises(Stopped):
-        train.pretrain(spec, train.Place(run, here, Ranks(), torch.device("cpu"), should_stop))
+        loop.pretrain(spec, loop.Place(run, here, Ranks(), torch.device("cpu"), should_stop))
     saving = time.process_time() - ticks[-1]  # of the checkpoint when it stops; in a run there is one in so many seconds
     assert len(ticks) == steps + 1, "the loop is expected to ask after every step"
-    return (ticks[-1] - ticks[0]) * (1 + saving / train.CHECKPOINT_SECONDS)
+    return (ticks[-1] - ticks[0]) * (1 + saving / loop.CHECKPOINT_SECONDS)
 
 
 def reference_seconds(name: str, spec: Pretrain, digits: Arrays, pngs: Path, steps: int) -> float:

@@ -13,25 +13,26 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bench import optim, plugins
-from bench.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
-from bench.chunks import cached_backward
+from bench import plugins
 from bench.contracts import Batch, Facts, Method
 from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
-from bench.distributed import Ranks, gather, synchronise_norms
 from bench.errors import BenchError, Stopped
-from bench.health import check_health, effective_rank, embedding_std
 from bench.networks import encoders
-from bench.resume import truncate_metrics
 from bench.runs import RunFolder
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain
-from bench.stopwatch import Stopwatch
+from bench.training import optim
+from bench.training.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
+from bench.training.chunks import cached_backward
+from bench.training.health import check_health, effective_rank, embedding_std
+from bench.training.ranks import Ranks, gather, synchronise_norms
+from bench.training.resume import truncate_metrics
+from bench.training.stopwatch import Stopwatch
 
 CHECKPOINT_SECONDS = 20.0  # at least; saving never takes more than 2 % of the time
 LOGGED_STEPS = 200

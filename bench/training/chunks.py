@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contracts import Batch
-from bench.distributed import gather
-from bench.stopwatch import Stopwatch
+from bench.training.ranks import gather
+from bench.training.stopwatch import Stopwatch
 
 Embeddings = dict[str, Tensor]
 
