@@ -10,10 +10,10 @@ from bench import plugins
 from bench.contracts import Evaluation
 from bench.data.catalogue import entry
 from bench.earlier import ANY_WORK, Earlier, Taken, pairs, work
-from bench.features import entries_of
 from bench.graph import Job, JobGraph
 from bench.rates import Kind, Rate, listed
-from bench.runs import Runs
+from bench.runs.features import entries_of
+from bench.runs.folder import Runs
 from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain
 
 STARTUP_SECONDS = 3.0  # of a worker: Python, torch

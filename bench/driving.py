@@ -11,7 +11,7 @@ from bench.data.catalogue import check_present
 from bench.data.sets.lists import check_share
 from bench.errors import BenchError, unknown_name
 from bench.graph import JobGraph
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate
 

@@ -15,8 +15,8 @@ from bench.device_name import device_here
 from bench.errors import BenchError
 from bench.files import read_json
 from bench.identity import to_json
-from bench.result import Result, read_result
-from bench.runs import Runs
+from bench.runs.folder import Runs
+from bench.runs.result import Result, read_result
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain
 
 LOOKED_AT = 1000  # newest results of a kind whose job is read

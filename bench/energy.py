@@ -24,7 +24,7 @@ import torch.distributed as dist
 
 from bench.errors import BenchError, one_line
 from bench.files import read_json, write_json
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.training.ranks import Ranks
 
 Part = Literal["packages", "gpus"]

@@ -12,7 +12,7 @@ from bench.files import make_folder
 from bench.graph import Job
 from bench.networks import encoders
 from bench.networks.vit import VITS
-from bench.runs import RunFolder, Runs
+from bench.runs.folder import RunFolder, Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pretrain, Released
 from bench.weights import layouts

@@ -9,13 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from bench import manifest
 from bench.errors import BenchError, one_line
 from bench.executors._slurm_journal import Journal, View, look
 from bench.executors._slurm_settle import note, states_of
-from bench.manifest import Manifest, PlannedJob
 from bench.progress import describe
-from bench.runs import RunFolder, Runs, State
+from bench.runs import plans
+from bench.runs.folder import RunFolder, Runs, State
+from bench.runs.plans import Manifest, PlannedJob
 from bench.settings.site import Site
 
 WATCH_SECONDS = 2.0
@@ -27,7 +27,7 @@ def show_status(site: Site, tables: Sequence[str], *, watch: bool) -> None:
     """One line a table, or with names one line a job; `watch` repeats it until nothing runs. Slurm is asked once a round."""
     runs = Runs(site.runs)
     while True:
-        found = manifest.of_table(runs, tables)
+        found = plans.of_table(runs, tables)
         if not found:
             print(f"nothing was run under {runs.root}: `bench run --table simclr_table6` starts the first table")
             return
@@ -71,7 +71,7 @@ def show_log(site: Site, job: str, *, follow: bool) -> None:
 def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Cancel one job, or every unfinished job of some tables."""
     runs = Runs(site.runs)
-    folders = [runs.find(job)] if job else [runs[j.id] for m in manifest.of_table(runs, tables) for j in m.jobs]
+    folders = [runs.find(job)] if job else [runs[j.id] for m in plans.of_table(runs, tables) for j in m.jobs]
     unique = list(dict.fromkeys(folder.job_id for folder in folders))
     cancelled = [run for run in map(runs.__getitem__, unique) if _cancel(run)]
     if Journal(runs).read():  # after the marks: a worker that is told to end sees that it shall not come back
@@ -87,7 +87,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
 
     runs = Runs(site.runs)
     wanted = runs.find(job).job_id if job else None
-    plans = [m for m in manifest.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]
+    plans = [m for m in plans.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]
     jobs = list({j.id: j for m in plans for j in m.jobs}.values())
     if wanted is not None:
         jobs = _around(wanted, jobs)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from bench.graph import JobGraph
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 from bench.scheduler import Event, Watcher
 
 PLAIN_SECONDS = 30.0  # between progress lines in a pipe

@@ -15,7 +15,7 @@ from bench.cost import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.executors import Executor, NoSlotError
 from bench.graph import Job, JobGraph
-from bench.runs import FailureKind, RunFolder, Runs, State
+from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
 
 POLL_SECONDS = 0.1

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, executors, features, graph, manifest, plugins, progress, scheduler
+from bench import driving, executors, graph, plugins, progress, scheduler
 from bench.cost import Costs, disk_total
 from bench.driving import missing_data
 from bench.errors import BenchError
@@ -18,7 +18,8 @@ from bench.forecast import Imagined
 from bench.forecast import lines as forecast
 from bench.graph import Job, JobGraph
 from bench.rates import Kind
-from bench.runs import Runs, State
+from bench.runs import features, plans
+from bench.runs.folder import Runs, State
 from bench.scales import Scale, scale_of
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
@@ -63,7 +64,7 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     place = None if executor == "slurm" else executors.make(executor, request.site)
-    if place is not None and not all(manifest.is_known(Runs(request.site.runs), table, request.scale) for table in request.tables):
+    if place is not None and not all(plans.is_known(Runs(request.site.runs), table, request.scale) for table in request.tables):
         place.get_ready()  # a table that never ran here has something to run
     planned = _plan(request)
     for problem in missing_data(planned.graph, request.site):
@@ -80,9 +81,7 @@ def run(request: Request, executor: str, force: Sequence[str], *, watch: bool = 
     for table, cells in zip(planned.tables, planned.cells, strict=True):
         part = graph.plan((cell.label, cell.spec) for cell in cells)
         asked = (request.seeds, request.rows, request.columns)
-        manifest.write(
-            runs, manifest.Manifest(table.id, planned.scale.name, *asked, manifest.of_graph(part), request.site.overrides, planned.released)
-        )
+        plans.write(runs, plans.Manifest(table.id, planned.scale.name, *asked, plans.of_graph(part), request.site.overrides, planned.released))
     if place is None:
         titles = [f"{table.id}@{planned.scale.name}" for table in planned.tables]
         summary = driving.drive_slurm(jobs, request.site, forced, titles, watch=watch)

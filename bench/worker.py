@@ -23,15 +23,15 @@ import torch
 
 from bench import energy, plugins
 from bench.bench_toml import find_site
-from bench.commit import commit
 from bench.contracts import Context, Outcome, Subject
 from bench.device_name import device_name
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
 from bench.networks import encoders
-from bench.result import Provenance, Result
-from bench.runs import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
+from bench.runs.commit import commit
+from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
+from bench.runs.result import Provenance, Result
 from bench.settings.site import Site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
 from bench.training import loop

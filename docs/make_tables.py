@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import manifest
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
 from bench.scales import SCALES
 from reports.text import to_markdown
 from results import records
@@ -30,7 +30,7 @@ def pages() -> Iterator[tuple[str, str]]:
     with TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
         records.unpack(runs)
-        seeds = {last.table: last.seeds for last in manifest.read_all(runs) if last.scale == "embedded"}
+        seeds = {last.table: last.seeds for last in plans.read_all(runs) if last.scale == "embedded"}
         for table, page in PAGES.items():
             yield page, to_markdown(view(load_table(table), SCALES["embedded"], Store(runs), seeds[table]))
 

@@ -24,8 +24,8 @@ from bench.contracts import Context, Subject
 from bench.data.datasets import SPLITS, Split, open_split
 from bench.data.loader import eval_batches
 from bench.errors import BenchError
-from bench.features import entry_name
 from bench.files import disk_full, is_disk_full, make_folder, read_json, write_json
+from bench.runs.features import entry_name
 from bench.spec import CENTRE, Crop
 
 BATCH = 250

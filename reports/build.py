@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from reports import bibtex, pages
 from reports.index_page import index_page, matrix_page
 from reports.job import JobRecord

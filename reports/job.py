@@ -11,8 +11,8 @@ from bench import plugins
 from bench.errors import BenchError, one_line
 from bench.files import Json, read_json
 from bench.identity import from_json
-from bench.result import Result
-from bench.runs import FORMAT, Failure, RunFolder, State
+from bench.runs.folder import FORMAT, Failure, RunFolder, State
+from bench.runs.result import Result
 from bench.spec import Evaluate, Pretrain, Spec
 from reports.numbers import is_number
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from reports.job import JobRecord, read_job
 
 FILES = ("job.json", "result.json", "error.json", "metrics.jsonl", "log.txt", "pictures.json")

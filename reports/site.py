@@ -8,9 +8,9 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from bench import manifest
 from bench.errors import BenchError, one_line
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
 from bench.scales import scale_of
 from bench.settings.site import Site
 from reports.build import build
@@ -25,7 +25,7 @@ LIVE = "X-Bench-Live"  # tells the pages' script to look for changes; see templa
 
 def views_of(runs: Runs) -> list[TableView]:
     """Every table that was run under `runs`; one that cannot be shown is named and left out. Raises BenchError when there is none."""
-    known = manifest.read_all(runs)
+    known = plans.read_all(runs)
     if not known:
         raise BenchError(f"nothing was run under {runs.root}: `bench run --table simclr_table6` first.")
     views = []
@@ -73,8 +73,8 @@ def serve(folder: Path, port: int, rebuild: Callable[[], object], changed: Calla
 def fingerprint(runs: Runs) -> list[tuple[object, ...]]:
     """What a report depends on: the state of every job, and how far those that run have come."""
     found: list[tuple[object, ...]] = []
-    for m in manifest.read_all(runs):
-        for job, state in manifest.states(m, runs).items():
+    for m in plans.read_all(runs):
+        for job, state in plans.states(m, runs).items():
             found.append((m.name, job, state, _size(runs[job].metrics) if state == "running" else 0))
     return found
 

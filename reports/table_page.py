@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.runs import State
+from bench.runs.folder import State
 from reports import pages, table_figures, totals, words
 from reports.difference import Difference, differences
 from reports.job import JobRecord

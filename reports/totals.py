@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.result import Provenance
+from bench.runs.result import Provenance
 from reports.job import JobRecord
 from reports.numbers import is_number
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import manifest, scales
+from bench import scales
 from bench.errors import BenchError, one_line
 from bench.files import write_atomic
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
 from bench.settings.site import Site
 from results import records, reference
 from results.check import Finding, compare
@@ -93,7 +94,7 @@ def check_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = ref
 
 
 def _was_run(scale: str, site: Site) -> set[str]:
-    return {found.table for found in manifest.read_all(Runs(site.runs)) if found.scale == scale}
+    return {found.table for found in plans.read_all(Runs(site.runs)) if found.scale == scale}
 
 
 def _why_not(table: str, scale: str, was_run: set[str], root: Path) -> str:
@@ -176,9 +177,9 @@ def fresh_view(table: str, scale: str, site: Site) -> TableView:
     return view(load_table(table), found, Store(Runs(site.runs)), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
 
 
-def _last_run(table: str, scale: str, site: Site) -> manifest.Manifest:
+def _last_run(table: str, scale: str, site: Site) -> plans.Manifest:
     runs = Runs(site.runs)
-    last = next((m for m in manifest.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
+    last = next((m for m in plans.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
         raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
     return last

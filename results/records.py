@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench import graph, manifest
+from bench import graph
 from bench.errors import BenchError
 from bench.files import write_atomic
-from bench.result import Provenance, Result
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
+from bench.runs.result import Provenance, Result
 from bench.scales import scale_of
 from bench.spec import Resources
 from results import reference
@@ -67,7 +68,7 @@ def unpack(runs: Runs, references: Path = reference.ROOT) -> int:
                 if job.id in found and job.id not in used:
                     found[job.id].write(runs[job.id].result_file)
                     used.add(job.id)
-            manifest.write(runs, manifest.Manifest(file.stem, scale.name, seeds, (), (), manifest.of_graph(jobs)))
+            plans.write(runs, plans.Manifest(file.stem, scale.name, seeds, (), (), plans.of_graph(jobs)))
     if not used:
         raise BenchError(f"no records under {folder_of(references)}: `bench check --update` writes them with the references.")
     return len(used)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.errors import BenchError, one_line
-from bench.result import Result
-from bench.runs import Failure, RunFolder, Runs, State
+from bench.runs.folder import Failure, RunFolder, Runs, State
+from bench.runs.result import Result
 
 
 class Store:

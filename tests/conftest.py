@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.graph import Job, plan
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.spec import Augment, Backbone, Data, Evaluate, Optim, Pretrain, Random
 from evals.knn import Config as Knn
 from evals.linear import Config as Linear

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 from tests.conftest import BENCH
 
 pytestmark = pytest.mark.slow

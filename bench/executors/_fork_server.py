@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from bench.commit import commit
+from bench.runs.commit import commit
 
 ROOT = Path(__file__).parents[2]
 PACKET = 65536  # bytes at most

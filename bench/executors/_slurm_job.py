@@ -28,7 +28,7 @@ from bench.errors import BenchError, InputCorrupt, one_line
 from bench.executors import _slurm_state as state
 from bench.executors._slurm_journal import read_submission
 from bench.files import read_json, write_json
-from bench.runs import RunFolder, Runs, State
+from bench.runs.folder import RunFolder, Runs, State
 
 DONE, FAILED, STOPPED = 0, 1, 75  # of bench.worker
 POLL_SECONDS = 1.0

@@ -25,7 +25,7 @@ from bench.errors import InputCorrupt
 from bench.executors import _slurm_state as state
 from bench.executors._slurm_state import Row
 from bench.files import read_json, write_json
-from bench.runs import Runs
+from bench.runs.folder import Runs
 
 FORMAT = 1
 MARK = "~"  # between a job's name and its token

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.bench_toml import find_site
 from bench.executors._slurm_journal import read_submission
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 
 
 def main(folder: str) -> int:

@@ -10,7 +10,7 @@ from typing import Protocol
 from bench.executors import _slurm_state as state
 from bench.executors._slurm_journal import View
 from bench.executors._slurm_state import Row
-from bench.runs import RunFolder, Runs, State
+from bench.runs.folder import RunFolder, Runs, State
 
 MOUNT_SECONDS = 5.0  # how late a file written on a node may show here, at least; looking at the folder hurries it
 
@@ -30,7 +30,7 @@ _ENDS: Mapping[str, str] = {
 
 
 class Job(Protocol):
-    """What Slurm's side needs of a job: bench.manifest.PlannedJob and bench.graph.Job are such."""
+    """What Slurm's side needs of a job: bench.runs.plans.PlannedJob and bench.graph.Job are such."""
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from bench.runs import Runs
+from bench.runs.folder import Runs
 
 PACKAGES = ("bench", "methods", "evals", "results", "reports")
 PLUGINS = ("methods", "evals", "tables")

@@ -10,7 +10,7 @@ from bench.errors import BenchError, one_line
 from bench.executors._slurm_journal import Journal, View, look
 from bench.executors._slurm_settle import ended_for_sure, settle
 from bench.graph import JobGraph
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 from bench.scheduler import Event, Summary, Watcher
 
 POLL_SECONDS = 5.0  # between squeue calls: what a slurmctld with thousands of jobs can bear

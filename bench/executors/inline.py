@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.executors import Ended
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 
 
 class InlineExecutor:

@@ -25,7 +25,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
 from bench.executors._forks import Forked, ForkServer
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
 

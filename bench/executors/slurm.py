@@ -21,7 +21,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.commit import commit
 from bench.errors import BenchError
 from bench.executors import _slurm_snapshot
 from bench.executors import _slurm_state as state
@@ -29,7 +28,8 @@ from bench.executors._slurm_journal import Journal, Submission, View, adopt, loo
 from bench.executors._slurm_settle import Job, settle
 from bench.executors._slurm_snapshot import Snapshot
 from bench.files import write_atomic
-from bench.runs import Runs, State
+from bench.runs.commit import commit
+from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest
 

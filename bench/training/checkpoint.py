@@ -12,7 +12,7 @@ from torch import nn
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.files import atomic_path
 from bench.identity import job_id
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.spec import Pretrain
 
 

@@ -22,7 +22,7 @@ from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
 from bench.networks import encoders
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain

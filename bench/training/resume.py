@@ -17,7 +17,7 @@ import torch
 from bench.contracts import Context
 from bench.errors import InputCorrupt, Stopped, one_line
 from bench.files import atomic_path, write_atomic
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 
 SECONDS = 20.0  # between two saves, at least; saving never takes more than 2 % of the time
 

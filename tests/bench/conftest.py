@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training.loop import Place

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.bench_toml import find_site
 from bench.contracts import Batch
 from bench.errors import BenchError
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.training import loop
 from bench.training.chunks import cached_backward, split
 from bench.training.ranks import Ranks

@@ -11,7 +11,7 @@ from bench import graph, plugins
 from bench.cost import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
 from bench.graph import Job
 from bench.networks import encoders
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scales import SCALES, encoder, evaluation
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 

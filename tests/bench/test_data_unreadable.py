@@ -18,7 +18,7 @@ from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
 from bench.executors.local import LocalExecutor
 from bench.graph import plan as plan_jobs
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain, Resources

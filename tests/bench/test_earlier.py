@@ -11,8 +11,8 @@ from bench.bench_toml import find_site
 from bench.cost import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry
 from bench.files import read_json
-from bench.result import Provenance, Result
-from bench.runs import Runs
+from bench.runs.folder import Runs
+from bench.runs.result import Provenance, Result
 from bench.scales import SCALES
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
 from results.table import cell_jobs, load_table

@@ -13,8 +13,8 @@ from bench import energy, worker
 from bench.energy import Gpus, Packages, metered
 from bench.files import write_json
 from bench.graph import plan
-from bench.result import read_result
-from bench.runs import RunFolder, Runs
+from bench.runs.folder import RunFolder, Runs
+from bench.runs.result import read_result
 from bench.spec import Pretrain, Resources
 from bench.training import loop
 from bench.training.ranks import Ranks

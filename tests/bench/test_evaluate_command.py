@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.graph import Job
 from bench.identity import job_id
 from bench.networks import encoders
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Data, Resources
 from evals import knn

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from bench.contracts import Context, Subject
-from bench.features import counted
 from bench.graph import plan
 from bench.identity import digest
-from bench.runs import Runs
+from bench.runs.features import counted
+from bench.runs.folder import Runs
 from bench.session import _cached
 from bench.settings.site import Site
 from bench.spec import Data, Evaluate, Random
@@ -79,7 +79,7 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, bench.features; sys.exit('torch' in sys.modules)"
+    code = "import sys, bench.runs.features; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

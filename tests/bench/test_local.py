@@ -11,7 +11,7 @@ from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
 from bench.executors.local import LocalExecutor, slot_names
 from bench.graph import plan
-from bench.runs import RunFolder, Runs, State
+from bench.runs.folder import RunFolder, Runs, State
 from bench.settings.site import Site
 from bench.spec import Random, Resources
 from tests.conftest import TINY, knn_of, tiny_pretrain

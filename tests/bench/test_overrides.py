@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import manifest
 from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.identity import job_id
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
 from bench.scales import scale_of
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
@@ -88,6 +88,6 @@ def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
 def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
     for overrides in (AS_PUBLISHED, ALL):
-        made = manifest.Manifest("t", "paper", 1, (), (), (), overrides)
-        manifest.write(runs, made)
-        assert manifest.read_all(runs) == [made]
+        made = plans.Manifest("t", "paper", 1, (), (), (), overrides)
+        plans.write(runs, made)
+        assert plans.read_all(runs) == [made]

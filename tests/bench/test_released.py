@@ -14,13 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import manifest, plugins, session
+from bench import plugins, session
 from bench.authors import Weights, catalogue
 from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders
-from bench.runs import Runs, State
+from bench.runs import plans
+from bench.runs.folder import Runs, State
 from bench.scales import SCALES
 from bench.settings.site import KnownFile, Site
 from bench.spec import Backbone, Data, Evaluate, Released
@@ -261,10 +262,10 @@ def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
 
 
 def test_a_manifest_remembers_the_released_weights(runs: Runs) -> None:
-    plain = manifest.Manifest("t", "paper", 1, (), (), ())
+    plain = plans.Manifest("t", "paper", 1, (), (), ())
     for one in (plain, replace(plain, released=HASHES)):
-        manifest.write(runs, one)
-        assert manifest.read_all(runs) == [one]
+        plans.write(runs, one)
+        assert plans.read_all(runs) == [one]
 
 
 @pytest.fixture
@@ -297,7 +298,7 @@ def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, 
     assert "simclr_table6: no released weights, skipped: Random encoder, ResNet-50" in out
     assert "layout TensorFlow, base_model/conv2d_k: 265 keys matched, 0 missing, 3 left out" in out
     site = find_site()
-    (known,) = manifest.read_all(Runs(site.runs))
+    (known,) = plans.read_all(Runs(site.runs))
     assert [job.kind for job in known.jobs] == ["evaluate"]
     assert known.released is not None
     run = Runs(site.runs)[known.jobs[0].id]

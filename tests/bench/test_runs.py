@@ -14,8 +14,8 @@ import pytest
 from bench.errors import BenchError, InputCorrupt
 from bench.files import atomic_path, read_json, set_aside, write_atomic, write_json
 from bench.graph import Job
-from bench.result import FORMAT, Provenance, Result, read_result
-from bench.runs import STALE_SECONDS, RunFolder, Runs, State
+from bench.runs.folder import STALE_SECONDS, RunFolder, Runs, State
+from bench.runs.result import FORMAT, Provenance, Result, read_result
 from bench.spec import Resources
 
 PROVENANCE = Provenance(
@@ -79,7 +79,7 @@ def test_a_finished_job_cannot_be_claimed(runs: Runs, job: Job) -> None:
 
 def test_the_claim_of_a_killed_process_is_taken_over(runs: Runs, job: Job) -> None:
     run = runs[job.id]
-    code = f"from bench.runs import RunFolder; from pathlib import Path; import os; assert RunFolder(Path({str(run.path)!r})).claim(); os._exit(9)"
+    code = f"from bench.runs.folder import RunFolder; from pathlib import Path; import os; assert RunFolder(Path({str(run.path)!r})).claim(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert run.claim_holder() is not None
     assert run.state() is State.STOPPED

@@ -14,8 +14,8 @@ from bench.cost import Costs
 from bench.errors import BenchError
 from bench.executors import Ended
 from bench.graph import JobGraph, plan
-from bench.result import Provenance, Result
-from bench.runs import FailureKind, RunFolder, Runs, State
+from bench.runs.folder import FailureKind, RunFolder, Runs, State
+from bench.runs.result import Provenance, Result
 from bench.scheduler import Event, RetryRules, Summary
 from bench.settings.site import Site
 from bench.spec import Random
@@ -193,7 +193,7 @@ def test_a_job_of_another_driver_is_waited_for(graph: JobGraph, runs: Runs, tmp_
     script = f"""
 import sys, time
 from pathlib import Path
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from tests.bench.test_scheduler import finish
 run = RunFolder(Path({str(runs[first].path)!r}))
 assert run.claim()

@@ -8,7 +8,7 @@ from bench.cost import Costs
 from bench.errors import BenchError
 from bench.forecast import Imagined, lines, work_of
 from bench.graph import plan
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest, SlurmSettings
 from bench.simulate import Cluster, Work, simulate

@@ -16,7 +16,7 @@ from bench._throughput_verdict import HEADROOM, judge
 from bench.data import loader
 from bench.data.datasets import Files
 from bench.errors import BenchError
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from bench.spec import Pretrain

@@ -17,7 +17,7 @@ from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
 from bench.graph import plan
 from bench.identity import job_id
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
 from bench.training import checkpoint, health, loop, optim

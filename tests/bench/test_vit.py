@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.graph import plan
 from bench.networks import encoders
 from bench.networks.vit import VITS, Block, VisionTransformer
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scales import SCALES, encoder
 from bench.spec import Backbone
 from tests.conftest import knn_of, tiny_pretrain

@@ -14,7 +14,7 @@ from bench.cost import Costs
 from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.graph import Job
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scales import SCALES, encoder, evaluation
 from bench.settings.site import Site
 from bench.spec import Evaluate, Random

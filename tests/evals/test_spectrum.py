@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Outcome, Subject
 from bench.identity import job_id
-from bench.runs import RunFolder, Runs
+from bench.runs.folder import RunFolder, Runs
 from bench.training import loop
 from bench.training.ranks import Ranks
 from bench.worker import load_subject

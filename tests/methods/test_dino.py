@@ -13,7 +13,7 @@ from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, Stopped
 from bench.networks.encoders import build
 from bench.networks.vit import Block
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain

@@ -18,7 +18,7 @@ from bench import plugins
 from bench.check import check_pretrain
 from bench.contracts import Batch, Method, Recipe
 from bench.identity import canonical, from_json, job_id
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.scales import SCALES, encoder
 from bench.settings.site import Site
 from bench.spec import Backbone, Pretrain

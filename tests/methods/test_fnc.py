@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError, Stopped
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.scales import encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, Stopped
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Pretrain

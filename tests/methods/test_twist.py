@@ -14,7 +14,7 @@ from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.identity import job_id
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from bench import graph, manifest, plugins
+from bench import graph, plugins
 from bench.cost import Costs
 from bench.graph import Job
-from bench.result import Result
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
+from bench.runs.result import Result
 from bench.scales import SCALES
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
@@ -60,7 +61,7 @@ def fill(site: Site, tables: Iterable[str], seeds: int) -> int:
                 known.add(job.id)
                 runs[job.id].create(job, Resources())
                 end(runs, job)
-        manifest.write(runs, manifest.Manifest(name, SCALE, seeds, (), (), manifest.of_graph(jobs)))
+        plans.write(runs, plans.Manifest(name, SCALE, seeds, (), (), plans.of_graph(jobs)))
     return len(known)
 
 

@@ -20,7 +20,7 @@ from bench.data.datasets import open_split
 from bench.data.splits import Arrays
 from bench.errors import Stopped
 from bench.networks import encoders
-from bench.runs import RunFolder
+from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training import loop

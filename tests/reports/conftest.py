@@ -11,8 +11,8 @@ import pytest
 
 from bench.files import Json
 from bench.graph import Job, plan
-from bench.result import Provenance, Result
-from bench.runs import Runs
+from bench.runs.folder import Runs
+from bench.runs.result import Provenance, Result
 from bench.scales import scale_of
 from bench.spec import Evaluate, Pretrain, Resources
 from evals.linear import Config as Linear

@@ -16,8 +16,8 @@ from PIL import Image
 from bench.data.sets.scenes import run_lengths
 from bench.files import Json
 from bench.graph import plan
-from bench.result import Provenance, Result
-from bench.runs import RunFolder, Runs
+from bench.runs.folder import RunFolder, Runs
+from bench.runs.result import Provenance, Result
 from bench.spec import Backbone, Data, Evaluate, Random, Resources
 from evals.detection_coco import RECIPES
 from reports import detection_figures

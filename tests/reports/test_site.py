@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import manifest
 from bench.errors import BenchError
+from bench.runs import plans
 from bench.scales import scale_of
 from reports import build as building
 from reports import site as reporting
@@ -77,8 +77,8 @@ def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(ow
 
     job = own_demo.embedded.cells["SimCLR, ResNet-50 (4x)", "Param (M)"].jobs[0]
     run = own_demo.runs[job]
-    monkeypatch.setattr(manifest, "read_all", lambda _: [Known()])
-    monkeypatch.setattr(manifest, "states", lambda *_: {job: run.state()})
+    monkeypatch.setattr(plans, "read_all", lambda _: [Known()])
+    monkeypatch.setattr(plans, "states", lambda *_: {job: run.state()})
     failed = reporting.fingerprint(own_demo.runs)
     run.forget_failure()
     run.claim()
@@ -125,7 +125,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
 
 def test_nothing_was_run(tmp_path: Path) -> None:
-    from bench.runs import Runs
+    from bench.runs.folder import Runs
 
     with pytest.raises(BenchError, match="nothing was run under"):
         reporting.views_of(Runs(tmp_path / "runs"))

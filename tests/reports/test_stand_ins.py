@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scales import SCALES, scale_of
 from bench.spec import Evaluate
 from reports.build import build

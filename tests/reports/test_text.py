@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scales import scale_of
 from reports.text import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, duration, signed

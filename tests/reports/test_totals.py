@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.result import Provenance
+from bench.runs.result import Provenance
 from reports import totals
 from reports.build import build
 from tests.reports.conftest import Demo

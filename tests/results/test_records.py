@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import manifest
 from bench.bench_toml import find_site
-from bench.runs import Runs
+from bench.runs import plans
+from bench.runs.folder import Runs
 from bench.settings.site import Site
 from reports.site import build_site
 from results import records, reference
@@ -26,7 +26,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_every_reference_is_what_the_records_give(recorded: Site) -> None:
-    made = manifest.read_all(Runs(recorded.runs))
+    made = plans.read_all(Runs(recorded.runs))
     assert {(m.scale, m.table) for m in made} == {
         (file.parent.name, file.stem) for file in reference.ROOT.glob("*/*.csv") if file.stem != reference.DEVIATIONS
     }
@@ -42,5 +42,5 @@ def test_no_record_names_a_machine() -> None:
 def test_the_report_can_be_built_from_the_records_alone(recorded: Site, tmp_path: Path) -> None:
     index = build_site(recorded, Runs(recorded.runs), tmp_path / "report")
     pages = {(path.parent.name, path.name) for path in index.parent.rglob("*.html")}
-    tables = {(m.scale, f"{m.table}.html") for m in manifest.read_all(Runs(recorded.runs))}
+    tables = {(m.scale, f"{m.table}.html") for m in plans.read_all(Runs(recorded.runs))}
     assert tables <= pages

@@ -5,8 +5,8 @@ from statistics import stdev
 
 import pytest
 
-from bench.result import Provenance, Result
-from bench.runs import Runs
+from bench.runs.folder import Runs
+from bench.runs.result import Provenance, Result
 from bench.scales import scale_of
 from results.store import Store
 from results.table import CellJob, cell_jobs, load_table

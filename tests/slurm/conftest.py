@@ -18,7 +18,7 @@ from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.executors import slurm
 from bench.graph import JobGraph
-from bench.runs import Runs
+from bench.runs.folder import Runs
 from bench.scheduler import RetryRules
 from bench.settings.site import Site
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.executors._slurm_job import _come_back
-from bench.runs import Runs
+from bench.runs.folder import Runs
 
 
 @pytest.fixture

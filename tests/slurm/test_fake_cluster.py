@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import manifest, monitor
+from bench import monitor
 from bench.executors import _slurm_journal, _slurm_settle
 from bench.executors._slurm_journal import Journal, Submission, look
 from bench.executors._slurm_snapshot import take
 from bench.executors._slurm_watch import watch
 from bench.graph import JobGraph, plan
-from bench.runs import State
+from bench.runs import plans
+from bench.runs.folder import State
 from bench.scheduler import Event
 from bench.spec import Random, Resources
 from tests.conftest import BENCH, TINY, knn_of, linear_of, tiny_pretrain
@@ -136,7 +137,7 @@ def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeS
     place.submit(plan([("a", tiny_pretrain(0))]))
     (fake_slurm.home / "down").touch()
     assert "Unable to contact slurm controller" in place.error(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
+    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
     assert "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))" in out
@@ -153,7 +154,7 @@ def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     first = next(iter(graph)).id
     fake_slurm.set(seconds=0.1, fail=[first])
     place.submit(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
+    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     shown = Silent()
     summary = watch(graph, place.runs, shown, poll=0.1)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (2, 1, 2)
@@ -208,7 +209,7 @@ def test_what_runs_is_what_was_submitted(workplace: Path, fake_slurm: FakeSlurm,
     before = take(runs, "abc")
     assert (before.plugins[0] / "methods" / "own.py").read_text() == "first = 1\n"
     assert (before.code / "COMMIT").read_text() == "abc"
-    code = "import bench.commit, methods, evals, results, reports; print(bench.commit.__file__, bench.commit.commit())"
+    code = "import bench.runs.commit, methods, evals, results, reports; print(bench.runs.commit.__file__, bench.runs.commit.commit())"
     ask = [sys.executable, "-P", "-c", code]
     out = subprocess.run(ask, env=os.environ | {"PYTHONPATH": str(before.code)}, capture_output=True, text=True, timeout=60, check=True).stdout
     assert out == f"{before.code / 'bench' / 'commit.py'} abc\n"

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import manifest, monitor, worker
+from bench import monitor, worker
 from bench.executors import slurm
 from bench.executors._slurm_journal import Journal, look
 from bench.executors._slurm_watch import watch
 from bench.graph import JobGraph, plan
-from bench.runs import RunFolder, Runs, State
+from bench.runs import plans
+from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Pretrain, Random
 from tests.conftest import BENCH, TINY, knn_of, tiny_pretrain
 from tests.slurm.conftest import Place, RealSlurm, wait_until
@@ -154,7 +155,7 @@ def test_a_failing_parent_ends_its_dependents_and_nothing_else(limited: Path, wo
     place = Place(workplace)
     graph = plan([("bad | kNN", knn_of(diverging())), ("good | kNN", knn_of(Random(backbone=TINY)))])
     place.submit(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
+    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     summary = watch(graph, place.runs, Silent(), poll=0.5)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (1, 1, 1)
     assert place.runs[summary.failed[0]].failure().kind == "diverged"
@@ -175,7 +176,7 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     place = Place(workplace)
     graph = plan([("long | kNN", knn_of(tiny_pretrain(epochs=500)))])
     place.submit(graph)
-    manifest.write(place.runs, manifest.Manifest("tests", "tiny", 1, (), (), manifest.of_graph(graph)))
+    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     run, child = (place.runs[job.id] for job in graph)
     wait_for_steps(run, 2)
     row = look(Journal(place.runs)).row(run.job_id)
@@ -234,7 +235,7 @@ def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(limited: Path, 
     rows = [name for _, _, name in real_slurm.queue() if name.rpartition("~")[2] in tokens]
     assert len(rows) == 5
     runs = Runs(workplace / "runs")
-    slurm.cancel(runs, [job.id for job in manifest.read_all(runs)[0].jobs])
+    slurm.cancel(runs, [job.id for job in plans.read_all(runs)[0].jobs])
 
 
 def test_two_nodes_train_what_one_process_trains(limited: Path, workplace: Path) -> None:

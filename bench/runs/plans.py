@@ -14,7 +14,7 @@ from typing import Any
 from bench.errors import InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
 from bench.graph import JobGraph
-from bench.runs import Runs, State
+from bench.runs.folder import Runs, State
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 
 FORMAT = 2

@@ -26,7 +26,7 @@ from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json, set_aside, write_json
 from bench.graph import Job
 from bench.identity import canonical, from_json
-from bench.result import Result, read_result
+from bench.runs.result import Result, read_result
 from bench.spec import Resources, Spec
 
 FORMAT = 1  # of job.json
