@@ -66,7 +66,7 @@ def plan(
         raise BenchError("--time-limit and --preemption-rate describe the cluster of --nodes: give --nodes too.")
     imagined = None
     if nodes is not None:
-        from bench.forecast import Imagined
+        from bench.costs.forecast import Imagined
 
         imagined = Imagined(nodes, time_limit, preemption_rate)
     session.show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined)

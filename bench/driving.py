@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from bench import executors, plugins, progress, scheduler
-from bench.cost import Costs, disk_total
+from bench.costs.estimates import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.sets.lists import check_share
 from bench.errors import BenchError, unknown_name

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Protocol
 
-from bench.cost import Costs
+from bench.costs.estimates import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.executors import Executor, NoSlotError
 from bench.graph import Job, JobGraph

@@ -10,14 +10,14 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 from bench import driving, executors, graph, plugins, progress, scheduler
-from bench.cost import Costs, disk_total
+from bench.costs.estimates import Costs, disk_total
+from bench.costs.forecast import Imagined
+from bench.costs.forecast import lines as forecast
+from bench.costs.rates import Kind
 from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.files import make_folder
-from bench.forecast import Imagined
-from bench.forecast import lines as forecast
 from bench.graph import Job, JobGraph
-from bench.rates import Kind
 from bench.runs import features, plans
 from bench.runs.folder import Runs, State
 from bench.scales import Scale, scale_of

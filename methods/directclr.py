@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts, Recipe
-from bench.cost import feature_dim
+from bench.costs.estimates import feature_dim
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._directclr import FirstChannels, Orthogonal, fixed_low_rank, trainable_diagonal

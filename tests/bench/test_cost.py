@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import graph, plugins
-from bench.cost import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
+from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
 from bench.graph import Job
 from bench.networks import encoders
 from bench.runs.folder import Runs
@@ -102,7 +102,7 @@ def test_sizes_of_a_network_are_those_of_the_built_one_and_need_no_compiler() ->
         network = encoders.build(backbone, seed=0)
         assert (parameters(backbone), feature_dim(backbone)) == (encoders.parameters(network), network.feature_dim)
     program = (
-        "import sys; from bench.cost import parameters; from bench.spec import Backbone;"
+        "import sys; from bench.costs.estimates import parameters; from bench.spec import Backbone;"
         "assert parameters(Backbone(name='vit_base16')) > 8e7 and parameters(Backbone(name='resnet50')) == 23508032;"
         "sys.exit('torch._dynamo' in sys.modules)"
     )

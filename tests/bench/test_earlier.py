@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import earlier, graph, session
+from bench import graph, session
 from bench.bench_toml import find_site
-from bench.cost import STARTUP_SECONDS, Costs, Estimate
+from bench.costs import history
+from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry
 from bench.files import read_json
 from bench.runs.folder import Runs
@@ -142,7 +143,7 @@ def test_damaged_and_unfinished_jobs_are_passed_over(runs: Runs) -> None:
 
 
 def test_few_files_are_read_newest_first_and_the_plans_own_before_all(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(earlier, "LOOKED_AT", 3)
+    monkeypatch.setattr(history, "LOOKED_AT", 3)
     own = tiny_pretrain(0)
     done(runs, own, A100, 250.0)
     for seed in range(1, 8):
@@ -153,7 +154,7 @@ def test_few_files_are_read_newest_first_and_the_plans_own_before_all(runs: Runs
         read.append(path)
         return read_json(path)
 
-    monkeypatch.setattr("bench.earlier.read_json", reading)
+    monkeypatch.setattr("bench.costs.history.read_json", reading)
     found = estimate(runs, planned())
     assert "1,000 images/s, median of 3 results" in found.source
     assert len(read) <= 2 * 3
@@ -166,14 +167,14 @@ def test_few_files_are_read_newest_first_and_the_plans_own_before_all(runs: Runs
 
 def test_nothing_is_read_before_something_is_asked(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     done(runs, tiny_pretrain(0), A100, 10.0)
-    monkeypatch.setattr("bench.earlier.read_json", lambda _: pytest.fail("read"))
+    monkeypatch.setattr("bench.costs.history.read_json", lambda _: pytest.fail("read"))
     Costs(runs, graph.plan([("x", planned())]))
 
 
 def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.earlier.device_here", lambda: "cpu: Xeon")
+    monkeypatch.setattr("bench.costs.history.device_here", lambda: "cpu: Xeon")
     site = find_site(workplace)
     asked = session.Request(site, ("simclr_table6",), "embedded", 2, ("SimCLR (ours), ResNet-50",), ("Top-1",))
     (first, second) = [cell.spec for cell in cell_jobs(load_table("simclr_table6"), SCALES["embedded"], 2, rows=asked.rows, columns=asked.columns)]

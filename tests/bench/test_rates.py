@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.earlier import pairs
+from bench.costs.history import pairs
+from bench.costs.rates import OWN, RELATIVE, listed
 from bench.networks.vit import VITS
-from bench.rates import OWN, RELATIVE, listed
 from bench.scales import SCALES
 from bench.spec import Backbone
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import scheduler
-from bench.cost import Costs
+from bench.costs.estimates import Costs
 from bench.errors import BenchError
 from bench.executors import Ended
 from bench.graph import JobGraph, plan

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from bench.cost import Costs
+from bench.costs.estimates import Costs
+from bench.costs.forecast import Imagined, lines, work_of
+from bench.costs.simulation import Cluster, Work, simulate
 from bench.errors import BenchError
-from bench.forecast import Imagined, lines, work_of
 from bench.graph import plan
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest, SlurmSettings
-from bench.simulate import Cluster, Work, simulate
 from tests.conftest import knn_of, tiny_pretrain
 
 

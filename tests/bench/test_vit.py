@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from bench import cost
+from bench.costs import estimates
 from bench.errors import BenchError
 from bench.graph import plan
 from bench.networks import encoders
@@ -270,12 +270,12 @@ def test_jobs_with_every_network_have_a_cost(scale: str, runs: Runs) -> None:
     for paper in SCALES[scale].networks:
         spec = encoder(SCALES[scale], "simclr", network=paper, width=1, epochs=None, dataset="imagenet", seed=0)
         graph = plan([(paper, knn_of(spec))])  # type: ignore[arg-type]
-        costs = cost.Costs(runs, graph)
+        costs = estimates.Costs(runs, graph)
         estimates = [costs.estimate(job) for job in graph]
         devices = {found.device for found in estimates}
         assert devices == {"core" if SCALES[scale].recipe == "embedded" else "GPU"}, paper
         seconds[paper] = max(found.seconds for found in estimates)
-        assert all(cost.disk_total([job]) > 0 for job in graph)
+        assert all(estimates.disk_total([job]) > 0 for job in graph)
     assert seconds["resnet101"] > seconds["resnet50"]
     assert seconds["vit_base"] >= seconds["deit_small"]
     if scale == "paper":  # 17.6 and 4.6 G multiply-adds against 4.1 G
@@ -284,6 +284,6 @@ def test_jobs_with_every_network_have_a_cost(scale: str, runs: Runs) -> None:
 
 
 def test_features_on_disk_are_as_wide_as_the_network() -> None:
-    assert cost.feature_dim(Backbone(name="vit_base16")) == 768
-    assert cost.feature_dim(tiny_pretrain().backbone) == 32
-    assert cost.parameters(Backbone(name="vit_small16", width=2)) > 3.9 * cost.parameters(Backbone(name="vit_small16"))
+    assert estimates.feature_dim(Backbone(name="vit_base16")) == 768
+    assert estimates.feature_dim(tiny_pretrain().backbone) == 32
+    assert estimates.parameters(Backbone(name="vit_small16", width=2)) > 3.9 * estimates.parameters(Backbone(name="vit_small16"))

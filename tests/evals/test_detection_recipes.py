@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import graph
-from bench.cost import Costs
+from bench.costs.estimates import Costs
 from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.graph import Job

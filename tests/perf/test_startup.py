@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench import graph, plugins
-from bench.cost import Costs
+from bench.costs.estimates import Costs
 from bench.graph import Job
 from bench.runs import plans
 from bench.runs.folder import Runs

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import plugins
-from bench.cost import Costs
+from bench.costs.estimates import Costs
+from bench.costs.simulation import Cluster, Outcome, Work, simulate
 from bench.errors import BenchError
 from bench.graph import Job
 from bench.progress import duration
 from bench.settings.site import Site
-from bench.simulate import Cluster, Outcome, Work, simulate
 from bench.spec import Pretrain
 
 GPUS_PER_NODE = 8  # where bench.toml does not say what a pretraining gets

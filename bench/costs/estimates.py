@@ -1,4 +1,4 @@
-"""What jobs will cost: seconds, GPU-hours, disk. Rates of earlier results first (bench/earlier.py), else listed ones (bench/rates.py)."""
+"""What jobs will cost: seconds, GPU-hours, disk. Rates of earlier results first (bench/costs/history.py), else listed ones (bench/costs/rates.py)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from bench import plugins
 from bench.contracts import Evaluation
+from bench.costs.history import ANY_WORK, Earlier, Taken, pairs, work
+from bench.costs.rates import Kind, Rate, listed
 from bench.data.catalogue import entry
-from bench.earlier import ANY_WORK, Earlier, Taken, pairs, work
 from bench.graph import Job, JobGraph
-from bench.rates import Kind, Rate, listed
 from bench.runs.features import entries_of
 from bench.runs.folder import Runs
 from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain

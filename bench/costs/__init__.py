@@ -1,0 +1,1 @@
+"""Hours before they are spent."""
