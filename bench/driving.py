@@ -10,7 +10,7 @@ from bench.costs.estimates import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.sets.lists import check_share
 from bench.errors import BenchError, unknown_name
-from bench.graph import JobGraph
+from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate

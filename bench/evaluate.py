@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, executors, graph, plugins, scales
+from bench import driving, executors, plugins
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.files import make_folder
-from bench.graph import Job
 from bench.networks import encoders
 from bench.networks.vit import VITS
+from bench.planning import graph, scales
+from bench.planning.graph import Job
 from bench.runs.folder import RunFolder, Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pretrain, Released

@@ -23,7 +23,7 @@ def _lines(what: str) -> list[tuple[str, str]]:
     if what in KINDS:
         return [(name, plugins.summary(KINDS[what], name)) for name in plugins.names(KINDS[what])]
     if what == "scales":
-        from bench.scales import SCALES
+        from bench.planning.scales import SCALES
 
         return [(scale.name, scale.summary) for scale in SCALES.values()]
     if what == "datasets":

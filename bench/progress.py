@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from bench.graph import JobGraph
+from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.scheduler import Event, Watcher
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from bench.costs.estimates import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.executors import Executor, NoSlotError
-from bench.graph import Job, JobGraph
+from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
 

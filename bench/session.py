@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, executors, graph, plugins, progress, scheduler
+from bench import driving, executors, plugins, progress, scheduler
 from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined
 from bench.costs.forecast import lines as forecast
@@ -17,10 +17,11 @@ from bench.costs.rates import Kind
 from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.files import make_folder
-from bench.graph import Job, JobGraph
+from bench.planning import graph
+from bench.planning.graph import Job, JobGraph
+from bench.planning.scales import Scale, scale_of
 from bench.runs import features, plans
 from bench.runs.folder import Runs, State
-from bench.scales import Scale, scale_of
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
 from bench.weights import released

@@ -31,8 +31,8 @@ from bench.data.catalogue import entry
 from bench.data.datasets import Arrays, Files, SplitData, open_split
 from bench.errors import BenchError, Stopped
 from bench.executors import default_slots
+from bench.planning.scales import encoder, scale_of
 from bench.runs.folder import RunFolder
-from bench.scales import encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Data, Pretrain
 from bench.training import loop

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench import plugins
 from bench.errors import BenchError
-from bench.scales import SCALES, Scale
+from bench.planning.scales import SCALES, Scale
 from reports.words import title
 from results import reference
 from results.table import Table, cell_jobs, load_table

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
-from bench.scales import SCALES
 from reports.text import to_markdown
 from results import records
 from results.store import Store

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from bench.scales import scale_of
+from bench.planning.scales import scale_of
 from reports import pages, totals, words
 from reports.linked import Linked
 from reports.overview import overviews

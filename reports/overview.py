@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.scales import NAMES
+from bench.planning.scales import NAMES
 from reports import words
 from results.table import Column, Row
 from results.view import CellView, TableView

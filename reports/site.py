@@ -9,9 +9,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from bench.errors import BenchError, one_line
+from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
-from bench.scales import scale_of
 from bench.settings.site import Site
 from reports.build import build
 from reports.memory import Memory

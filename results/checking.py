@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-from bench import scales
 from bench.errors import BenchError, one_line
 from bench.files import write_atomic
+from bench.planning import scales
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from bench import graph
 from bench.errors import BenchError
 from bench.files import write_atomic
+from bench.planning import graph
+from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from bench.scales import scale_of
 from bench.spec import Resources
 from results import reference
 from results.table import cell_jobs, load_table

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import plugins, scales
+from bench import plugins
 from bench.authors import catalogue, weights
 from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
-from bench.scales import Change
+from bench.planning import scales
+from bench.planning.scales import Change
 from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 
 
@@ -226,7 +227,7 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
         full_run=row.full_run,
     )
     if isinstance(encoder, Pretrain):
-        from bench.check import check_pretrain  # brings torch, which `bench list methods --missing` does without
+        from bench.planning.refusals import check_pretrain  # brings torch, which `bench list methods --missing` does without
 
         check_pretrain(encoder)
     return encoder

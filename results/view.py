@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from bench.authors import weights
+from bench.planning.scales import Scale
 from bench.runs.folder import State
-from bench.scales import Scale
 from results.store import Store
 from results.table import CellJob, Column, Row, Table, cell_jobs, chosen_rows, protocol_of, stand_in_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.graph import Job, plan
+from bench.planning.graph import Job, plan
 from bench.runs.folder import Runs
 from bench.spec import Augment, Backbone, Data, Evaluate, Optim, Pretrain, Random
 from evals.knn import Config as Knn

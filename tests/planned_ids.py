@@ -10,7 +10,8 @@ import argparse
 from collections.abc import Iterator
 from hashlib import sha256
 
-from bench import plugins, scales
+from bench import plugins
+from bench.planning import scales
 from results.table import cell_jobs, load_table
 
 SEEDS = 3

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from bench import plugins
-from bench.scales import SCALES
+from bench.planning.scales import SCALES
 from results import reference
 from results.table import load_table
 from tests.conftest import BENCH, ROOT

@@ -11,7 +11,7 @@ from bench.contracts import Evaluation
 from bench.costs.history import ANY_WORK, Earlier, Taken, pairs, work
 from bench.costs.rates import Kind, Rate, listed
 from bench.data.catalogue import entry
-from bench.graph import Job, JobGraph
+from bench.planning.graph import Job, JobGraph
 from bench.runs.features import entries_of
 from bench.runs.folder import Runs
 from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain

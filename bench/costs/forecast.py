@@ -9,7 +9,7 @@ from bench import plugins
 from bench.costs.estimates import Costs
 from bench.costs.simulation import Cluster, Outcome, Work, simulate
 from bench.errors import BenchError
-from bench.graph import Job
+from bench.planning.graph import Job
 from bench.progress import duration
 from bench.settings.site import Site
 from bench.spec import Pretrain

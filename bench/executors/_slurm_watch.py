@@ -9,7 +9,7 @@ from dataclasses import replace
 from bench.errors import BenchError, one_line
 from bench.executors._slurm_journal import Journal, View, look
 from bench.executors._slurm_settle import ended_for_sure, settle
-from bench.graph import JobGraph
+from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.scheduler import Event, Summary, Watcher
 

@@ -24,8 +24,8 @@ from typing import Literal
 
 from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json, set_aside, write_json
-from bench.graph import Job
 from bench.identity import canonical, from_json
+from bench.planning.graph import Job
 from bench.runs.result import Result, read_result
 from bench.spec import Resources, Spec
 

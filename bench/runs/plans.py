@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.errors import InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
-from bench.graph import JobGraph
+from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 

@@ -16,7 +16,7 @@ from bench.data.datasets import SPLITS, Arrays, Split, flat_colours, open_split
 from bench.data.sets import digits
 from bench.data.views.augment import GRAY_WEIGHTS
 from bench.errors import BenchError
-from bench.scales import SCALES, Change, encoder
+from bench.planning.scales import SCALES, Change, encoder
 from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain
 from methods._views import autoaugment, colour_distortion

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import graph, plugins
+from bench import plugins
 from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
-from bench.graph import Job
 from bench.networks import encoders
+from bench.planning import graph
+from bench.planning.graph import Job
+from bench.planning.scales import SCALES, encoder, evaluation
 from bench.runs.folder import Runs
-from bench.scales import SCALES, encoder, evaluation
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 
 PAPER = SCALES["paper"]

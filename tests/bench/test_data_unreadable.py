@@ -17,7 +17,7 @@ from bench.data.loader import Plan, decode, eval_batches, train_batches
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
 from bench.executors.local import LocalExecutor
-from bench.graph import plan as plan_jobs
+from bench.planning.graph import plan as plan_jobs
 from bench.runs.folder import Runs
 from bench.seeding import seed_of
 from bench.settings.site import Site

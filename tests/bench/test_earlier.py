@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from bench import graph, session
+from bench import session
 from bench.bench_toml import find_site
 from bench.costs import history
 from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry
 from bench.files import read_json
+from bench.planning import graph
+from bench.planning.scales import SCALES
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from bench.scales import SCALES
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
 from results.table import cell_jobs, load_table
 from tests.conftest import knn_of, tiny_pretrain

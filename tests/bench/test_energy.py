@@ -12,7 +12,7 @@ import torch
 from bench import energy, worker
 from bench.energy import Gpus, Packages, metered
 from bench.files import write_json
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs
 from bench.runs.result import read_result
 from bench.spec import Pretrain, Resources

@@ -14,9 +14,9 @@ from bench import evaluate
 from bench.bench_toml import find_site
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
-from bench.graph import Job
 from bench.identity import job_id
 from bench.networks import encoders
+from bench.planning.graph import Job
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Backbone, Data, Resources

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from bench.contracts import Context, Subject
-from bench.graph import plan
 from bench.identity import digest
+from bench.planning.graph import plan
 from bench.runs.features import counted
 from bench.runs.folder import Runs
 from bench.session import _cached

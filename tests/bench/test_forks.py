@@ -13,7 +13,7 @@ from bench import worker
 from bench.executors import Ended
 from bench.executors._forks import LOST, Forked
 from bench.executors.local import LocalExecutor
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Resources
 from tests.bench.test_local import prepared, site_of, wait, wait_for_metrics

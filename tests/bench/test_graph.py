@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.spec import Random
 from tests.conftest import TINY, knn_of, linear_of, tiny_pretrain
 

@@ -10,7 +10,7 @@ import pytest
 from bench.errors import BenchError
 from bench.executors import Ended, NoSlotError
 from bench.executors.local import LocalExecutor, slot_names
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.settings.site import Site
 from bench.spec import Random, Resources

@@ -9,9 +9,9 @@ import pytest
 from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.identity import job_id
+from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
-from bench.scales import scale_of
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
 from reports.text import to_markdown

@@ -17,7 +17,7 @@ from bench.data.datasets import Arrays, SplitData, open_split
 from bench.data.views import augment, policies
 from bench.errors import BenchError
 from bench.identity import canonical
-from bench.scales import SCALES, Change, recipe_of
+from bench.planning.scales import SCALES, Change, recipe_of
 from bench.seeding import generator
 from bench.settings.site import Site
 from bench.spec import Augment, Data

@@ -7,7 +7,7 @@ import pytest
 from bench.costs.history import pairs
 from bench.costs.rates import OWN, RELATIVE, listed
 from bench.networks.vit import VITS
-from bench.scales import SCALES
+from bench.planning.scales import SCALES
 from bench.spec import Backbone
 
 R50 = Backbone(name="resnet50")

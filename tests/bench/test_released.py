@@ -20,9 +20,9 @@ from bench.bench_toml import find_site
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders
+from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs, State
-from bench.scales import SCALES
 from bench.settings.site import KnownFile, Site
 from bench.spec import Backbone, Data, Evaluate, Released
 from bench.weights import released

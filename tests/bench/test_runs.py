@@ -13,7 +13,7 @@ import pytest
 
 from bench.errors import BenchError, InputCorrupt
 from bench.files import atomic_path, read_json, set_aside, write_atomic, write_json
-from bench.graph import Job
+from bench.planning.graph import Job
 from bench.runs.folder import STALE_SECONDS, RunFolder, Runs, State
 from bench.runs.result import FORMAT, Provenance, Result, read_result
 from bench.spec import Resources

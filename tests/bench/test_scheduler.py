@@ -13,7 +13,7 @@ from bench import scheduler
 from bench.costs.estimates import Costs
 from bench.errors import BenchError
 from bench.executors import Ended
-from bench.graph import JobGraph, plan
+from bench.planning.graph import JobGraph, plan
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
 from bench.scheduler import Event, RetryRules, Summary

@@ -8,7 +8,7 @@ from bench.costs.estimates import Costs
 from bench.costs.forecast import Imagined, lines, work_of
 from bench.costs.simulation import Cluster, Work, simulate
 from bench.errors import BenchError
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest, SlurmSettings

@@ -15,8 +15,8 @@ from torch import Tensor
 from bench import worker
 from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
-from bench.graph import plan
 from bench.identity import job_id
+from bench.planning.graph import plan
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources

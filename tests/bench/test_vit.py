@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from bench.costs import estimates
 from bench.errors import BenchError
-from bench.graph import plan
 from bench.networks import encoders
 from bench.networks.vit import VITS, Block, VisionTransformer
+from bench.planning.graph import plan
+from bench.planning.scales import SCALES, encoder
 from bench.runs.folder import Runs
-from bench.scales import SCALES, encoder
 from bench.spec import Backbone
 from tests.conftest import knn_of, tiny_pretrain
 

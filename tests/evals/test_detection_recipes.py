@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import graph
 from bench.costs.estimates import Costs
 from bench.driving import missing_data
 from bench.errors import BenchError
-from bench.graph import Job
+from bench.planning import graph
+from bench.planning.graph import Job
+from bench.planning.scales import SCALES, encoder, evaluation
 from bench.runs.folder import Runs
-from bench.scales import SCALES, encoder, evaluation
 from bench.settings.site import Site
 from bench.spec import Evaluate, Random
 from evals import _detectron2_compat as compat

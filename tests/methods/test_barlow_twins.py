@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.scales import encoder, scale_of
+from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Pretrain
 from methods.barlow_twins import RECIPES, Config, Method, barlow_twins_loss
 

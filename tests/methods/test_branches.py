@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.check import check_pretrain
 from bench.contracts import Batch
 from bench.errors import BenchError
+from bench.planning.refusals import check_pretrain
 from bench.spec import Backbone, Pretrain
 from bench.training import loop
 from methods.barlow_twins import Config as BarlowTwins

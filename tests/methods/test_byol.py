@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.scales import encoder, scale_of
+from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Pretrain
 from methods.byol import RECIPES, Config, Method, regression_loss
 

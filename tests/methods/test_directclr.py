@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.check import check_pretrain
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.scales import encoder, scale_of
+from bench.planning.refusals import check_pretrain
+from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Pretrain
 from methods._directclr import FirstChannels, Orthogonal
 from methods.directclr import RECIPES, Config, Method, channels, info_nce, projector_of

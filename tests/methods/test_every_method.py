@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from bench import plugins
-from bench.check import check_pretrain
 from bench.contracts import Batch, Method, Recipe
 from bench.identity import canonical, from_json, job_id
+from bench.planning.refusals import check_pretrain
+from bench.planning.scales import SCALES, encoder
 from bench.runs.folder import RunFolder
-from bench.scales import SCALES, encoder
 from bench.settings.site import Site
 from bench.spec import Backbone, Pretrain
 from bench.training import checkpoint, loop

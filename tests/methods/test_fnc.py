@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError, Stopped
+from bench.planning.scales import encoder, scale_of
 from bench.runs.folder import RunFolder
-from bench.scales import encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
 from bench.training import loop

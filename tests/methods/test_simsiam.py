@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bench.check import check_pretrain
 from bench.contracts import Batch
 from bench.errors import BenchError
-from bench.scales import encoder as encoder_of
-from bench.scales import scale_of
+from bench.planning.refusals import check_pretrain
+from bench.planning.scales import encoder as encoder_of
+from bench.planning.scales import scale_of
 from bench.spec import Pretrain
 from bench.training import loop, optim
 from methods.simsiam import RECIPES, Config, Method, negative_cosine

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.check import check_pretrain
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, Stopped
+from bench.planning.refusals import check_pretrain
+from bench.planning.scales import SCALES, encoder, scale_of
 from bench.runs.folder import RunFolder
-from bench.scales import SCALES, encoder, scale_of
 from bench.settings.site import Site
 from bench.spec import Augment, Pretrain
 from bench.training import loop

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.scales import encoder, scale_of
+from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Backbone, Pretrain
 from methods._byol_body import at_random_side, sides
 from methods.truncated_triplet import RECIPES, Config, Method, pool_of, truncated_triplet_loss

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.check import check_pretrain
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
 from bench.networks import encoders
-from bench.scales import encoder, scale_of
+from bench.planning.refusals import check_pretrain
+from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Backbone, Pretrain
 from bench.training import loop
 from methods.vicreg import RECIPES, Config, Method, covariance_term, variance_term, vicreg_loss

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
-from bench import graph, plugins
+from bench import plugins
 from bench.costs.estimates import Costs
-from bench.graph import Job
+from bench.planning import graph
+from bench.planning.graph import Job
+from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.runs.result import Result
-from bench.scales import SCALES
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
 from reports.site import build_site

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.files import Json
-from bench.graph import Job, plan
+from bench.planning.graph import Job, plan
+from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from bench.scales import scale_of
 from bench.spec import Evaluate, Pretrain, Resources
 from evals.linear import Config as Linear
 from results.store import Store

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from bench.errors import BenchError
-from bench.scales import scale_of
+from bench.planning.scales import scale_of
 from reports import build as building
 from reports.build import build
 from results.store import Store

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.data.sets.scenes import run_lengths
 from bench.files import Json
-from bench.graph import plan
+from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Backbone, Data, Evaluate, Random, Resources

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.scales import Change, scale_of
+from bench.planning.scales import Change, scale_of
 from reports import bibtex, totals
 from reports.build import build, read_records
 from reports.linked import link

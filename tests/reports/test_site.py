@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
+from bench.planning.scales import scale_of
 from bench.runs import plans
-from bench.scales import scale_of
 from reports import build as building
 from reports import site as reporting
 from reports.build import build

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.files import Json
-from bench.graph import plan
+from bench.planning.graph import plan
+from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from bench.scales import scale_of
 from bench.spec import Evaluate, Resources
 from reports.build import build
 from reports.spectra import dynamics_figure, spectra_of, spectrum_figure

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.planning.scales import SCALES, scale_of
 from bench.runs.folder import Runs
-from bench.scales import SCALES, scale_of
 from bench.spec import Evaluate
 from reports.build import build
 from reports.text import to_latex, to_markdown

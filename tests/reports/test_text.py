@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
-from bench.scales import scale_of
 from reports.text import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, duration, signed
 from results.store import Store

@@ -12,12 +12,12 @@ import pytest
 
 from bench.bench_toml import find_site
 from bench.errors import BenchError
-from bench.graph import plan
+from bench.planning.graph import plan
+from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.plans import Manifest, of_graph
 from bench.runs.plans import write as remember
 from bench.runs.result import Provenance, Result
-from bench.scales import scale_of
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from reports.text import to_markdown

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from bench.scales import SCALES
+from bench.planning.scales import SCALES
 from evals import linear_collapse
 from results.table import cell_jobs, load_table
 from results.tables import directclr_fig3

@@ -8,8 +8,8 @@ import io
 import pytest
 
 from bench import plugins
-from bench.scales import SCALES
-from bench.scales import encoder as scale_encoder
+from bench.planning.scales import SCALES
+from bench.planning.scales import encoder as scale_encoder
 from bench.spec import Evaluate, Pretrain, Random, Released
 from results.table import cell_jobs, load_table, protocol_of
 

@@ -5,9 +5,9 @@ from statistics import stdev
 
 import pytest
 
+from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from bench.scales import scale_of
 from results.store import Store
 from results.table import CellJob, cell_jobs, load_table
 from results.view import TableView, kendall_tau, verdict, view

@@ -17,7 +17,7 @@ from bench import scheduler
 from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.executors import slurm
-from bench.graph import JobGraph
+from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs
 from bench.scheduler import RetryRules
 from bench.settings.site import Site

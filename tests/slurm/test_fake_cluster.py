@@ -16,7 +16,7 @@ from bench.executors import _slurm_journal, _slurm_settle
 from bench.executors._slurm_journal import Journal, Submission, look
 from bench.executors._slurm_snapshot import take
 from bench.executors._slurm_watch import watch
-from bench.graph import JobGraph, plan
+from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State
 from bench.scheduler import Event

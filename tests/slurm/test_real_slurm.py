@@ -17,7 +17,7 @@ from bench import monitor, worker
 from bench.executors import slurm
 from bench.executors._slurm_journal import Journal, look
 from bench.executors._slurm_watch import watch
-from bench.graph import JobGraph, plan
+from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Pretrain, Random

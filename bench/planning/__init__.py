@@ -1,0 +1,1 @@
+"""From the paper's words to a graph of jobs."""
