@@ -87,8 +87,8 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
 
     runs = Runs(site.runs)
     wanted = runs.find(job).job_id if job else None
-    plans = [m for m in plans.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]
-    jobs = list({j.id: j for m in plans for j in m.jobs}.values())
+    remembered = [m for m in plans.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]
+    jobs = list({j.id: j for m in remembered for j in m.jobs}.values())
     if wanted is not None:
         jobs = _around(wanted, jobs)
 
@@ -99,7 +99,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
                 run.forget_failure()
                 run.give(site.resources(j.resources_as, "slurm"))
 
-    made = slurm.submit(jobs, runs, site, ready, [m.name for m in plans])
+    made = slurm.submit(jobs, runs, site, ready, [m.name for m in remembered])
     print(f"{len(made.new)} jobs submitted again, {len(made.active)} are in Slurm's queue already")
 
 

@@ -35,7 +35,7 @@ from bench.planning.scales import encoder, scale_of
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Pretrain
-from bench.training import loop
+from bench.training import loop as training
 from bench.training.ranks import Ranks
 from bench.training.stopwatch import PARTS
 
@@ -118,7 +118,7 @@ def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device
     yield f"{name}; cores: {cores}, slots: {default_slots(site)}, cores for the workers of each process: {room}"
     if not in_memory:
         yield f"workers of each process of a pretraining now ([local] workers): {site.loader_workers(device.type)}"
-    loop = loop._Loop(replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device))
+    loop = training._Loop(replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device))
     rates: dict[int, float] = {}
     for workers in [0] if in_memory else worker_counts(cores, room):
         rate = measure(_loading(loop, workers), spec.batch_size, seconds * LOADER_SHARE, device, rounds=max(1, workers))
@@ -160,7 +160,7 @@ def measure(advance: Callable[[], object], images: int, seconds: float, device: 
     return Rate.of(rates)
 
 
-def _loading(loop: loop._Loop, workers: int) -> Callable[[], object]:
+def _loading(loop: training._Loop, workers: int) -> Callable[[], object]:
     """What comes before the device: the workers' part for images on disk, all of it for those in memory."""
     device, views = loop.place.device, loop.spec.views
     plan = replace(loop.plan, seed=workers)  # other images each time: those before may be in the system's memory by now
@@ -184,7 +184,7 @@ class _Kept(loader._Views):
         return self.first
 
 
-def _stepping(loop: loop._Loop) -> Callable[[], object]:
+def _stepping(loop: training._Loop) -> Callable[[], object]:
     """The step, and for images on disk what the device does to their 8-bit views."""
     device, plan, views = loop.place.device, loop.plan, loop.spec.views
     if isinstance(loop.split, Arrays):
@@ -200,14 +200,14 @@ def _stepping(loop: loop._Loop) -> Callable[[], object]:
     return advance
 
 
-def _together(spec: Pretrain, place: loop.Place, expected: float, seconds: float) -> tuple[Rate, dict[str, float]]:
+def _together(spec: Pretrain, place: training.Place, expected: float, seconds: float) -> tuple[Rate, dict[str, float]]:
     """A pretraining that is stopped when the time is over: its rate, and the share of the time of a step by part.
 
     Both are read from its own metrics, without the first line, in which workers start. It writes a line as often as it would in
     full length, or more often where that would be too few for `expected` images a second.
     """
     steps_per_epoch = len(open_split(spec.data, "train", place.site)) // spec.batch_size
-    usual = round(spec.epochs * steps_per_epoch) // loop.LOGGED_STEPS
+    usual = round(spec.epochs * steps_per_epoch) // training.LOGGED_STEPS
     every = max(1, min(usual, int(expected * seconds / spec.batch_size / (SLICES + 1))))
     calls, started = 0, 0.0
 
@@ -218,7 +218,7 @@ def _together(spec: Pretrain, place: loop.Place, expected: float, seconds: float
         return calls >= every * (1 + FEWEST) and perf_counter() - started > seconds
 
     with suppress(Stopped):
-        loop.pretrain(replace(spec, epochs=every * loop.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over))
+        training.pretrain(replace(spec, epochs=every * training.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over))
     lines = [json.loads(line) for line in place.run.metrics.read_text().splitlines()][1:]
     each = math.ceil(len(lines) / SLICES)
     rates = [harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)]
@@ -246,9 +246,9 @@ def worker_counts(cores: int, room: int) -> list[int]:
     return sorted({0, cores, min(room, cores), *(2**power for power in range(cores.bit_length()))})
 
 
-def _place(path: Path, site: Site, device: torch.device) -> loop.Place:
+def _place(path: Path, site: Site, device: torch.device) -> training.Place:
     path.mkdir()
-    return loop.Place(RunFolder(path), site, Ranks(), device)
+    return training.Place(RunFolder(path), site, Ranks(), device)
 
 
 def _settle(device: torch.device) -> None:

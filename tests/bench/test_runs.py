@@ -79,7 +79,8 @@ def test_a_finished_job_cannot_be_claimed(runs: Runs, job: Job) -> None:
 
 def test_the_claim_of_a_killed_process_is_taken_over(runs: Runs, job: Job) -> None:
     run = runs[job.id]
-    code = f"from bench.runs.folder import RunFolder; from pathlib import Path; import os; assert RunFolder(Path({str(run.path)!r})).claim(); os._exit(9)"
+    code = "from bench.runs.folder import RunFolder; from pathlib import Path; import os; "
+    code += f"assert RunFolder(Path({str(run.path)!r})).claim(); os._exit(9)"
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert run.claim_holder() is not None
     assert run.state() is State.STOPPED

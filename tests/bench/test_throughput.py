@@ -21,7 +21,7 @@ from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from bench.spec import Pretrain
 from bench.throughput import Rate, measure, recipe, room_for_workers, show, worker_counts
-from bench.training import loop
+from bench.training import loop as training
 from bench.training.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -222,12 +222,12 @@ def test_photographs_on_disk_are_measured_for_growing_numbers_of_workers(
 ) -> None:
     trained = []
 
-    def pretrain(spec: Pretrain, place: loop.Place) -> loop.Trained:
+    def pretrain(spec: Pretrain, place: training.Place) -> training.Trained:
         trained.append((spec.data.name, place.workers))
         return real(spec, place)
 
-    real = loop.pretrain
-    monkeypatch.setattr(loop, "pretrain", pretrain)
+    real = training.pretrain
+    monkeypatch.setattr(training, "pretrain", pretrain)
     assert show(on_disk, data="imagenet", seconds=0.2) == 0
     lines = capsys.readouterr().out.splitlines()
     counts = worker_counts(throughput.cores_here(), 0)
@@ -259,7 +259,7 @@ def test_the_step_is_measured_without_decoding(on_disk: Site, tmp_path: Path, mo
     monkeypatch.setattr(loader, "decode", decode)
     spec, _ = recipe(on_disk, None, "imagenet", CPU)
     (tmp_path / "step").mkdir()
-    loop = loop._Loop(replace(spec, optim=replace(spec.optim, lr=1e-3)), loop.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
+    loop = training._Loop(replace(spec, optim=replace(spec.optim, lr=1e-3)), training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
     before = [p.clone() for p in loop.network.parameters()]
     advance = throughput._stepping(loop)
     for _ in range(3):
@@ -271,7 +271,7 @@ def test_the_step_is_measured_without_decoding(on_disk: Site, tmp_path: Path, mo
 def test_no_measurement_of_the_loader_reads_what_another_brought_into_memory(on_disk: Site, tmp_path: Path) -> None:
     spec, _ = recipe(on_disk, None, "imagenet", CPU)
     (tmp_path / "step").mkdir()
-    loop = loop._Loop(spec, loop.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
+    loop = training._Loop(spec, training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
     orders = [cast(Any, throughput._loading(loop, workers)())[1].tolist() for workers in (0, 1)]
     assert len(orders[0]) == len(orders[1]) == 8
     assert orders[0] != orders[1]

@@ -271,10 +271,10 @@ def test_jobs_with_every_network_have_a_cost(scale: str, runs: Runs) -> None:
         spec = encoder(SCALES[scale], "simclr", network=paper, width=1, epochs=None, dataset="imagenet", seed=0)
         graph = plan([(paper, knn_of(spec))])  # type: ignore[arg-type]
         costs = estimates.Costs(runs, graph)
-        estimates = [costs.estimate(job) for job in graph]
-        devices = {found.device for found in estimates}
+        estimated = [costs.estimate(job) for job in graph]
+        devices = {found.device for found in estimated}
         assert devices == {"core" if SCALES[scale].recipe == "embedded" else "GPU"}, paper
-        seconds[paper] = max(found.seconds for found in estimates)
+        seconds[paper] = max(found.seconds for found in estimated)
         assert all(estimates.disk_total([job]) > 0 for job in graph)
     assert seconds["resnet101"] > seconds["resnet50"]
     assert seconds["vit_base"] >= seconds["deit_small"]
