@@ -21,7 +21,7 @@ from bench.authors import catalogue
 from bench.data.catalogue import CATALOGUE, check_present
 from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
-from bench.executors import default_slots
+from bench.execution.executors import default_slots
 from bench.runs.commit import commit
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from bench import executors, plugins, progress, scheduler
+from bench import plugins, progress
 from bench.costs.estimates import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.sets.lists import check_share
 from bench.errors import BenchError, unknown_name
+from bench.execution import executors, scheduler
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
@@ -67,7 +68,7 @@ def drive(jobs: JobGraph, site: Site, place: executors.Executor) -> scheduler.Su
 
 def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> scheduler.Summary:
     """Submit what is neither done nor in the queue; with `watch` follow everything to its end, else return at once."""
-    from bench.executors import slurm
+    from bench.execution.executors import slurm
     from bench.executors._slurm_watch import standing
     from bench.executors._slurm_watch import watch as follow
 

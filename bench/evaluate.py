@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, executors, plugins
+from bench import driving, plugins
 from bench.errors import BenchError, InputCorrupt, unknown_name
+from bench.execution import executors
 from bench.files import make_folder
 from bench.networks import encoders
 from bench.networks.vit import VITS

@@ -75,7 +75,7 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     unique = list(dict.fromkeys(folder.job_id for folder in folders))
     cancelled = [run for run in map(runs.__getitem__, unique) if _cancel(run)]
     if Journal(runs).read():  # after the marks: a worker that is told to end sees that it shall not come back
-        from bench.executors import slurm
+        from bench.execution.executors import slurm
 
         slurm.cancel(runs, [run.job_id for run in cancelled])
     print(f"cancelled {len(cancelled)} of {len(unique)} jobs; done ones stay, `bench run` starts the others again")
@@ -83,7 +83,7 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
 
 def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Submit failed, cancelled, blocked and lost jobs to Slurm again; with `job` that one and what waits for it, however it failed."""
-    from bench.executors import slurm
+    from bench.execution.executors import slurm
 
     runs = Runs(site.runs)
     wanted = runs.find(job).job_id if job else None

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from bench.execution.scheduler import Event, Watcher
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
-from bench.scheduler import Event, Watcher
 
 PLAIN_SECONDS = 30.0  # between progress lines in a pipe
 SHOWN = 24  # lines of the live view; running jobs first

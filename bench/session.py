@@ -9,13 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, executors, plugins, progress, scheduler
+from bench import driving, plugins, progress
 from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
 from bench.driving import missing_data
 from bench.errors import BenchError
+from bench.execution import executors, scheduler
 from bench.files import make_folder
 from bench.planning import graph
 from bench.planning.graph import Job, JobGraph

@@ -23,14 +23,14 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from bench import worker
 from bench._throughput_verdict import counted, judge, readable
 from bench.contracts import Batch
 from bench.data import loader
 from bench.data.catalogue import entry
 from bench.data.datasets import Arrays, Files, SplitData, open_split
 from bench.errors import BenchError, Stopped
-from bench.executors import default_slots
+from bench.execution import worker
+from bench.execution.executors import default_slots
 from bench.planning.scales import encoder, scale_of
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site

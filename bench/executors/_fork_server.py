@@ -1,6 +1,6 @@
 """A process that has imported what workers need and forks one for each job, so that a job starts in milliseconds instead of seconds.
 
-`python -m bench.executors._fork_server SOCKET`, started by bench/executors/_forks.py. Each packet asks for a worker: its
+`python -m bench.execution.executors._fork_server SOCKET`, started by bench/executors/_forks.py. Each packet asks for a worker: its
 number and run folder, with the open files of its log and its slots. Answers: the number with the worker's process id,
 and later with its exit code. It ends when the driver is gone; its workers go on. Made for OMP_NUM_THREADS=1, with which it has no second thread.
 """
@@ -40,7 +40,7 @@ def preloading() -> Iterator[str]:
         for module in pkgutil.iter_modules([str(ROOT / package)])
         if module.name[0] != "_"
     )
-    for name in ("bench.worker", *own, "sklearn.linear_model", "sklearn.svm"):
+    for name in ("bench.execution.worker", *own, "sklearn.linear_model", "sklearn.svm"):
         with suppress(Exception):
             importlib.import_module(name)
         yield name
@@ -99,11 +99,11 @@ def _become_worker(log: int) -> None:
 
 
 def main(descriptor: int) -> int:
-    """The server's exit code, 0; a worker's is that of bench.worker."""
+    """The server's exit code, 0; a worker's is that of bench.execution.worker."""
     folder = serve(socket.socket(fileno=descriptor))
     if folder is None:
         return 0
-    from bench import worker
+    from bench.execution import worker
 
     return worker.main(folder)
 

@@ -1,6 +1,6 @@
-"""What Slurm starts, once a rank: `python -m bench.executors._slurm_job SUBMISSION_FOLDER`.
+"""What Slurm starts, once a rank: `python -m bench.execution.executors._slurm_job SUBMISSION_FOLDER`.
 
-Around bench.worker it
+Around bench.execution.worker it
 
 - finds its job in the submission (and its place in the array), and its rank through submitit's environment;
 - waits for another process that has the job, and says `blocked` when a parent has no result after all;
@@ -25,12 +25,12 @@ from pathlib import Path
 from types import FrameType
 
 from bench.errors import BenchError, InputCorrupt, one_line
-from bench.executors import _slurm_state as state
+from bench.execution.executors import _slurm_state as state
 from bench.executors._slurm_journal import read_submission
 from bench.files import read_json, write_json
 from bench.runs.folder import RunFolder, Runs, State
 
-DONE, FAILED, STOPPED = 0, 1, 75  # of bench.worker
+DONE, FAILED, STOPPED = 0, 1, 75  # of bench.execution.worker
 POLL_SECONDS = 1.0
 PARENT_SECONDS = 60.0  # how late a parent's result may show on this node: network file systems cache what is not there
 IN_VAIN = 2  # time limits without a new checkpoint before the job is given up
@@ -88,7 +88,7 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
         if _held_by_another(run):  # another driver's worker, or this job's on a node that was given up: its heartbeat decides
             time.sleep(POLL_SECONDS)
             continue
-        from bench import worker
+        from bench.execution import worker
 
         if signals.asked.is_set():
             break
@@ -110,7 +110,7 @@ def _other(run: RunFolder, slot: str, signals: Signals) -> int:
             return DONE
         holder = run.claim_holder()
         if holder is not None and holder.slot == slot:
-            from bench import worker
+            from bench.execution import worker
 
             code = worker.main(str(run.path), slot)
             # srun --kill-on-bad-exit would end the first rank before it has requeued the job

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from bench.executors import _slurm_state as state
+from bench.execution.executors import _slurm_state as state
 from bench.executors._slurm_journal import View
 from bench.executors._slurm_state import Row
 from bench.runs.folder import RunFolder, Runs, State

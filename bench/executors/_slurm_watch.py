@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BenchError, one_line
+from bench.execution.scheduler import Event, Summary, Watcher
 from bench.executors._slurm_journal import Journal, View, look
 from bench.executors._slurm_settle import ended_for_sure, settle
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
-from bench.scheduler import Event, Summary, Watcher
 
 POLL_SECONDS = 5.0  # between squeue calls: what a slurmctld with thousands of jobs can bear
 FOLDER_SECONDS = 1.0  # between looks at the run folders

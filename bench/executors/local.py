@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.executors import Ended, NoSlotError
+from bench.execution.executors import Ended, NoSlotError
 from bench.executors._forks import Forked, ForkServer
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
 
-EXIT_STOPPED = 75  # of bench.worker
+EXIT_STOPPED = 75  # of bench.execution.worker
 
 
 @dataclass
@@ -122,7 +122,7 @@ class LocalExecutor:
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         with run.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "bench.worker", str(run.path)],
+                [sys.executable, "-m", "bench.execution.worker", str(run.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -3,7 +3,7 @@
 submitit writes the sbatch script and reads Slurm's environment inside the job. Its submit() is not used: it names its
 pickle after the job id only when sbatch has returned, so a driver that dies in between leaves a job that cannot start.
 Here everything the job needs is on disk before sbatch is called, and no pickle is needed at all: the script starts
-`bench.executors._slurm_job` with the path of the submission's folder. Result pickles, the count of time-outs and the
+`bench.execution.executors._slurm_job` with the path of the submission's folder. Result pickles, the count of time-outs and the
 state watcher of submitit are thereby out of the way (bench/executors/_slurm_state.py says what they get wrong).
 """
 
@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.executors import _slurm_snapshot
-from bench.executors import _slurm_state as state
+from bench.execution.executors import _slurm_snapshot
+from bench.execution.executors import _slurm_state as state
 from bench.executors._slurm_journal import Journal, Submission, View, adopt, look, prune
 from bench.executors._slurm_settle import Job, settle
 from bench.executors._slurm_snapshot import Snapshot
@@ -35,8 +35,8 @@ from bench.settings.slurm import SlurmRequest
 
 ENDING_SECONDS = 40.0  # to wait for a wanted job that is just ending, before it counts as in the queue
 SCANCEL_CHUNK = 500  # ids in one call
-ENTRY = "bench.executors._slurm_job"
-NOTIFY = "bench.executors._slurm_notify"
+ENTRY = "bench.execution.executors._slurm_job"
+NOTIFY = "bench.execution.executors._slurm_notify"
 
 
 @dataclass(frozen=True)

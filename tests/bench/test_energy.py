@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import energy, worker
-from bench.energy import Gpus, Packages, metered
+from bench.execution import energy, worker
+from bench.execution.energy import Gpus, Packages, metered
 from bench.files import write_json
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs

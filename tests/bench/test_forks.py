@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import worker
-from bench.executors import Ended
+from bench.execution import worker
+from bench.execution.executors import Ended
 from bench.executors._forks import LOST, Forked
 from bench.executors.local import LocalExecutor
 from bench.planning.graph import plan
@@ -147,7 +147,7 @@ def test_a_worker_is_stopped_before_it_is_there(workplace: Path) -> None:
 DRIVER = """
 import sys, time
 from pathlib import Path
-from bench.executors.local import LocalExecutor
+from bench.execution.executors.local import LocalExecutor
 from tests.bench.test_forks import prepared, server_of, site_of
 
 executor = LocalExecutor(site_of(Path.cwd()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.executors import Ended, NoSlotError
+from bench.execution.executors import Ended, NoSlotError
 from bench.executors.local import LocalExecutor, slot_names
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State

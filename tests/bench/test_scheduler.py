@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench import scheduler
 from bench.costs.estimates import Costs
 from bench.errors import BenchError
-from bench.executors import Ended
+from bench.execution import scheduler
+from bench.execution.executors import Ended
+from bench.execution.scheduler import Event, RetryRules, Summary
 from bench.planning.graph import JobGraph, plan
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
-from bench.scheduler import Event, RetryRules, Summary
 from bench.settings.site import Site
 from bench.spec import Random
 from tests.conftest import TINY, knn_of, linear_of, tiny_pretrain

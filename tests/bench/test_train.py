@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import worker
 from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
+from bench.execution import worker
 from bench.identity import job_id
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder

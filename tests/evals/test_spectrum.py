@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Context, Outcome, Subject
+from bench.execution.worker import load_subject
 from bench.identity import job_id
 from bench.runs.folder import RunFolder, Runs
 from bench.training import loop
 from bench.training.ranks import Ranks
-from bench.worker import load_subject
 from evals import spectrum
 from evals._spectrum import covariance_spectrum, measures
 from evals.spectrum import METRICS, RECIPES, Config, evaluate

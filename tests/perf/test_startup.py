@@ -150,10 +150,12 @@ def test_first_step_of_a_worker(benchmark: Any, tmp_path: Path, rounds: int) -> 
 
     def once() -> None:
         run.forget_result()
-        call(sys.executable, "-m", "bench.worker", str(run.path), within=tmp_path)
+        call(sys.executable, "-m", "bench.execution.worker", str(run.path), within=tmp_path)
 
     goals: dict[Side, float] = {"wall at most": 3.0}
-    note = "`python -m bench.worker` on a job of one step of setting B, bfloat16; to the end of the process, so weights and result are in it"
+    note = (
+        "`python -m bench.execution.worker` on a job of one step of setting B, bfloat16; to the end of the process, so weights and result are in it"
+    )
     alone(benchmark, "process start to the end of the first step", once, rounds=min(rounds, 3), goals=goals, note=note, warm=False)
     assert [line["step"] for line in run.curves()] == [1]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import scheduler
 from bench.bench_toml import read_site
 from bench.errors import BenchError
-from bench.executors import slurm
+from bench.execution import scheduler
+from bench.execution.executors import slurm
+from bench.execution.scheduler import RetryRules
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs
-from bench.scheduler import RetryRules
 from bench.settings.site import Site
 
 HERE = Path(__file__).parent

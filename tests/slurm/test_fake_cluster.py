@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from bench import monitor
-from bench.executors import _slurm_journal, _slurm_settle
+from bench.execution.executors import _slurm_journal, _slurm_settle
+from bench.execution.scheduler import Event
 from bench.executors._slurm_journal import Journal, Submission, look
 from bench.executors._slurm_snapshot import take
 from bench.executors._slurm_watch import watch
 from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State
-from bench.scheduler import Event
 from bench.spec import Random, Resources
 from tests.conftest import BENCH, TINY, knn_of, linear_of, tiny_pretrain
 from tests.slurm.conftest import FakeSlurm, Place, wait_until

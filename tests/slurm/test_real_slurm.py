@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import monitor, worker
-from bench.executors import slurm
+from bench import monitor
+from bench.execution import worker
+from bench.execution.executors import slurm
 from bench.executors._slurm_journal import Journal, look
 from bench.executors._slurm_watch import watch
 from bench.planning.graph import JobGraph, plan

@@ -56,7 +56,7 @@ def default_slots(site: Site) -> int:
 def make(name: str, site: Site) -> Executor:
     """Raises BenchError with the valid names."""
     if name == "inline":
-        from bench.executors.inline import InlineExecutor
+        from bench.execution.inline import InlineExecutor
 
         return InlineExecutor()
     if name == "local":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.executors import Ended
+from bench.execution.executors import Ended
 from bench.runs.folder import RunFolder
 
 
@@ -21,7 +21,7 @@ class InlineExecutor:
 
     def submit(self, run: RunFolder) -> None:
         """Work on the job, here and now."""
-        from bench import worker  # imports torch; only when something runs
+        from bench.execution import worker  # imports torch; only when something runs
 
         self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
 

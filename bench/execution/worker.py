@@ -1,4 +1,4 @@
-"""One process, one job: job.json -> result.json or error.json. `python -m bench.worker RUN_FOLDER`, also under torchrun."""
+"""One process, one job: job.json -> result.json or error.json. `python -m bench.execution.worker RUN_FOLDER`, also under torchrun."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from typing import TypeVar
 
 import torch
 
-from bench import energy, plugins
+from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Context, Outcome, Subject
 from bench.device_name import device_name
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
+from bench.execution import energy
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
 from bench.networks import encoders

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from bench.costs.estimates import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
-from bench.executors import Executor, NoSlotError
+from bench.execution.executors import Executor, NoSlotError
 from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
-EXIT_STOPPED, EXIT_TAKEN, EXIT_LOST = 75, 3, 71  # of bench.worker; 71 of a forked worker whose own code nobody knows
+EXIT_STOPPED, EXIT_TAKEN, EXIT_LOST = 75, 3, 71  # of bench.execution.worker; 71 of a forked worker whose own code nobody knows
 
 
 @dataclass(frozen=True)
