@@ -48,7 +48,7 @@ class Executor(Protocol):
 
 def default_slots(site: Site) -> int:
     """Jobs side by side on this machine when bench.toml does not say: one a GPU, else one a core."""
-    from bench.executors.local import slot_names
+    from bench.execution.local.slots import slot_names
 
     return len(slot_names(site))
 
@@ -60,7 +60,7 @@ def make(name: str, site: Site) -> Executor:
 
         return InlineExecutor()
     if name == "local":
-        from bench.executors.local import LocalExecutor
+        from bench.execution.local.slots import LocalExecutor
 
         return LocalExecutor(site)
     raise unknown_name("executor that runs jobs one by one", name, ("inline", "local"))  # slurm takes whole graphs: bench/driving.py

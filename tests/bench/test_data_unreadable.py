@@ -16,7 +16,7 @@ from bench.data.datasets import Files, open_split
 from bench.data.loader import Plan, decode, eval_batches, train_batches
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
-from bench.executors.local import LocalExecutor
+from bench.execution.local.slots import LocalExecutor
 from bench.planning.graph import plan as plan_jobs
 from bench.runs.folder import Runs
 from bench.seeding import seed_of

@@ -11,8 +11,8 @@ import pytest
 
 from bench.execution import worker
 from bench.execution.executors import Ended
-from bench.executors._forks import LOST, Forked
-from bench.executors.local import LocalExecutor
+from bench.execution.local.forks import LOST, Forked
+from bench.execution.local.slots import LocalExecutor
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Resources

@@ -9,7 +9,7 @@ import pytest
 
 from bench.errors import BenchError
 from bench.execution.executors import Ended, NoSlotError
-from bench.executors.local import LocalExecutor, slot_names
+from bench.execution.local.slots import LocalExecutor, slot_names
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.settings.site import Site

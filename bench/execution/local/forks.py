@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
-from bench.executors._fork_server import PACKET
+from bench.execution.local.fork_server import PACKET
 
 LOST = 71  # EX_OSERR: exit code of a worker whose fork server is gone, and with it the true one
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.execution.executors import Ended, NoSlotError
-from bench.executors._forks import Forked, ForkServer
+from bench.execution.local.forks import Forked, ForkServer
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
