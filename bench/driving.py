@@ -69,8 +69,8 @@ def drive(jobs: JobGraph, site: Site, place: executors.Executor) -> scheduler.Su
 def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> scheduler.Summary:
     """Submit what is neither done nor in the queue; with `watch` follow everything to its end, else return at once."""
     from bench.execution.executors import slurm
-    from bench.executors._slurm_watch import standing
-    from bench.executors._slurm_watch import watch as follow
+    from bench.execution.slurm.watch import standing
+    from bench.execution.slurm.watch import watch as follow
 
     runs = Runs(site.runs)
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from bench.errors import BenchError, one_line
-from bench.executors._slurm_journal import Journal, View, look
-from bench.executors._slurm_settle import note, states_of
+from bench.execution.slurm.journal import Journal, View, look
+from bench.execution.slurm.settle import note, states_of
 from bench.progress import describe
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State

@@ -12,7 +12,7 @@ def commit() -> str:
     """Twelve digits, with "+dirty" when the checkout was edited; "unknown" outside a checkout.
 
     Asked once a process: what it has imported stays as it was.
-    A snapshot (bench/executors/_slurm_snapshot.py) carries the answer of the checkout that it was taken from.
+    A snapshot (bench/execution/slurm/snapshot.py) carries the answer of the checkout that it was taken from.
     """
     folder = Path(__file__).parent
     pinned = folder.parent / "COMMIT"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.executors._slurm_job import _come_back
+from bench.execution.slurm.job import _come_back
 from bench.runs.folder import Runs
 
 

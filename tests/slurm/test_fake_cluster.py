@@ -14,9 +14,9 @@ import pytest
 from bench import monitor
 from bench.execution.executors import _slurm_journal, _slurm_settle
 from bench.execution.scheduler import Event
-from bench.executors._slurm_journal import Journal, Submission, look
-from bench.executors._slurm_snapshot import take
-from bench.executors._slurm_watch import watch
+from bench.execution.slurm.journal import Journal, Submission, look
+from bench.execution.slurm.snapshot import take
+from bench.execution.slurm.watch import watch
 from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State

@@ -16,8 +16,8 @@ import torch
 from bench import monitor
 from bench.execution import worker
 from bench.execution.executors import slurm
-from bench.executors._slurm_journal import Journal, look
-from bench.executors._slurm_watch import watch
+from bench.execution.slurm.journal import Journal, look
+from bench.execution.slurm.watch import watch
 from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State

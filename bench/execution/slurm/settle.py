@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from bench.execution.executors import _slurm_state as state
-from bench.executors._slurm_journal import View
-from bench.executors._slurm_state import Row
+from bench.execution.slurm.journal import View
+from bench.execution.slurm.squeue import Row
 from bench.runs.folder import RunFolder, Runs, State
 
 MOUNT_SECONDS = 5.0  # how late a file written on a node may show here, at least; looking at the folder hurries it

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.errors import InputCorrupt
 from bench.execution.executors import _slurm_state as state
-from bench.executors._slurm_state import Row
+from bench.execution.slurm.squeue import Row
 from bench.files import read_json, write_json
 from bench.runs.folder import Runs
 

@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.bench_toml import find_site
-from bench.executors._slurm_journal import read_submission
+from bench.execution.slurm.journal import read_submission
 from bench.runs.folder import Runs, State
 
 

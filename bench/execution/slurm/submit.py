@@ -4,7 +4,7 @@ submitit writes the sbatch script and reads Slurm's environment inside the job. 
 pickle after the job id only when sbatch has returned, so a driver that dies in between leaves a job that cannot start.
 Here everything the job needs is on disk before sbatch is called, and no pickle is needed at all: the script starts
 `bench.execution.executors._slurm_job` with the path of the submission's folder. Result pickles, the count of time-outs and the
-state watcher of submitit are thereby out of the way (bench/executors/_slurm_state.py says what they get wrong).
+state watcher of submitit are thereby out of the way (bench/execution/slurm/squeue.py says what they get wrong).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.execution.executors import _slurm_snapshot
 from bench.execution.executors import _slurm_state as state
-from bench.executors._slurm_journal import Journal, Submission, View, adopt, look, prune
-from bench.executors._slurm_settle import Job, settle
-from bench.executors._slurm_snapshot import Snapshot
+from bench.execution.slurm.journal import Journal, Submission, View, adopt, look, prune
+from bench.execution.slurm.settle import Job, settle
+from bench.execution.slurm.snapshot import Snapshot
 from bench.files import write_atomic
 from bench.runs.commit import commit
 from bench.runs.folder import Runs, State

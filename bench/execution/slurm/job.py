@@ -26,7 +26,7 @@ from types import FrameType
 
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.executors import _slurm_state as state
-from bench.executors._slurm_journal import read_submission
+from bench.execution.slurm.journal import read_submission
 from bench.files import read_json, write_json
 from bench.runs.folder import RunFolder, Runs, State
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from bench.errors import BenchError, one_line
 from bench.execution.scheduler import Event, Summary, Watcher
-from bench.executors._slurm_journal import Journal, View, look
-from bench.executors._slurm_settle import ended_for_sure, settle
+from bench.execution.slurm.journal import Journal, View, look
+from bench.execution.slurm.settle import ended_for_sure, settle
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 
