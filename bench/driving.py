@@ -68,7 +68,7 @@ def drive(jobs: JobGraph, site: Site, place: executors.Executor) -> scheduler.Su
 
 def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> scheduler.Summary:
     """Submit what is neither done nor in the queue; with `watch` follow everything to its end, else return at once."""
-    from bench.execution.executors import slurm
+    from bench.execution.slurm import submit
     from bench.execution.slurm.watch import standing
     from bench.execution.slurm.watch import watch as follow
 
@@ -77,7 +77,7 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
     def ready(active: Collection[str]) -> None:
         scheduler.prepare(jobs, runs, site, scheduler.RetryRules(), forced, "slurm", active)
 
-    made = slurm.submit(list(jobs), runs, site, ready, titles)
+    made = submit.submit(list(jobs), runs, site, ready, titles)
     before = standing(list(jobs.jobs), runs)
     queue = f"{len(made.active)} in Slurm's queue already, {len(made.new)} submitted now ({made.calls} sbatch calls)"
     print(f"{len(jobs)} jobs: {before.done} done, {queue}", flush=True)

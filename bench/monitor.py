@@ -75,15 +75,15 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     unique = list(dict.fromkeys(folder.job_id for folder in folders))
     cancelled = [run for run in map(runs.__getitem__, unique) if _cancel(run)]
     if Journal(runs).read():  # after the marks: a worker that is told to end sees that it shall not come back
-        from bench.execution.executors import slurm
+        from bench.execution.slurm import submit
 
-        slurm.cancel(runs, [run.job_id for run in cancelled])
+        submit.cancel(runs, [run.job_id for run in cancelled])
     print(f"cancelled {len(cancelled)} of {len(unique)} jobs; done ones stay, `bench run` starts the others again")
 
 
 def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Submit failed, cancelled, blocked and lost jobs to Slurm again; with `job` that one and what waits for it, however it failed."""
-    from bench.execution.executors import slurm
+    from bench.execution.slurm import submit
 
     runs = Runs(site.runs)
     wanted = runs.find(job).job_id if job else None
@@ -99,7 +99,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
                 run.forget_failure()
                 run.give(site.resources(j.resources_as, "slurm"))
 
-    made = slurm.submit(jobs, runs, site, ready, [m.name for m in remembered])
+    made = submit.submit(jobs, runs, site, ready, [m.name for m in remembered])
     print(f"{len(made.new)} jobs submitted again, {len(made.active)} are in Slurm's queue already")
 
 

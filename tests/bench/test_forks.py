@@ -147,7 +147,7 @@ def test_a_worker_is_stopped_before_it_is_there(workplace: Path) -> None:
 DRIVER = """
 import sys, time
 from pathlib import Path
-from bench.execution.executors.local import LocalExecutor
+from bench.execution.local.slots import LocalExecutor
 from tests.bench.test_forks import prepared, server_of, site_of
 
 executor = LocalExecutor(site_of(Path.cwd()))

@@ -16,8 +16,8 @@ import pytest
 from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.execution import scheduler
-from bench.execution.executors import slurm
 from bench.execution.scheduler import RetryRules
+from bench.execution.slurm import submit
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs
 from bench.settings.site import Site
@@ -113,11 +113,11 @@ class Place:
     def site(self) -> Site:
         return read_site(self.file)
 
-    def submit(self, graph: JobGraph, forced: frozenset[str] = frozenset()) -> slurm.Submitted:
+    def submit(self, graph: JobGraph, forced: frozenset[str] = frozenset()) -> submit.Submitted:
         def ready(active: Collection[str]) -> None:
             scheduler.prepare(graph, self.runs, self.site, RetryRules(), forced, "slurm", active)
 
-        return slurm.submit(list(graph), self.runs, self.site, ready, ["tests@tiny"])
+        return submit.submit(list(graph), self.runs, self.site, ready, ["tests@tiny"])
 
     def error(self, graph: JobGraph) -> str:
         with pytest.raises(BenchError) as found:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bench import monitor
-from bench.execution.executors import _slurm_journal, _slurm_settle
 from bench.execution.scheduler import Event
+from bench.execution.slurm import journal, settle
 from bench.execution.slurm.journal import Journal, Submission, look
 from bench.execution.slurm.snapshot import take
 from bench.execution.slurm.watch import watch
@@ -93,7 +93,7 @@ def test_a_driver_that_dies_after_sbatch_finds_its_jobs_again(
             raise KeyboardInterrupt
         write(journal, submission)
 
-    monkeypatch.setattr(_slurm_journal.Journal, "write", dies)
+    monkeypatch.setattr(journal.Journal, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         place.submit(graph)
     monkeypatch.undo()
@@ -149,7 +149,7 @@ def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeS
 def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(_slurm_settle, "MOUNT_SECONDS", 0.3)
+    monkeypatch.setattr(settle, "MOUNT_SECONDS", 0.3)
     place, graph = Place(workplace), chain()
     first = next(iter(graph)).id
     fake_slurm.set(seconds=0.1, fail=[first])

@@ -15,7 +15,7 @@ import torch
 
 from bench import monitor
 from bench.execution import worker
-from bench.execution.executors import slurm
+from bench.execution.slurm import submit
 from bench.execution.slurm.journal import Journal, look
 from bench.execution.slurm.watch import watch
 from bench.planning.graph import JobGraph, plan
@@ -208,7 +208,7 @@ def look_states(place: Place, graph: JobGraph) -> list[str]:
 def test_two_drivers_at_once_submit_each_job_once(limited: Path, real_slurm: RealSlurm, workplace: Path) -> None:
     place = Place(workplace, '[slurm]\noptions = { begin = "now+1hour" }\n')
     graph = plan([(f"s{seed} | kNN", knn_of(tiny_pretrain(seed))) for seed in range(3)])
-    found: list[slurm.Submitted] = []
+    found: list[submit.Submitted] = []
     drivers = [threading.Thread(target=lambda: found.append(place.submit(graph))) for _ in range(2)]
     for driver in drivers:
         driver.start()
@@ -217,7 +217,7 @@ def test_two_drivers_at_once_submit_each_job_once(limited: Path, real_slurm: Rea
     assert sorted(len(one.new) for one in found) == [0, 6]
     tokens = {path.name for path in (place.runs.root / "slurm").iterdir() if path.is_dir()}
     assert len([name for _, _, name in real_slurm.queue() if name.rpartition("~")[2] in tokens]) == 6
-    slurm.cancel(place.runs, graph.jobs)
+    submit.cancel(place.runs, graph.jobs)
 
 
 def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(limited: Path, real_slurm: RealSlurm, workplace: Path) -> None:
@@ -236,11 +236,11 @@ def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(limited: Path, 
     rows = [name for _, _, name in real_slurm.queue() if name.rpartition("~")[2] in tokens]
     assert len(rows) == 5
     runs = Runs(workplace / "runs")
-    slurm.cancel(runs, [job.id for job in plans.read_all(runs)[0].jobs])
+    submit.cancel(runs, [job.id for job in plans.read_all(runs)[0].jobs])
 
 
 def test_two_nodes_train_what_one_process_trains(limited: Path, workplace: Path) -> None:
-    place = Place(workplace, "[slurm.pretrain]\nnodes = 2\n")
+    place = Place(workplace, "[submit.pretrain]\nnodes = 2\n")
     graph = plan([("two", tiny_pretrain(epochs=0.5))])
     place.submit(graph)
     run = only(graph, place)

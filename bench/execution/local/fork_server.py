@@ -1,6 +1,6 @@
 """A process that has imported what workers need and forks one for each job, so that a job starts in milliseconds instead of seconds.
 
-`python -m bench.execution.executors._fork_server SOCKET`, started by bench/execution/local/forks.py. Each packet asks for a worker: its
+`python -m bench.execution.local.fork_server SOCKET`, started by bench/execution/local/forks.py. Each packet asks for a worker: its
 number and run folder, with the open files of its log and its slots. Answers: the number with the worker's process id,
 and later with its exit code. It ends when the driver is gone; its workers go on. Made for OMP_NUM_THREADS=1, with which it has no second thread.
 """

@@ -29,7 +29,7 @@ class ForkServer:
         self._socket, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with its_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.execution.executors._fork_server", str(its_end.fileno())],
+                [sys.executable, "-m", "bench.execution.local.fork_server", str(its_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,

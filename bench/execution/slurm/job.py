@@ -1,4 +1,4 @@
-"""What Slurm starts, once a rank: `python -m bench.execution.executors._slurm_job SUBMISSION_FOLDER`.
+"""What Slurm starts, once a rank: `python -m bench.execution.slurm.job SUBMISSION_FOLDER`.
 
 Around bench.execution.worker it
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench.errors import BenchError, InputCorrupt, one_line
-from bench.execution.executors import _slurm_state as state
+from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import read_submission
 from bench.files import read_json, write_json
 from bench.runs.folder import RunFolder, Runs, State

@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.errors import InputCorrupt
-from bench.execution.executors import _slurm_state as state
+from bench.execution.slurm import squeue as state
 from bench.execution.slurm.squeue import Row
 from bench.files import read_json, write_json
 from bench.runs.folder import Runs

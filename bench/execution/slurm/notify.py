@@ -1,6 +1,6 @@
 """The [notify] command of bench.toml, run once when all jobs of a submission are over.
 
-As the last, tiny Slurm job of a submission (`python -m bench.execution.executors._slurm_notify SUBMISSION_FOLDER`), so that it comes
+As the last, tiny Slurm job of a submission (`python -m bench.execution.slurm.notify SUBMISSION_FOLDER`), so that it comes
 whoever watches. The command is a line of shell; it finds
 
     BENCH_MESSAGE   "simclr_table6@smoke: 5 done, 1 failed"

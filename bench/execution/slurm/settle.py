@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
-from bench.execution.executors import _slurm_state as state
+from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import View
 from bench.execution.slurm.squeue import Row
 from bench.runs.folder import RunFolder, Runs, State

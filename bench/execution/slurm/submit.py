@@ -3,7 +3,7 @@
 submitit writes the sbatch script and reads Slurm's environment inside the job. Its submit() is not used: it names its
 pickle after the job id only when sbatch has returned, so a driver that dies in between leaves a job that cannot start.
 Here everything the job needs is on disk before sbatch is called, and no pickle is needed at all: the script starts
-`bench.execution.executors._slurm_job` with the path of the submission's folder. Result pickles, the count of time-outs and the
+`bench.execution.slurm.job` with the path of the submission's folder. Result pickles, the count of time-outs and the
 state watcher of submitit are thereby out of the way (bench/execution/slurm/squeue.py says what they get wrong).
 """
 
@@ -22,11 +22,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.execution.executors import _slurm_snapshot
-from bench.execution.executors import _slurm_state as state
+from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import Journal, Submission, View, adopt, look, prune
 from bench.execution.slurm.settle import Job, settle
-from bench.execution.slurm.snapshot import Snapshot
+from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import write_atomic
 from bench.runs.commit import commit
 from bench.runs.folder import Runs, State
@@ -35,8 +34,8 @@ from bench.settings.slurm import SlurmRequest
 
 ENDING_SECONDS = 40.0  # to wait for a wanted job that is just ending, before it counts as in the queue
 SCANCEL_CHUNK = 500  # ids in one call
-ENTRY = "bench.execution.executors._slurm_job"
-NOTIFY = "bench.execution.executors._slurm_notify"
+ENTRY = "bench.execution.slurm.job"
+NOTIFY = "bench.execution.slurm.notify"
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def submit(jobs: Sequence[Job], runs: Runs, site: Site, prepare: Callable[[Colle
                 continue
             ids[job.id] = ""  # known when its level has been submitted
             todo.append(job)
-        snapshot = _slurm_snapshot.take(runs, commit()) if todo else None
+        snapshot = take(runs, commit()) if todo else None
         calls, sinks = 0, set[str]()
         for group in _groups(todo, runs, site):
             assert snapshot is not None
