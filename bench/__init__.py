@@ -1,3 +1,6 @@
 """The engine: specs, job graph, run folders, executors, training loop. Knows no paper, no table, no HTML."""
 
+from pathlib import Path
+
 __version__ = "0.1.0"
+ROOT = Path(__file__).resolve().parents[1]  # holds the five packages: a checkout, a snapshot or site-packages

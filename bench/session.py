@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import driving, plugins, progress
+from bench import ROOT, driving, plugins, progress
 from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined
 from bench.costs.forecast import lines as forecast
@@ -296,7 +296,7 @@ def _report_is_current(site: Site, planned: _Planned) -> bool:
     made_from = [file for job in planned.graph for file in (runs[job.id].result_file, runs[job.id].error_file)]
     made_from += [*(runs.root / "plans").glob("*.json")]
     for package in ("reports", "results", "bench"):
-        made_from += [file for file in (Path(__file__).parents[1] / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
+        made_from += [file for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
     newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
     return newest < index.stat().st_mtime and all(runs[job.id].result_file.exists() for job in planned.graph)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from functools import cache
-from pathlib import Path
+
+from bench import ROOT
 
 
 @cache
@@ -14,13 +15,12 @@ def commit() -> str:
     Asked once a process: what it has imported stays as it was.
     A snapshot (bench/execution/slurm/snapshot.py) carries the answer of the checkout that it was taken from.
     """
-    folder = Path(__file__).parent
-    pinned = folder.parent / "COMMIT"
+    pinned = ROOT / "COMMIT"
     if pinned.is_file():
         return pinned.read_text()
 
     def git(*args: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

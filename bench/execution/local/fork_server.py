@@ -17,11 +17,10 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
+from bench import ROOT
 from bench.runs.commit import commit
 
-ROOT = Path(__file__).parents[2]
 PACKET = 65536  # bytes at most
 FILES = 256  # open files at most with a packet
 POLL_SECONDS = 0.05

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import ROOT
 from bench.errors import BenchError
 from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.forks import Forked, ForkServer
@@ -173,7 +174,7 @@ class LocalExecutor:
     def _environment(self, resources: Resources, slots: list[str]) -> dict[str, str]:
         """Threads as many as the slot has cores, the slot's GPU and no other, the same site and plug-ins."""
         threads = str(resources.threads)
-        root = str(Path(__file__).parents[2])
+        root = str(ROOT)
         environment = dict(os.environ)
         environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from bench import ROOT
 from bench.runs.folder import Runs
 
 PACKAGES = ("bench", "methods", "evals", "results", "reports")
 PLUGINS = ("methods", "evals", "tables")
-ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"__pycache__", "out", "records"}  # outputs that by default lie inside the packages
 
 
