@@ -14,7 +14,7 @@ import typer
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench import session
+    from bench.commands import run as session
     from bench.settings.site import Site
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def list_(
     missing: Annotated[bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")] = False,
 ) -> None:
     """What there is: methods, evals, tables, scales, datasets."""
-    from bench import listing
+    from bench.commands import list as listing
 
     listing.show(what, missing=missing)
 
@@ -60,7 +60,7 @@ def plan(
     preemption_rate: Annotated[float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")] = 0.0,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
-    from bench import session
+    from bench.commands import run as session
 
     if nodes is None and (time_limit is not None or preemption_rate):
         raise BenchError("--time-limit and --preemption-rate describe the cluster of --nodes: give --nodes too.")
@@ -86,7 +86,7 @@ def run(
     force: Annotated[list[str] | None, typer.Option("--force", help="Run this job again even if it is done: its id or the beginning.")] = None,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
-    from bench import session
+    from bench.commands import run as session
 
     raise typer.Exit(session.run(_request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch))
 
@@ -106,7 +106,7 @@ def evaluate(
     executor: ExecutorName = "local",
 ) -> None:
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
-    from bench import evaluate as evaluating
+    from bench.commands import evaluate as evaluating
 
     asked = evaluating.Request(_site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant)
     raise typer.Exit(evaluating.run(asked, executor))
@@ -115,7 +115,7 @@ def evaluate(
 @app.command()
 def status(table: Tables = None, watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs.")] = False) -> None:
     """The state of every table that was run here; with --table, of every job."""
-    from bench import monitor
+    from bench.commands import jobs as monitor
 
     monitor.show_status(_site(), table or [], watch=watch)
 
@@ -126,7 +126,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print a job's log."""
-    from bench import monitor
+    from bench.commands import jobs as monitor
 
     monitor.show_log(_site(), job, follow=follow)
 
@@ -137,7 +137,7 @@ def cancel(
     table: Tables = None,
 ) -> None:
     """Stop a job, or all jobs of a table: running workers save their state first. `bench run` goes on with them."""
-    from bench import monitor
+    from bench.commands import jobs as monitor
 
     if (job is None) == (not table):
         raise BenchError("cancel needs either a job id or --table.")
@@ -150,7 +150,7 @@ def retry(
     table: Tables = None,
 ) -> None:
     """Submit to Slurm again what failed there: a job with what waits for it, or all failed jobs of a table."""
-    from bench import monitor
+    from bench.commands import jobs as monitor
 
     if (job is None) == (not table):
         raise BenchError("retry needs either a job id or --table.")
@@ -172,12 +172,12 @@ def doctor(
 ) -> None:
     """What works on this machine and site, what does not, and what to do about it; exit code 1 when something is broken."""
     if throughput:
-        from bench import throughput as measuring
+        from bench.commands.throughput import measure as measuring
 
         raise typer.Exit(measuring.show(_site(), scale=scale, data=data, seconds=10.0 if seconds is None else seconds))
     if scale is not None or data is not None or seconds is not None:
         raise BenchError("--scale, --data and --seconds say what --throughput measures: give --throughput too.")
-    from bench import doctor as looks
+    from bench.commands import doctor as looks
 
     raise typer.Exit(looks.show(_site()))
 
@@ -194,7 +194,7 @@ def check(
     ] = None,
 ) -> None:
     """Hold the results of a table against its reference; exit code 1 names the cells that regressed, went missing or changed protocol."""
-    from bench import session
+    from bench.commands import run as session
 
     raise typer.Exit(session.check(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_))
 
@@ -208,7 +208,7 @@ def report(
     records: Annotated[bool, typer.Option("--records", help="Of the results that are committed with the project instead.")] = False,
 ) -> None:
     """Build the HTML report of everything that was run here: one folder that opens offline."""
-    from bench import session
+    from bench.commands import run as session
 
     session.report(_site(), out, serve, recorded=records)
 
@@ -221,7 +221,7 @@ DataName = Annotated[str, typer.Argument(help="A data set or a published list: s
 @data_app.command("list")
 def data_list() -> None:
     """Every data set and list: whether it is here, where, and what it is. Opens none of them."""
-    from bench.data import check as checking
+    from bench.commands.data import check as checking
 
     for line in checking.overview(_site()):
         print(line)
@@ -230,7 +230,7 @@ def data_list() -> None:
 @data_app.command("check")
 def data_check(name: DataName) -> None:
     """Count classes and images, compare with the known numbers, decode a sample; exit 1 when something is wrong."""
-    from bench.data import check as checking
+    from bench.commands.data import check as checking
 
     found = checking.check(name, _site())
     for line in found.lines:
@@ -244,7 +244,7 @@ def data_check(name: DataName) -> None:
 @data_app.command("fetch")
 def data_fetch(name: DataName) -> None:
     """Download a data set that torchvision can get, or a published list, to [data] of bench.toml or to data/NAME beside it."""
-    from bench.data import fetch
+    from bench.commands.data import fetch
 
     site = _site()
     print(f"{name}: {fetch.fetch(name, site)}")
@@ -298,7 +298,8 @@ def _request(
     *,
     released: bool = False,
 ) -> session.Request:
-    from bench import plugins, session
+    from bench import plugins
+    from bench.commands import run as session
 
     if all_ and table:
         raise BenchError("give either --table or --all.")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import plugins
+from bench.commands.progress import duration
 from bench.costs.estimates import Costs
 from bench.costs.simulation import Cluster, Outcome, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import Job
-from bench.progress import duration
 from bench.settings.site import Site
 from bench.spec import Pretrain
 

@@ -63,4 +63,4 @@ def make(name: str, site: Site) -> Executor:
         from bench.execution.local.slots import LocalExecutor
 
         return LocalExecutor(site)
-    raise unknown_name("executor that runs jobs one by one", name, ("inline", "local"))  # slurm takes whole graphs: bench/driving.py
+    raise unknown_name("executor that runs jobs one by one", name, ("inline", "local"))  # slurm takes whole graphs: bench/commands/driver.py

@@ -15,10 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from bench import cli
-from bench.data import catalogue, check
+from bench.commands.data import check
+from bench.commands.data.fetch import fetch
+from bench.data import catalogue
 from bench.data.catalogue import CATALOGUE, Entry
 from bench.data.datasets import LOADERS, open_split
-from bench.data.fetch import fetch
 from bench.data.sets import lists
 from bench.errors import BenchError
 from bench.settings.site import Site

@@ -154,7 +154,8 @@ def test_a_share_of_several_labels_an_image_is_refused(here: Site, tmp_path: Pat
 
 
 def test_the_check_for_plans_imports_no_torch() -> None:
-    code = "import sys, bench.data.sets.lists, bench.data.catalogue, bench.data.check, bench.data.fetch; sys.exit('torch' in sys.modules)"
+    modules = "bench.data.sets.lists, bench.data.catalogue, bench.commands.data.check, bench.commands.data.fetch"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

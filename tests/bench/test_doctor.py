@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import doctor
 from bench.bench_toml import find_site, read_site
-from bench.doctor import Check, checks
+from bench.commands import doctor
+from bench.commands.doctor import Check, checks
 from bench.settings.site import Site
 from tests.conftest import BENCH
 

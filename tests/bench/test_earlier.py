@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import session
 from bench.bench_toml import find_site
+from bench.commands import run as session
 from bench.costs import history
 from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.commands.data.check import check
 from bench.data.catalogue import CATALOGUE
-from bench.data.check import check
 from bench.data.datasets import open_split
 from bench.data.sets import detection_layouts as layouts
 from bench.data.sets import scenes

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import evaluate
 from bench.bench_toml import find_site
+from bench.commands import evaluate
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
 from bench.identity import job_id

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.commands.run import _cached
 from bench.contracts import Context, Subject
 from bench.identity import digest
 from bench.planning.graph import plan
 from bench.runs.features import counted
 from bench.runs.folder import Runs
-from bench.session import _cached
 from bench.settings.site import Site
 from bench.spec import Data, Evaluate, Random
 from evals import linear_augmented, spectrum, svm

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import results.tables
-from bench import listing, plugins
+from bench import plugins
+from bench.commands import list as listing
 from bench.errors import BenchError
 from results.table import load_table
 

@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench import cli
-from bench.data import check, decoding, loader
+from bench.commands.data import check
+from bench.data import decoding, loader
 from bench.data.datasets import SPLITS, Files, open_split
 from bench.data.loader import Plan
 from bench.data.sets import folders, packed

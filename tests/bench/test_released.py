@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import plugins, session
+from bench import plugins
 from bench.authors import Weights, catalogue
 from bench.bench_toml import find_site
+from bench.commands import run as session
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders

@@ -11,8 +11,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from bench import throughput
-from bench._throughput_verdict import HEADROOM, judge
+from bench.commands.throughput import measure as throughput
+from bench.commands.throughput.measure import Rate, measure, recipe, room_for_workers, show, worker_counts
+from bench.commands.throughput.verdict import HEADROOM, judge
 from bench.data import loader
 from bench.data.datasets import Files
 from bench.errors import BenchError
@@ -20,7 +21,6 @@ from bench.runs.folder import RunFolder
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from bench.spec import Pretrain
-from bench.throughput import Rate, measure, recipe, room_for_workers, show, worker_counts
 from bench.training import loop as training
 from bench.training.ranks import Ranks
 

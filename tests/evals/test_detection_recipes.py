@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands.driver import missing_data
 from bench.costs.estimates import Costs
-from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.planning import graph
 from bench.planning.graph import Job

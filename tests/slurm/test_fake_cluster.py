@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import monitor
+from bench.commands import jobs as monitor
 from bench.execution.scheduler import Event
 from bench.execution.slurm import journal, settle
 from bench.execution.slurm.journal import Journal, Submission, look

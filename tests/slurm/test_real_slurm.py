@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import monitor
+from bench.commands import jobs as monitor
 from bench.execution import worker
 from bench.execution.slurm import submit
 from bench.execution.slurm.journal import Journal, look

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from bench import plugins, progress
+from bench import plugins
+from bench.commands import progress
 from bench.costs.estimates import Costs, disk_total
 from bench.data.catalogue import check_present
 from bench.data.sets.lists import check_share

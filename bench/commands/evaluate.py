@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
-from bench import driving, plugins
+from bench import plugins
+from bench.commands import driver as driving
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.execution import executors
 from bench.files import make_folder

@@ -9,10 +9,10 @@ import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 
+from bench.commands.progress import describe
 from bench.errors import BenchError, one_line
 from bench.execution.slurm.journal import Journal, View, look
 from bench.execution.slurm.settle import note, states_of
-from bench.progress import describe
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.plans import Manifest, PlannedJob

@@ -23,7 +23,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from bench._throughput_verdict import counted, judge, readable
+from bench.commands.throughput.verdict import counted, judge, readable
 from bench.contracts import Batch
 from bench.data import loader
 from bench.data.catalogue import entry

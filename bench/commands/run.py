@@ -9,12 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
-from bench import ROOT, driving, plugins, progress
+from bench import ROOT, plugins
+from bench.commands import driver as driving
+from bench.commands import progress
+from bench.commands.driver import missing_data
 from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
-from bench.driving import missing_data
 from bench.errors import BenchError
 from bench.execution import executors, scheduler
 from bench.files import make_folder

@@ -1,0 +1,1 @@
+"""What stands behind each command; the roof: it alone may look up to results and reports, and nothing imports it but the command line."""
