@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from evals._accuracy import single_label, top_k
-from evals._features import classes_of, features_of
+from evals.parts.accuracy import single_label, top_k
+from evals.parts.features import classes_of, features_of
 
 FEATURES = ("train", "val", "test")
 METRICS = {"top1": Metric("%", higher_is_better=True), "top5": Metric("%", higher_is_better=True)}

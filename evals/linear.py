@@ -21,8 +21,8 @@ from bench.data.sets.lists import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator, seed_of
-from evals._accuracy import single_label, top_k
-from evals._features import classes_of, features_of
+from evals.parts.accuracy import single_label, top_k
+from evals.parts.features import classes_of, features_of
 
 FEATURES = ("train", "val", "test")  # splits of which the features are read
 METRICS = {

@@ -4,7 +4,7 @@ The head is trained on the features of a frozen backbone, in evaluation mode, on
 one head (the papers' settings) it trains on all official training images and nothing is chosen; with a grid, all heads
 train in one pass over the backbone on `train` and one is chosen on `val`. The LAST epoch is reported; `best_epoch_top1`
 is the highest top-1 of the epochs on the test images themselves, which some papers print.
-Resampling, last partial batches and ranks: see evals/_augmented_heads.py.
+Resampling, last partial batches and ranks: see evals/parts/augmented_heads.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from evals._accuracy import top_k
-from evals._augmented_heads import Training, best_epoch, train
+from evals.parts.accuracy import top_k
+from evals.parts.augmented_heads import Training, best_epoch, train
 
 RESUMES = True
 METRICS = {

@@ -27,8 +27,8 @@ from bench.contracts import Context, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator
-from evals import _linear_networks as linear
-from evals._spectrum import measures
+from evals.parts import linear_networks as linear
+from evals.parts.spectrum import measures
 
 _WIDTH, _AUGMENTED = 16, 8
 _STRENGTHS = (0.0, 0.25, 1.0, 2.25, 4.0, 16.0)  # k, variances

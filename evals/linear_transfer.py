@@ -8,7 +8,7 @@ it equals top-1. From VISSL's eval_resnet_8gpu_transfer_{places205,inaturalist18
 layer as PyTorch starts it, crops of 8 to 100 %, 256 / 224 at test time.
 What differs: VISSL's config pools the last stage to 2 x 2 cells (8192 features) besides; which feature Barlow Twins and
 VICReg reported is not said. Here it is the average over the image (2048). Resampling, last partial batches and ranks:
-see evals/_augmented_heads.py.
+see evals/parts/augmented_heads.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from evals._accuracy import mean_class_top1, top_k
-from evals._augmented_heads import Training, train
+from evals.parts.accuracy import mean_class_top1, top_k
+from evals.parts.augmented_heads import Training, train
 
 RESUMES = True
 METRICS = {

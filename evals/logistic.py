@@ -28,9 +28,9 @@ from bench.errors import BenchError
 from bench.files import Json
 from bench.spec import CENTRE, Crop
 from bench.training.optim import untraced
-from evals._accuracy import mean_class_top1, top_k
-from evals._average_precision import eleven_point, of_each_class, presence
-from evals._features import classes_of, features_of
+from evals.parts.accuracy import mean_class_top1, top_k
+from evals.parts.average_precision import eleven_point, of_each_class, presence
+from evals.parts.features import classes_of, features_of
 
 FEATURES = ("train", "val", "test")
 METRICS = {

@@ -22,7 +22,7 @@ from bench.contracts import Context, Metric, Outcome, Subject
 from bench.data.datasets import SplitData, open_split
 from bench.data.sets.lists import labelled_share
 from bench.files import Json
-from evals._finetune import FineTuning, fine_tune
+from evals.parts.finetune import FineTuning, fine_tune
 
 NEEDS_PROJECTOR = True
 RESUMES = True

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Metric, Outcome, Subject
 from bench.files import Json
-from evals import _spectrum
-from evals._features import BATCH, features_of
+from evals.parts import spectrum
+from evals.parts.features import BATCH, features_of
 
 NEEDS_PROJECTOR = True
 FEATURES = ("train", "val", "test")
 _SPACES = ("representation", "embedding")
-METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in _SPACES for name, metric in _spectrum.METRICS.items()}
+METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in _SPACES for name, metric in spectrum.METRICS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     metrics: dict[str, float] = {}
     spectra: list[Json] = []
     for space, z in zip(_SPACES, (representation, embedding), strict=True):
-        values = _spectrum.covariance_spectrum(z, normalize=config.normalize)
-        metrics |= {f"{space}_{name}": value for name, value in _spectrum.measures(values).items()}
+        values = spectrum.covariance_spectrum(z, normalize=config.normalize)
+        metrics |= {f"{space}_{name}": value for name, value in spectrum.measures(values).items()}
         spectra.append({"label": space, "values": values.tolist()})
     details: dict[str, Json] = {
         "spectra": spectra,

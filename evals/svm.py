@@ -29,8 +29,8 @@ from bench.files import Json
 from bench.seeding import seed_of
 from bench.spec import CENTRE, Crop
 from bench.training.resume import Keeper
-from evals._average_precision import eleven_point, interpolated_area, of_each_class, presence
-from evals._features import classes_of, features_of
+from evals.parts.average_precision import eleven_point, interpolated_area, of_each_class, presence
+from evals.parts.features import classes_of, features_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -49,7 +49,7 @@ EVALUATION = '''"""Counts dead channels of the representation."""
 from dataclasses import dataclass, field
 
 from bench.contracts import Metric, Outcome
-from evals._features import features_of
+from evals.parts.features import features_of
 
 METRICS = {"dead": Metric("", higher_is_better=False)}
 

@@ -1,6 +1,6 @@
 """The feature cache from outside: how its entries are called, and which of them an evaluation reads. Imports no torch.
 
-Who fills the cache is evals/_features.py. An evaluation's module says in FEATURES which splits it reads of it: with them
+Who fills the cache is evals/parts/features.py. An evaluation's module says in FEATURES which splits it reads of it: with them
 there it needs no pass over the backbone. Without FEATURES nothing is known.
 """
 

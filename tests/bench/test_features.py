@@ -19,7 +19,7 @@ from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Data, Evaluate, Random
 from evals import linear_augmented, spectrum, svm
-from evals._features import features_of
+from evals.parts.features import features_of
 from tests.conftest import TINY, knn_of, linear_of
 
 ENCODER = Random(backbone=TINY)

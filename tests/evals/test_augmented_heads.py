@@ -17,11 +17,11 @@ from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Backbone, Optim
 from bench.training import optim
-from evals._accuracy import mean_class_top1
-from evals._augmented_heads import Training, accuracies
-from evals._features import features_of
-from evals._heads import Heads, Rule
-from evals._last_blocks import last_blocks
+from evals.parts.accuracy import mean_class_top1
+from evals.parts.augmented_heads import Training, accuracies
+from evals.parts.features import features_of
+from evals.parts.heads import Heads, Rule
+from evals.parts.last_blocks import last_blocks
 from tests.evals.known_answers import small, splits
 
 D, C, B = 5, 4, 12

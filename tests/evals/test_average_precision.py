@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from torch import Tensor
 
-from evals._average_precision import eleven_point, interpolated_area, of_each_class, presence
+from evals.parts.average_precision import eleven_point, interpolated_area, of_each_class, presence
 
 
 def curve(scores: list[float], relevant: list[bool]) -> list[tuple[Fraction, Fraction]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.contracts import Context, Subject
 from bench.data.datasets import SPLITS, Arrays, open_split
 from bench.spec import Crop
-from evals._features import classes_of, features_of
+from evals.parts.features import classes_of, features_of
 
 
 class Counting(nn.Module):

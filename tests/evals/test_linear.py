@@ -15,9 +15,9 @@ from bench.data.datasets import labelled_subset
 from bench.errors import BenchError
 from bench.seeding import generator
 from evals import linear
-from evals._accuracy import top_k
-from evals._features import features_of
 from evals.linear import Config, train_heads
+from evals.parts.accuracy import top_k
+from evals.parts.features import features_of
 
 Splits = dict[str, tuple[Tensor, Tensor]]
 FEW = Config(learning_rates=(0.03, 0.3), weight_decays=(0.0, 1e-2), epochs=10, minimum_steps=0)

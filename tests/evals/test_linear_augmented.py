@@ -19,9 +19,10 @@ from bench.data.loader import Plan, train_batches
 from bench.errors import BenchError, Stopped
 from bench.seeding import seed_of
 from bench.spec import Augment
-from evals import _augmented_heads, linear_augmented
-from evals._features import features_of
+from evals import linear_augmented
 from evals.linear_augmented import VARIANTS, Config, evaluate
+from evals.parts import augmented_heads
+from evals.parts.features import features_of
 from tests.evals.known_answers import CLASSES, SIZE, Reader, as_files, own_place, small, splits, subject
 
 ONE = Config(learning_rates=(2.0,), epochs=8, batch_size=32, start="zero")
@@ -211,7 +212,7 @@ def test_images_are_cropped_and_flipped_and_nothing_else(place: Context, monkeyp
         asked.append(views)
         return train_batches(split, views, *args, **kwargs)
 
-    monkeypatch.setattr(_augmented_heads, "train_batches", recorded)
+    monkeypatch.setattr(augmented_heads, "train_batches", recorded)
     evaluate(replace(ONE, epochs=1, crop_scale=(0.2, 1.0), flip=0.5), subject(), place)
     assert asked == [(Augment(size=SIZE, crop_scale=(0.2, 1.0), flip=0.5, jitter=0.0),)]
     assert VARIANTS["simclr"]["embedded"].flip == 0  # digits are not mirror-symmetric

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
 from bench.errors import BenchError
-from evals import _linear_networks as linear
 from evals.linear_collapse import _STRENGTHS, METRICS, Config, evaluate, train
+from evals.parts import linear_networks as linear
 
 SUBJECT = Subject(key="unused", network=nn.Identity(), feature_dim=1)
 

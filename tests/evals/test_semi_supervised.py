@@ -21,7 +21,7 @@ from bench.seeding import generator, seed_of
 from bench.spec import Backbone
 from bench.training.health import TrainingFailedError
 from evals import semi_supervised
-from evals._finetune import FineTuning, Tuned, fine_tune, start
+from evals.parts.finetune import FineTuning, Tuned, fine_tune, start
 from evals.semi_supervised import RECIPES, VARIANTS, Config, evaluate, labelled
 
 SHORT = Config(label_fraction=0.1, batch_size=16, epochs=4, lr_backbone=0.05, lr_head=0.2, flip=0.0)

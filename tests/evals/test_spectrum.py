@@ -15,7 +15,7 @@ from bench.runs.folder import RunFolder, Runs
 from bench.training import loop
 from bench.training.ranks import Ranks
 from evals import spectrum
-from evals._spectrum import covariance_spectrum, measures
+from evals.parts.spectrum import covariance_spectrum, measures
 from evals.spectrum import METRICS, RECIPES, Config, evaluate
 from methods.directclr import Config as DirectCLR
 from tests.conftest import tiny_pretrain

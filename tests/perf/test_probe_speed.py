@@ -22,7 +22,7 @@ from bench.contracts import Context, Subject
 from bench.networks import encoders
 from bench.settings.site import Site
 from evals import linear, linear_augmented
-from evals._features import features_of
+from evals.parts.features import features_of
 from tests.perf.pairs import Side, Spent, Usual, pairs, timed
 from tests.perf.test_training_speed import SETTING_B
 

@@ -29,8 +29,8 @@ from bench.spec import Augment, Optim
 from bench.training import optim
 from bench.training.health import TrainingFailedError
 from bench.training.resume import Keeper
-from evals._accuracy import top_k
-from evals._features import BATCH
+from evals.parts.accuracy import top_k
+from evals.parts.features import BATCH
 
 Schedule = Literal["cosine_step", "cosine_epoch", "milestones"]
 LOGGED_STEPS = 100

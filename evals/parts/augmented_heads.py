@@ -2,7 +2,7 @@
 
 Shared by linear_augmented.py and linear_transfer.py. The backbone is frozen and in evaluation mode; images are cropped
 and flipped at random as pretraining's are (bench/data/loader.py); each head follows the updates that it would follow
-alone (evals/_heads.py). After every epoch the heads are tried on the cached features of the test images.
+alone (evals/parts/heads.py). After every epoch the heads are tried on the cached features of the test images.
 What differs from the papers' codes whatever the settings: the last partial batch of an epoch is dropped, files are
 resized with bicubic antialiased interpolation (PyTorch codes: bilinear), and one process trains all heads.
 """
@@ -27,8 +27,8 @@ from bench.plugins import name_of
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
 from bench.training.resume import Keeper
-from evals._features import features_of
-from evals._heads import Heads, Rule
+from evals.parts.features import features_of
+from evals.parts.heads import Heads, Rule
 
 LOGGED_STEPS = 200
 CHUNK = 1000  # images whose logits are in memory at once
@@ -57,7 +57,7 @@ class Training:
     flip: float = 0.5  # probability
     test_resize: float = 256 / 224  # shorter side of test images before the central crop, as a multiple of the crop's
     head: Literal["linear", "batchnorm_linear"] = "linear"
-    start: Literal["normal", "zero", "uniform"] = "normal"  # see evals/_heads.py
+    start: Literal["normal", "zero", "uniform"] = "normal"  # see evals/parts/heads.py
     last_blocks: int = 1  # of a vision transformer: class tokens of so many last blocks side by side are the features
     split: Literal["train", "trainval", None] = None  # trained on; None: trainval, or train where heads are chosen on val
     precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone on training images; heads are float32
@@ -144,7 +144,7 @@ def train(config: Training, subject: Subject, context: Context) -> Trained:
     Raises BenchError for multi-label data and when every head diverged, Stopped when asked to stop.
     """
     if config.last_blocks > 1:
-        from evals._last_blocks import last_blocks  # knows transformers; not needed for other networks
+        from evals.parts.last_blocks import last_blocks  # knows transformers; not needed for other networks
 
         subject = last_blocks(subject, config.last_blocks)
     data = open_split(context.data, config.trained_on, context.site)

@@ -1,0 +1,1 @@
+"""What several protocols share: features, heads, accuracies, fine-tuning."""
