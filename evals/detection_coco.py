@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from bench.contracts import Context, Cost, Metric, Outcome, Subject
 from bench.spec import Backbone
-from evals import _detection_recipes as recipes
-from evals._detectron2_compat import missing as missing_packages
+from evals.detection import recipes
+from evals.detection.compat import missing as missing_packages
 
 METRICS = {f"{kind}_{name}": Metric("%", higher_is_better=True) for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
 RESUMES = True
@@ -54,6 +54,6 @@ VARIANTS = {
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """AP of boxes and masks on the test images, in percent. Raises BenchError where Detectron2 is missing or the data are not whole."""
-    from evals._detection import run
+    from evals.detection.engine import run
 
     return run(config, subject, context, masks=True)

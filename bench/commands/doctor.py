@@ -211,7 +211,7 @@ def _slurm(site: Site) -> Iterator[Check]:
 
 
 def _detection() -> Iterator[Check]:
-    from evals import _detectron2_compat as compat
+    from evals.detection import compat
 
     reason = compat.missing()
     yield Check("Detectron2", "off" if reason else "ok", reason or compat.describe())

@@ -76,7 +76,7 @@ def decoded(lengths: Mapping[str, list[int]]) -> np.ndarray[tuple[int, int], np.
 
 
 def test_run_lengths_are_pycocotools_run_lengths() -> None:
-    from evals._detectron2_compat import quiet
+    from evals.detection.compat import quiet
 
     run_length = pytest.importorskip("pycocotools.mask", reason="pycocotools comes with `make detection`")
     for seed in range(5):

@@ -10,9 +10,8 @@ import torch
 
 from bench.errors import BenchError
 from bench.spec import Backbone
-from evals import _detection_recipes as recipes
-from evals import _detectron2_compat as compat
-from evals._detection_config import _folder, build_cfg
+from evals.detection import compat, recipes
+from evals.detection.config import _folder, build_cfg
 
 pytestmark = pytest.mark.skipif(bool(compat.missing()), reason=compat.missing())
 R50 = Backbone(name="resnet50", normalize="imagenet")
@@ -84,7 +83,7 @@ def test_vicreg_weighs_both_losses_of_the_proposal_network() -> None:
     with compat.quiet():
         from detectron2.modeling import build_model
 
-        from evals import _detection_networks  # noqa: F401
+        from evals.detection import networks  # noqa: F401
 
         model = build_model(cfg_of(recipes.VOC_VICREG, replace(R50, base_channels=4), classes=20, masks=False))
     assert model.proposal_generator.loss_weight == {"loss_rpn_cls": 0.2, "loss_rpn_loc": 0.2}
@@ -96,7 +95,7 @@ def test_a_norm_stands_behind_res5_on_request(extra: bool) -> None:
     with compat.quiet():
         from detectron2.modeling import build_model
 
-        from evals import _detection_networks  # noqa: F401
+        from evals.detection import networks  # noqa: F401
 
         for backbone in (replace(R50, base_channels=4), Backbone(name="resnet10", base_channels=4, stem="small")):
             model = build_model(cfg_of(replace(recipes.VOC_MOCO, extra_norm=extra), backbone, masks=False))

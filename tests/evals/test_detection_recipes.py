@@ -18,9 +18,9 @@ from bench.planning.scales import SCALES, encoder, evaluation
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Evaluate, Random
-from evals import _detectron2_compat as compat
 from evals import detection_coco, detection_voc
-from evals._detection_recipes import Detector
+from evals.detection import compat
+from evals.detection.recipes import Detector
 from evals.detection_coco import Config as Coco
 from evals.detection_voc import Config as Voc
 

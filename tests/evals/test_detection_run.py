@@ -22,9 +22,9 @@ from bench.data.sets import scenes
 from bench.errors import BenchError, Stopped
 from bench.spec import Data
 from bench.training import resume
-from evals import _detectron2_compat as compat
 from evals import detection_coco, detection_voc
-from evals._detection_data import open_scenes, plan_batches
+from evals.detection import compat
+from evals.detection.data import open_scenes, plan_batches
 from tests.evals import detection_parts as parts
 
 needs_detectron2 = pytest.mark.skipif(bool(compat.missing()), reason=compat.missing())
@@ -78,7 +78,7 @@ def test_coco_scores_are_pycocotools_and_detectron2s_on_the_saved_predictions(tm
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 
-        from evals import _detection_scores as scores
+        from evals.detection import scores
 
         scenes = open_scenes(parts.context_of(tmp_path, "coco"), masks=True)
         found = guesses(DatasetCatalog.get(scenes.test), 10)
@@ -111,7 +111,7 @@ def test_voc_scores_are_detectron2s(tmp_path: Path) -> None:
         from detectron2.evaluation import PascalVOCDetectionEvaluator
         from detectron2.structures import Boxes, Instances
 
-        from evals import _detection_scores as scores
+        from evals.detection import scores
 
         scenes = open_scenes(parts.context_of(tmp_path, "voc"), masks=False)
         items = DatasetCatalog.get(scenes.test)
@@ -140,7 +140,7 @@ def test_voc_scores_are_detectron2s(tmp_path: Path) -> None:
 def test_a_detector_that_finds_nothing_scores_nothing(tmp_path: Path) -> None:
     compat.require()
     with compat.quiet():
-        from evals import _detection_scores as scores
+        from evals.detection import scores
 
         scenes = open_scenes(parts.context_of(tmp_path, "coco"), masks=True)
         total, _ = scores.score_coco([], scenes.test, tmp_path)

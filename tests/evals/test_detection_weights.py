@@ -14,10 +14,9 @@ from bench.contracts import Subject
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Backbone
-from evals import _detection_weights as weights
-from evals import _detectron2_compat as compat
-from evals._detection_config import build_cfg
-from evals._detection_recipes import EMBEDDED_C4, EMBEDDED_FPN, VOC_MOCO, VOC_TWIST, Detector
+from evals.detection import compat, weights
+from evals.detection.config import build_cfg
+from evals.detection.recipes import EMBEDDED_C4, EMBEDDED_FPN, VOC_MOCO, VOC_TWIST, Detector
 
 pytestmark = pytest.mark.skipif(bool(compat.missing()), reason=compat.missing())
 STANDARD = Backbone(name="resnet50", base_channels=8, normalize="imagenet")  # Detectron2's own ResNet, narrow to be fast
@@ -49,7 +48,7 @@ def detector_of(subject: Subject, detector: Detector, **changes: Any) -> Any:
     with compat.quiet():
         from detectron2.modeling import build_model
 
-        from evals import _detection_networks  # noqa: F401
+        from evals.detection import networks  # noqa: F401
 
         backbone = weights.spec_of(subject)
         cfg = build_cfg(detector, backbone, classes=3, masks=False, bitmasks=False, device=torch.device("cpu"))

@@ -17,7 +17,7 @@ from pycocotools import mask as run_length
 
 from bench.data.sets.scenes import run_lengths
 from bench.files import write_json
-from evals._detection_data import Scenes
+from evals.detection.data import Scenes
 
 FORMAT = 1
 SHOWN = 6  # scenes, evenly spread over the test images

@@ -22,7 +22,7 @@ from bench.seeding import seed_of
 from bench.training.health import TrainingFailedError
 from bench.training.ranks import Ranks, synchronise_norms
 from bench.training.resume import Keeper
-from evals._detection_data import Scenes, train_batches
+from evals.detection.data import Scenes, train_batches
 
 LOGGED_STEPS = 100
 STOP_EVERY = 10  # iterations after which ranks ask each other whether to stop

@@ -10,8 +10,8 @@ import torch
 
 from bench.errors import BenchError
 from bench.spec import Backbone
-from evals._detection_recipes import Detector
-from evals._detection_weights import is_standard, pixel_statistics
+from evals.detection.recipes import Detector
+from evals.detection.weights import is_standard, pixel_statistics
 
 DEPTHS = {"resnet50": 50, "resnet101": 101}
 

@@ -14,10 +14,10 @@ from bench.contracts import Context, Outcome, Subject
 from bench.files import Json
 from bench.seeding import seed_of
 from bench.training.ranks import from_environment
-from evals import _detectron2_compat as compat
-from evals._detection_config import build_cfg
-from evals._detection_recipes import Detector
-from evals._detection_weights import load_encoder, spec_of
+from evals.detection import compat
+from evals.detection.config import build_cfg
+from evals.detection.recipes import Detector
+from evals.detection.weights import load_encoder, spec_of
 
 
 def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) -> Outcome:
@@ -32,11 +32,13 @@ def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) 
         from detectron2.evaluation import inference_on_dataset
         from detectron2.modeling import build_model
 
-        from evals import _detection_networks  # noqa: F401  registers our backbones and heads
-        from evals import _detection_pictures as pictures
-        from evals import _detection_scores as scores
-        from evals._detection_data import open_scenes, test_loader
-        from evals._detection_train import fine_tune, precise_norms
+        from evals.detection import (
+            networks,  # noqa: F401  registers our backbones and heads
+            pictures,
+            scores,
+        )
+        from evals.detection.data import open_scenes, test_loader
+        from evals.detection.train import fine_tune, precise_norms
 
         ranks = from_environment()
         scenes = open_scenes(context, masks=masks, first=ranks.first)

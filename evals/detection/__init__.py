@@ -1,0 +1,1 @@
+"""Detectron2 under a frozen contract: configuration, data, networks, training, scores. Two protocols read it."""
