@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bench.contracts import Recipe
 from bench.spec import Optim
-from methods._views import byol_crops
+from methods.parts.views import byol_crops
 
 
 def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bench.contracts import Recipe
-from methods._views import simclr_view, small_crops
+from methods.parts.views import simclr_view, small_crops
 
 
 def variants(recipes: Mapping[str, Recipe]) -> Mapping[str, Mapping[str, Recipe]]:

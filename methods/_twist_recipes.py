@@ -14,7 +14,7 @@ from typing import Literal
 
 from bench.contracts import Recipe
 from bench.spec import Optim
-from methods._views import byol_crops, small_crops
+from methods.parts.views import byol_crops, small_crops
 
 # The released crops; "harder" ones in the self-labelling stage ("Switching to Harder Multi Crop", train.py).
 _LARGE, _SMALL = (0.4, 1.0), (0.05, 0.4)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts, Recipe
 from bench.spec import Optim, Pretrain
-from methods._byol_body import Bootstrap, check_body
-from methods._views import byol_pair, cifar, mild_digits
+from methods.parts.byol_body import Bootstrap, check_body
+from methods.parts.views import byol_pair, cifar, mild_digits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,10 @@ from bench.networks.encoders import RESNETS
 from bench.spec import Optim, Pretrain
 from methods._dino import LastLayer, clip_each, dino_loss, projector, set_drop_path, temperature_of
 from methods._dino_recipes import variants
-from methods._heads import logits_of
-from methods._momentum import cosine_momentum, move_towards, slow_copy
-from methods._progress import Progress
-from methods._views import byol_crops, cifar, mild_digits
+from methods.parts.clock import Progress
+from methods.parts.heads import logits_of
+from methods.parts.momentum import cosine_momentum, move_towards, slow_copy
+from methods.parts.views import byol_crops, cifar, mild_digits
 
 _GLOBAL = 2  # views that the teacher sees: the first ones
 

@@ -26,8 +26,8 @@ from bench.costs.estimates import feature_dim
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods._directclr import FirstChannels, Orthogonal, fixed_low_rank, trainable_diagonal
-from methods._heads import mlp
-from methods._views import byol_pair, cifar, digits
+from methods.parts.heads import mlp
+from methods.parts.views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, unknown_name
 from bench.spec import Optim, Pretrain
 from methods._false_negatives import Aggregate, Mode, Search, false_negatives, fnc_loss, most_similar, same_label, unit_rows
-from methods._heads import mlp
-from methods._momentum import move_towards, slow_copy
-from methods._views import cifar, digits, simclr_view
+from methods.parts.heads import mlp
+from methods.parts.momentum import move_towards, slow_copy
+from methods.parts.views import cifar, digits, simclr_view
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
-from methods._heads import mlp
-from methods._momentum import move_towards, slow_copy
-from methods._views import cifar, mild_digits
+from methods.parts.heads import mlp
+from methods.parts.momentum import move_towards, slow_copy
+from methods.parts.views import cifar, mild_digits
 
 
 @dataclass(frozen=True, kw_only=True)

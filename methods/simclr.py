@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
-from methods._branches import build_second, check_second
-from methods._heads import mlp
-from methods._views import cifar, digits, simclr_view
+from methods.parts.branches import build_second, check_second
+from methods.parts.heads import mlp
+from methods.parts.views import cifar, digits, simclr_view
 
 
 @dataclass(frozen=True, kw_only=True)

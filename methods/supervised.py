@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
-from methods._views import cifar, digits
+from methods.parts.views import cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
-from methods._heads import logits_of
-from methods._progress import Progress
 from methods._swav import sinkhorn, swapped_prediction
 from methods._swav_recipes import variants
-from methods._views import cifar, digits, simclr_view
+from methods.parts.clock import Progress
+from methods.parts.heads import logits_of
+from methods.parts.views import cifar, digits, simclr_view
 
 _ASSIGNED = 2  # views that are assigned to prototypes: the first ones
 

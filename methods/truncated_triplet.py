@@ -27,8 +27,8 @@ from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Optim, Pretrain
-from methods._byol_body import Bootstrap, at_random_side, check_body, sides
-from methods._views import byol_pair, cifar, digits
+from methods.parts.byol_body import Bootstrap, at_random_side, check_body, sides
+from methods.parts.views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
-from methods._heads import logits_of
-from methods._momentum import cosine_momentum, move_towards, slow_copy
-from methods._progress import Progress
 from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
 from methods._twist_recipes import variants
-from methods._views import byol_pair, cifar, digits
+from methods.parts.clock import Progress
+from methods.parts.heads import logits_of
+from methods.parts.momentum import cosine_momentum, move_towards, slow_copy
+from methods.parts.views import byol_pair, cifar, digits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
-from methods._branches import build_second, check_second
-from methods._heads import mlp
-from methods._views import byol_pair, cifar, digits
+from methods.parts.branches import build_second, check_second
+from methods.parts.heads import mlp
+from methods.parts.views import byol_pair, cifar, digits
 
 _GAMMA, _EPS = 1.0, 1e-4  # section 4.2
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.planning.scales import Change
-from methods._views import autoaugment, colour_distortion
+from methods.parts.views import autoaugment, colour_distortion
 from results.table import Column, Row, Table
 
 DATA = "imagenet-colour"

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.planning.scales import SCALES, Change, encoder
 from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain
-from methods._views import autoaugment, colour_distortion
+from methods.parts.views import autoaugment, colour_distortion
 
 FLAT, GRAY = Data(name="tflat", size=32), Data(name="mnist5k", size=32)
 

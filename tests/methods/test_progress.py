@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods._progress import Progress
+from methods.parts.clock import Progress
 
 
 class Counting(nn.Module):

@@ -13,7 +13,7 @@ from bench.contracts import Batch, Facts
 from bench.errors import BenchError
 from bench.planning.scales import encoder, scale_of
 from bench.spec import Augment, Backbone, Pretrain
-from methods._byol_body import at_random_side, sides
+from methods.parts.byol_body import at_random_side, sides
 from methods.truncated_triplet import RECIPES, Config, Method, pool_of, truncated_triplet_loss
 
 SMALL = Config(projector=(20, 5), predictor=(18, 5))

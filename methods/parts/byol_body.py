@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from bench.contracts import Facts
 from bench.errors import BenchError
 from bench.spec import Pretrain
-from methods._heads import mlp
-from methods._momentum import cosine_momentum, move_towards, slow_copy
+from methods.parts.heads import mlp
+from methods.parts.momentum import cosine_momentum, move_towards, slow_copy
 
 
 class Bootstrap(nn.Module):

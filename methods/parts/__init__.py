@@ -1,0 +1,1 @@
+"""What several methods share: heads, views, momentum encoders, branches."""
