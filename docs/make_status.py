@@ -14,7 +14,7 @@ from bench import plugins
 from bench.errors import BenchError
 from bench.planning.scales import SCALES, Scale
 from reports.words import title
-from results import reference
+from results.regression import reference
 from results.table import Table, cell_jobs, load_table
 from results.view import kendall_tau, number
 

@@ -16,7 +16,7 @@ from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
 from reports.text import to_markdown
-from results import records
+from results.regression import kept
 from results.store import Store
 from results.table import load_table
 from results.view import view
@@ -29,7 +29,7 @@ def pages() -> Iterator[tuple[str, str]]:
     """Names of the files and what they are to say: each table with the seeds of its reference."""
     with TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
-        records.unpack(runs)
+        kept.unpack(runs)
         seeds = {last.table: last.seeds for last in plans.read_all(runs) if last.scale == "embedded"}
         for table, page in PAGES.items():
             yield page, to_markdown(view(load_table(table), SCALES["embedded"], Store(runs), seeds[table]))

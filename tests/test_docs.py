@@ -16,7 +16,7 @@ import pytest
 
 from bench import plugins
 from bench.planning.scales import SCALES
-from results import reference
+from results.regression import reference
 from results.table import load_table
 from tests.conftest import BENCH, ROOT
 

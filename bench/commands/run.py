@@ -182,11 +182,11 @@ def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = 
 
 def _report_records(site: Site, out: Path | None) -> None:
     from reports.site import build_site
-    from results import records
+    from results.regression import kept
 
     with TemporaryDirectory() as folder:
         runs = Runs(Path(folder))
-        count = records.unpack(runs)
+        count = kept.unpack(runs)
         print(f"report of {count} committed results: {build_site(site, runs, out)}")
 
 
@@ -195,17 +195,17 @@ def check(request: Request, junit: Path | None, references: Path | None, *, upda
 
     Tables without results or without a reference are named; with `everything` (--all) they are left out, else they fail too.
     """
-    from results import checking, reference
+    from results.regression import check, reference
 
     root = references or reference.ROOT
     if update:
-        lines = checking.update_all(request.tables, request.scale, request.site, root=root)
+        lines = check.update_all(request.tables, request.scale, request.site, root=root)
         print("\n".join(lines))
-        return int(not everything and any(line.startswith(checking.NOT_WRITTEN) for line in lines))
-    found = checking.check_all(request.tables, request.scale, request.site, root=root)
+        return int(not everything and any(line.startswith(check.NOT_WRITTEN) for line in lines))
+    found = check.check_all(request.tables, request.scale, request.site, root=root)
     print(found.text)
     if junit is not None:
-        checking.write_junit(junit, request.scale, found.reports, found.left_out)
+        check.write_junit(junit, request.scale, found.reports, found.left_out)
         print(f"wrote {junit}")
     return int(bool(found.failures) or (bool(found.left_out) and not everything))
 

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from bench.errors import BenchError
-from results import reference
-from results.check import CONFIDENCE, PRIOR, Spread, compare, spread_around, tolerance
-from results.reference import Deviation, Measured, deviations, read, write
+from results.regression import reference
+from results.regression.judge import CONFIDENCE, PRIOR, Spread, compare, spread_around, tolerance
+from results.regression.reference import Deviation, Measured, deviations, read, write
 from tests.conftest import BENCH
 
 A = Measured(row="a", column="Top-1", mean=90.0, sd=0.5, n=3, higher_is_better=True, protocol="p")

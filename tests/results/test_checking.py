@@ -21,9 +21,9 @@ from bench.runs.result import Provenance, Result
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from reports.text import to_markdown
-from results import records
-from results.checking import check_all, fresh_view, update_all, write_junit
-from results.reference import path_of, read, write
+from results.regression import kept
+from results.regression.check import check_all, fresh_view, update_all, write_junit
+from results.regression.reference import path_of, read, write
 from results.table import cell_jobs, load_table
 
 SCALE = "smoke"
@@ -141,10 +141,10 @@ def test_a_reference_leaves_records_from_which_the_table_can_be_made_again(site:
     finish(site, "two", {"Pixels": [70.0], "Random": [50.0]})
     update_all(["one", "two"], SCALE, site, root=root)
     elsewhere = replace(site, runs=tmp_path / "elsewhere")
-    assert records.unpack(Runs(elsewhere.runs), root) == 6
+    assert kept.unpack(Runs(elsewhere.runs), root) == 6
     for table in ("one", "two"):
         assert to_markdown(fresh_view(table, SCALE, elsewhere)) == to_markdown(fresh_view(table, SCALE, site))
-    kept = list(records.read(records.folder_of(root) / f"{SCALE}.jsonl"))
+    kept = list(kept.read(kept.folder_of(root) / f"{SCALE}.jsonl"))
     assert [result.job for result in kept] == sorted(result.job for result in kept)
     assert all(result.provenance == replace(MADE, host="") for result in kept)
 
@@ -154,20 +154,20 @@ def test_a_newer_result_takes_the_place_of_its_record_and_others_stay(site: Site
     for pixels in (80.0, 81.0):
         finish(site, "one", {"Pixels": [pixels], "Random": [60.0]})
         update_all(["one"], SCALE, site, root=root)
-    kept = records.read(records.folder_of(root) / f"{SCALE}.jsonl")
-    assert sorted(result.metrics["top1"] for result in kept) == [60.0, 81.0]
+    records = kept.read(kept.folder_of(root) / f"{SCALE}.jsonl")
+    assert sorted(result.metrics["top1"] for result in records) == [60.0, 81.0]
 
 
 def test_damaged_and_absent_records_are_named(site: Site, tmp_path: Path) -> None:
     root = tmp_path / "references"
     with pytest.raises(BenchError, match=r"no records under .*`bench check --update` writes them"):
-        records.unpack(Runs(tmp_path / "elsewhere"), root)
+        kept.unpack(Runs(tmp_path / "elsewhere"), root)
     finish(site, "one", {"Pixels": [80.0], "Random": [60.0]})
     update_all(["one"], SCALE, site, root=root)
-    file = records.folder_of(root) / f"{SCALE}.jsonl"
+    file = kept.folder_of(root) / f"{SCALE}.jsonl"
     file.write_text(file.read_text().splitlines()[0] + '\n{"job": \n')
     with pytest.raises(BenchError, match=r"line 2 of .*smoke\.jsonl is no record"):
-        records.unpack(Runs(tmp_path / "elsewhere"), root)
+        kept.unpack(Runs(tmp_path / "elsewhere"), root)
 
 
 def test_what_bench_toml_changed_becomes_no_reference(site: Site, tmp_path: Path) -> None:

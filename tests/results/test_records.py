@@ -12,8 +12,8 @@ from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from reports.site import build_site
-from results import records, reference
-from results.checking import fresh_view
+from results.regression import kept, reference
+from results.regression.check import fresh_view
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Site:
     """As if every table with a reference had been run here."""
     folder = tmp_path_factory.mktemp("recorded")
     site = replace(find_site(folder), runs=folder / "runs", report=folder / "report")
-    assert records.unpack(Runs(site.runs)) > 0
+    assert kept.unpack(Runs(site.runs)) > 0
     return site
 
 
@@ -35,8 +35,8 @@ def test_every_reference_is_what_the_records_give(recorded: Site) -> None:
 
 
 def test_no_record_names_a_machine() -> None:
-    for path in records.folder_of(reference.ROOT).glob("*.jsonl"):
-        assert all(result.provenance.host == "" for result in records.read(path))
+    for path in kept.folder_of(reference.ROOT).glob("*.jsonl"):
+        assert all(result.provenance.host == "" for result in kept.read(path))
 
 
 def test_the_report_can_be_built_from_the_records_alone(recorded: Site, tmp_path: Path) -> None:

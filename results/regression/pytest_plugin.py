@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 if TYPE_CHECKING:
-    from results.checking import Report
+    from results.regression.check import Report
 
 
 class AssertTable(Protocol):
@@ -27,9 +27,9 @@ def assert_table_matches_reference() -> AssertTable:
 
     def matches(table: str, *, scale: str = "embedded", references: Path | None = None) -> Report:
         from bench.bench_toml import find_site
-        from results import checking, reference
+        from results.regression import check, reference
 
-        report = checking.check(table, scale, find_site(), root=references or reference.ROOT)
+        report = check.check(table, scale, find_site(), root=references or reference.ROOT)
         if report.failures:
             pytest.fail(report.text, pytrace=False)
         return report

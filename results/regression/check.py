@@ -14,8 +14,8 @@ from bench.planning import scales
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
-from results import records, reference
-from results.check import Finding, compare
+from results.regression import kept, reference
+from results.regression.judge import Finding, compare
 from results.store import Store
 from results.table import load_table
 from results.view import TableView, view
@@ -118,7 +118,7 @@ def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) ->
 
 
 def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Path:
-    """Make the finished results the reference, and keep them as records.
+    """Make the finished results the reference, and keep them as kept.
 
     Raises BenchError when a cell that can run has not finished, when none has, or when bench.toml changed the recipes.
     """
@@ -137,7 +137,7 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
         raise BenchError(f"{table} was not run by the papers' recipes, and a reference holds what those give. {chosen}")
     path = reference.path_of(table, scale, root)
     reference.write(path, cells)
-    records.keep(Runs(site.runs), [job.id for job in last.jobs], scale, records.folder_of(root))
+    kept.keep(Runs(site.runs), [job.id for job in last.jobs], scale, kept.folder_of(root))
     return path
 
 

@@ -30,7 +30,7 @@ from typing import Literal, NamedTuple
 
 from scipy.stats import t as student
 
-from results.reference import Deviation, Measured
+from results.regression.reference import Deviation, Measured
 
 PRIOR = 4.0  # degrees of freedom that the variance of other cells counts for
 CONFIDENCE = 0.998  # of each cell, two-sided: a table of a hundred unchanged cells fails one time in five by chance

@@ -18,7 +18,7 @@ from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Resources
-from results import reference
+from results.regression import reference
 from results.table import cell_jobs, load_table
 
 

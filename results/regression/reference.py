@@ -14,12 +14,13 @@ from datetime import date
 from pathlib import Path
 from statistics import fmean
 
+from bench import ROOT as PROJECT
 from bench.errors import BenchError
 from bench.files import write_atomic
 from bench.identity import digest
 from results.view import TableView
 
-ROOT = Path(__file__).parent / "reference"
+ROOT = PROJECT / "results" / "reference"
 COLUMNS = ("row", "column", "mean", "sd", "n", "higher_is_better", "protocol")
 LEDGER = ("table", "row", "column", "reason", "date")
 DEVIATIONS = "deviations"

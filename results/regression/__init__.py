@@ -1,0 +1,1 @@
+"""Measured against what was measured before: references, kept results, the verdict on each cell."""
