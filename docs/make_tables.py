@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
-from reports.text import to_markdown
+from reports.text.tables import to_markdown
 from results.regression import kept
 from results.store import Store
 from results.table import load_table

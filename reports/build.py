@@ -13,15 +13,16 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
 from bench.runs.folder import Runs
-from reports import bibtex, pages
-from reports.index_page import index_page, matrix_page
-from reports.job import JobRecord
-from reports.job_page import job_page
-from reports.linked import link
+from reports.job_view import JobRecord
 from reports.memory import Memory
-from reports.table_page import table_page
+from reports.pages import render
+from reports.pages.index import index_page, matrix_page
+from reports.pages.job import job_page
+from reports.pages.related import link
+from reports.pages.table import table_page
 from reports.target import MARKER, check_target
-from reports.text import write_outputs
+from reports.text import bibtex
+from reports.text.tables import write_outputs
 from results.view import TableView
 
 
@@ -56,8 +57,8 @@ def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory |
 def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory) -> None:
     linked = link(views, read_records(views, runs, memory))
     (folder / MARKER).write_text("made by bench report; replaced as a whole by the next one\n", encoding="utf-8")
-    (folder / "style.css").write_text(pages.style_sheet(), encoding="utf-8")
-    (folder / "script.js").write_text(pages.script(), encoding="utf-8")
+    (folder / "style.css").write_text(render.style_sheet(), encoding="utf-8")
+    (folder / "script.js").write_text(render.script(), encoding="utf-8")
     (folder / "index.html").write_text(index_page(views, linked), encoding="utf-8")
     (folder / "matrix.html").write_text(matrix_page(views), encoding="utf-8")
     if cited := bibtex.entries([view.table for view in views]):

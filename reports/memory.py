@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.runs.folder import RunFolder
-from reports.job import JobRecord, read_job
+from reports.job_view import JobRecord, read_job
 
 FILES = ("job.json", "result.json", "error.json", "metrics.jsonl", "log.txt", "pictures.json")
 

@@ -164,7 +164,7 @@ def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = 
 
     `recorded`: of the project's committed results instead.
     """
-    from reports import site as reporting
+    from reports import serve as reporting
     from reports.memory import Memory
 
     if recorded:
@@ -181,7 +181,7 @@ def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = 
 
 
 def _report_records(site: Site, out: Path | None) -> None:
-    from reports.site import build_site
+    from reports.serve import build_site
     from results.regression import kept
 
     with TemporaryDirectory() as folder:
@@ -212,7 +212,7 @@ def check(request: Request, junit: Path | None, references: Path | None, *, upda
 
 def build_report(site: Site, runs: Runs, out: Path | None) -> Path:
     """The HTML of all remembered runs. Raises BenchError when there is none."""
-    from reports.site import build_site
+    from reports.serve import build_site
 
     return build_site(site, runs, out)
 
@@ -275,7 +275,7 @@ def _forced(prefixes: Iterable[str], jobs: JobGraph) -> frozenset[str]:
 
 def _publish(planned: _Planned, request: Request) -> None:
     """Print the tables; write CSV, Markdown, LaTeX and HTML."""
-    from reports.text import to_markdown, write_outputs
+    from reports.text.tables import to_markdown, write_outputs
 
     for table in planned.tables:
         asked = {"rows": request.rows, "columns": request.columns}

@@ -14,7 +14,7 @@ from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
-from reports.text import to_markdown
+from reports.text.tables import to_markdown
 from results.store import Store
 from results.table import cell_jobs, load_table
 from results.view import view

@@ -23,7 +23,7 @@ from bench.runs.folder import Runs
 from bench.runs.result import Result
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
-from reports.site import build_site
+from reports.serve import build_site
 from results.table import cell_jobs, load_table
 from tests.conftest import BENCH, knn_of, linear_of, tiny_pretrain
 from tests.perf.pairs import Side, alone

@@ -17,7 +17,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from reports import site as reporting
+from reports import serve as reporting
 from reports.build import build
 from tests.reports.browsing import MISSING, chromium, press, tab_to
 from tests.reports.conftest import HOSTILE, Demo

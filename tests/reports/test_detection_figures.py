@@ -20,10 +20,10 @@ from bench.runs.folder import RunFolder, Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Backbone, Data, Evaluate, Random, Resources
 from evals.detection_coco import RECIPES
-from reports import detection_figures
-from reports.job import read_job
-from reports.job_page import job_page
-from reports.linked import link
+from reports.figures import detection
+from reports.job_view import read_job
+from reports.pages.job import job_page
+from reports.pages.related import link
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -46,18 +46,18 @@ def test_a_mask_comes_back_from_its_run_lengths() -> None:
     one = scene()["truth"]
     assert isinstance(one, list)
     assert isinstance(one[0], dict)
-    mask = detection_figures._mask(one[0]["mask"], (10, 20))
+    mask = detection._mask(one[0]["mask"], (10, 20))
     assert mask is not None
     wanted = np.zeros((10, 20), dtype=bool)
     wanted[2:6, 3:9] = True
     assert (mask == wanted).all()
-    assert detection_figures._mask(one[0]["mask"], (20, 10)) is None
-    assert detection_figures._mask({"size": [10, 20], "counts": [1]}, (10, 20)) is None
+    assert detection._mask(one[0]["mask"], (20, 10)) is None
+    assert detection._mask({"size": [10, 20], "counts": [1]}, (10, 20)) is None
 
 
 def test_the_figure_shows_truth_and_prediction_as_text_and_images() -> None:
-    drawn = detection_figures.scene_figure([scene(), scene()], name="scenes", title="two scenes")
-    assert drawn == detection_figures.scene_figure([scene(), scene()], name="scenes", title="two scenes")
+    drawn = detection.scene_figure([scene(), scene()], name="scenes", title="two scenes")
+    assert drawn == detection.scene_figure([scene(), scene()], name="scenes", title="two scenes")
     ElementTree.fromstring(drawn)
     assert drawn.count("data:image/png;base64,") == 4
     for text in ("ground truth", "predicted", "seven", "0.87"):
@@ -67,13 +67,13 @@ def test_the_figure_shows_truth_and_prediction_as_text_and_images() -> None:
 
 @pytest.mark.parametrize("broken", [{}, {"image": "no base64!"}, {"image": base64.b64encode(b"no image").decode()}])
 def test_a_damaged_scene_is_left_out(broken: dict[str, Json]) -> None:
-    assert detection_figures.scene_figure([broken], name="s", title="t") == ""
-    assert detection_figures.scene_figure([broken, scene()], name="s", title="t").count("data:image/png") == 2
+    assert detection.scene_figure([broken], name="s", title="t") == ""
+    assert detection.scene_figure([broken, scene()], name="s", title="t").count("data:image/png") == 2
 
 
 def test_damaged_objects_are_left_out() -> None:
     odd = scene() | {"truth": [{"box": "none"}, {"class": "a", "box": [1, 2, None, 4]}, 7], "predicted": "none"}
-    assert "data:image/png" in detection_figures.scene_figure([odd], name="s", title="t")
+    assert "data:image/png" in detection.scene_figure([odd], name="s", title="t")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from reports.difference import differences
+from reports.pages.difference import differences
 from results.table import Column, Row
 from results.view import CellView, Status, TableView, verdict
 from tests.reports.conftest import TABLE, Demo

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.files import Json
-from reports.curves import sweep_figure, training_curves
-from reports.dots import dot_plot
-from reports.svg import HERE, PAPER, REFERENCE, SERIES
+from reports.figures.curves import sweep_figure, training_curves
+from reports.figures.dots import dot_plot
+from reports.figures.svg import HERE, PAPER, REFERENCE, SERIES
 from results.view import CellView
 from tests.reports.conftest import HOSTILE, TABLE, Demo
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from bench.planning.scales import Change, scale_of
-from reports import bibtex, totals
 from reports.build import build, read_records
-from reports.linked import link
-from reports.overview import overviews
+from reports.pages import totals
+from reports.pages.overview import overviews
+from reports.pages.related import link
+from reports.text import bibtex
 from reports.words import title
 from results.store import Store
 from results.table import Column, Row, Table

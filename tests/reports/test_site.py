@@ -12,12 +12,12 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.runs import plans
 from reports import build as building
-from reports import site as reporting
+from reports import serve as reporting
 from reports.build import build
-from reports.job import JobRecord
-from reports.job_page import job_page
-from reports.linked import Linked
+from reports.job_view import JobRecord
 from reports.memory import Memory
+from reports.pages.job import job_page
+from reports.pages.related import Linked
 from results.store import Store
 from results.view import TableView, view
 from tests.reports.conftest import TABLE, Demo, curve_line

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 import pytest
 
 from bench.files import Json
-from reports import svg
-from reports.curves import best_of_sweeps, probe_figure, probe_of, small_multiples, sweep_figure, training_curves
-from reports.sketch import MOST_POINTS, Key, Line, Panel, draw, thinned
+from reports.figures import svg
+from reports.figures.curves import best_of_sweeps, probe_figure, probe_of, small_multiples, sweep_figure, training_curves
+from reports.figures.sketch import MOST_POINTS, Key, Line, Panel, draw, thinned
 from tests.reports.conftest import HOSTILE
 
 SVG = "{http://www.w3.org/2000/svg}"

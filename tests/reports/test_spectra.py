@@ -16,8 +16,8 @@ from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Resources
 from reports.build import build
-from reports.spectra import dynamics_figure, spectra_of, spectrum_figure
-from reports.svg import RAMP, SERIES
+from reports.figures.spectra import dynamics_figure, spectra_of, spectrum_figure
+from reports.figures.svg import RAMP, SERIES
 from results.store import Store
 from results.table import Column, Row, Table, cell_jobs
 from results.view import view

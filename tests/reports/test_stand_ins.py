@@ -11,7 +11,7 @@ from bench.planning.scales import SCALES, scale_of
 from bench.runs.folder import Runs
 from bench.spec import Evaluate
 from reports.build import build
-from reports.text import to_latex, to_markdown
+from reports.text.tables import to_latex, to_markdown
 from results.store import Store
 from results.table import Column, Row, Table, cell_jobs
 from results.view import TableView, view

@@ -13,7 +13,7 @@ import pytest
 
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
-from reports.text import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
+from reports.text.tables import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, duration, signed
 from results.store import Store
 from results.table import Row, load_table

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bench.runs.result import Provenance
-from reports import totals
 from reports.build import build
+from reports.pages import totals
 from tests.reports.conftest import Demo
 from tests.reports.test_build import Page
 

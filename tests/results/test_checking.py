@@ -20,7 +20,7 @@ from bench.runs.plans import write as remember
 from bench.runs.result import Provenance, Result
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
-from reports.text import to_markdown
+from reports.text.tables import to_markdown
 from results.regression import kept
 from results.regression.check import check_all, fresh_view, update_all, write_junit
 from results.regression.reference import path_of, read, write
@@ -144,9 +144,9 @@ def test_a_reference_leaves_records_from_which_the_table_can_be_made_again(site:
     assert kept.unpack(Runs(elsewhere.runs), root) == 6
     for table in ("one", "two"):
         assert to_markdown(fresh_view(table, SCALE, elsewhere)) == to_markdown(fresh_view(table, SCALE, site))
-    kept = list(kept.read(kept.folder_of(root) / f"{SCALE}.jsonl"))
-    assert [result.job for result in kept] == sorted(result.job for result in kept)
-    assert all(result.provenance == replace(MADE, host="") for result in kept)
+    records = list(kept.read(kept.folder_of(root) / f"{SCALE}.jsonl"))
+    assert [result.job for result in records] == sorted(result.job for result in records)
+    assert all(result.provenance == replace(MADE, host="") for result in records)
 
 
 def test_a_newer_result_takes_the_place_of_its_record_and_others_stay(site: Site, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from bench.bench_toml import find_site
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
-from reports.site import build_site
+from reports.serve import build_site
 from results.regression import kept, reference
 from results.regression.check import fresh_view
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.job import JobRecord
+from reports.job_view import JobRecord
 from results.view import TableView
 
 

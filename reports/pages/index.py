@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bench.planning.scales import scale_of
-from reports import pages, totals, words
-from reports.linked import Linked
-from reports.overview import overviews
+from reports import words
+from reports.pages import render, totals
+from reports.pages.overview import overviews
+from reports.pages.related import Linked
 from results.table import Column
 from results.view import CellView, TableView, number
 
@@ -46,7 +47,7 @@ def index_page(views: Sequence[TableView], linked: Linked) -> str:
     """The HTML of the index."""
     lines = [_line(view) for view in views]
     shown = [group for group in words.GROUPS if group in words.ALWAYS_COUNTED or any(line.counts[group] for line in lines)]
-    return pages.render(
+    return render.render(
         "index.html.j2",
         "",
         {
@@ -64,7 +65,7 @@ def index_page(views: Sequence[TableView], linked: Linked) -> str:
 
 def matrix_page(views: Sequence[TableView]) -> str:
     """The HTML of methods against protocols."""
-    return pages.render("matrix.html.j2", "", {"overviews": overviews(views)})
+    return render.render("matrix.html.j2", "", {"overviews": overviews(views)})
 
 
 def _caveat(scale: str) -> str:

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports import svg, words
+from reports import words
+from reports.figures import svg
 from results.table import Column, Row
 from results.view import TableView, number
 

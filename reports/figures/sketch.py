@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from matplotlib.ticker import MaxNLocator
 
-from reports import svg
+from reports.figures import svg
 
 Point = tuple[float, float]
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.runs.result import Provenance
-from reports.job import JobRecord
+from reports.job_view import JobRecord
 from reports.numbers import is_number
 
 NOT_MEASURED = "not measured"

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from bench.files import Json
-from reports import curves, detection_figures, pages, spectra, totals, words
-from reports.job import JobRecord, details_of
-from reports.linked import Linked
+from reports import words
+from reports.figures import curves, detection, spectra
+from reports.job_view import JobRecord, details_of
+from reports.pages import render, totals
+from reports.pages.related import Linked
 from results.view import TableView
 
 
@@ -34,13 +36,13 @@ def job_page(record: JobRecord, linked: Linked) -> str:
     probe = curves.probe_figure([(record.label, curves.probe_of(details))], name="probe", title=f"Accuracy over the epochs of {record.label}")
     spectrum = spectra.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
     dynamics = spectra.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
-    scenes = detection_figures.scene_figure(record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions")
-    class_columns, class_rows = detection_figures.class_rows(details)
+    scenes = detection.scene_figure(record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions")
+    class_columns, class_rows = detection.class_rows(details)
     trained = curves.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
     drawn = {key for key, figure in (("sweep", sweep), ("path", sweep), ("spectra", spectrum), ("dynamics", dynamics)) if figure}
     drawn |= {"test_top1_by_epoch", "tests", "curve"} if probe else set()
     drawn |= {"ap_per_class"} if class_rows else set()
-    return pages.render(
+    return render.render(
         "job.html.j2",
         "../",
         {

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.files import Json
-from reports import sketch, svg
+from reports.figures import sketch, svg
+from reports.figures.sketch import Key, Line, Panel, Point
 from reports.numbers import is_number, row
-from reports.sketch import Key, Line, Panel, Point
 
 Curves = Sequence[Mapping[str, float]]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.files import Json
-from reports import svg
+from reports.figures import svg
 
 INCHES = 1.5  # width of one scene
 STRENGTH = 0.55  # of a mask's colour over the image

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from bench.files import Json
-from reports import curves, detection_figures, dots, spectra
-from reports.job import JobRecord, details_of
+from reports.figures import curves, detection, dots, spectra
+from reports.job_view import JobRecord, details_of
 from results.table import Row
 from results.view import TableView
 
@@ -133,7 +133,7 @@ def detections(view: TableView, records: Records) -> list[PageFigure]:
             pictured.setdefault(record.id, (row.name, record))
     return _drawn(
         PageFigure(
-            svg=Markup(detection_figures.scene_figure(record.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")),
+            svg=Markup(detection.scene_figure(record.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")),
             caption=f"{row}: ground truth above, predictions below; one seed.",
         )
         for place, (row, record) in enumerate(list(pictured.values())[:PICTURED])

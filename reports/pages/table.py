@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.runs.folder import State
-from reports import pages, table_figures, totals, words
-from reports.difference import Difference, differences
-from reports.job import JobRecord
-from reports.linked import Linked
-from reports.table_figures import PageFigure
-from reports.text import has_architecture
+from reports import words
+from reports.figures import of_table
+from reports.figures.of_table import PageFigure
+from reports.job_view import JobRecord
+from reports.pages import render, totals
+from reports.pages.difference import Difference, differences
+from reports.pages.related import Linked
+from reports.text.tables import has_architecture
 from results.table import Column, Row
 from results.view import CellView, TableView, number
 
@@ -76,7 +78,7 @@ def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -
     records = linked.records
     page = _Page(records, _footnotes(view), differences(view), _anchors(view))
     suffixes = [("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"), *([("bib", "BibTeX")] if view.table.arxiv else [])]
-    return pages.render(
+    return render.render(
         "table.html.j2",
         "../",
         {
@@ -105,12 +107,12 @@ def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -
 def _figures(view: TableView, records: Mapping[str, JobRecord]) -> list[tuple[str, str, list[PageFigure]]]:
     """(heading, id, figures) of each group, in the order of the page."""
     return [
-        ("Published and measured", "plots", table_figures.published_and_measured(view)),
-        ("Detections", "detections", table_figures.detections(view, records)),
-        ("Singular values", "spectra", table_figures.singular_values(view, records)),
-        ("Accuracy while the evaluation trains", "probes", table_figures.probe_curves(view, records)),
-        ("Learning-rate sweeps", "sweeps", table_figures.sweeps(view, records)),
-        ("Training curves", "curves", table_figures.training(view, records)),
+        ("Published and measured", "plots", of_table.published_and_measured(view)),
+        ("Detections", "detections", of_table.detections(view, records)),
+        ("Singular values", "spectra", of_table.singular_values(view, records)),
+        ("Accuracy while the evaluation trains", "probes", of_table.probe_curves(view, records)),
+        ("Learning-rate sweeps", "sweeps", of_table.sweeps(view, records)),
+        ("Training curves", "curves", of_table.training(view, records)),
     ]
 
 

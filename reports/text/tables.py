@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from bench.files import write_atomic
-from reports import bibtex, words
-from reports.latex import latex
+from reports import words
+from reports.text import bibtex
+from reports.text.latex import latex
 from reports.words import REFERENCES, agreement_sentence, gap, sections
 from results.table import Column, Row
 from results.view import CellView, TableView

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from reports.latex import latex
+from reports.text.latex import latex
 from results.table import Table
 
 

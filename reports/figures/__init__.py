@@ -1,0 +1,1 @@
+"""Pictures: SVG drawn here where there are thousands, matplotlib where people save them."""
