@@ -7,6 +7,7 @@ so an editable installation of the checkout is none in the new environment.
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from zipfile import ZipFile
 
 import pytest
 
+from bench import __version__
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -141,6 +143,9 @@ def test_a_run_has_workers_and_writes_table_and_report(installed: Installed) -> 
     cells = {(line["row"], line["column"]): line["status"] for line in csv.DictReader(lines)}
     assert cells["SimCLR (ours), ResNet-50", "kNN Top-1"] == "done"
     assert "SimCLR" in (installed.folder / "reports/out/smoke/simclr_table6.html").read_text()
+    results = [json.loads(path.read_text()) for path in installed.folder.glob("runs/*/result.json")]
+    versions = {result["provenance"]["commit"] for result in results}
+    assert versions == {f"ssl-tables {__version__}"}  # not the commit of the repository that the environment lies in
     assert "(up to date)" in installed.ask(*RUN)
 
 
