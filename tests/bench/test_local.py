@@ -4,9 +4,11 @@ import os
 import signal
 import time
 from pathlib import Path
+from site import getsitepackages
 
 import pytest
 
+from bench import ROOT
 from bench.errors import BenchError
 from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.slots import LocalExecutor, slot_names
@@ -100,6 +102,14 @@ def test_stop_saves_the_state(workplace: Path) -> None:
     assert run.checkpoint.exists()
     assert run.state() is State.STOPPED
     assert "the checkpoint is saved" in run.log_tail()
+
+
+def test_workers_search_the_checkout_but_not_site_packages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    executor = LocalExecutor(site_of(workplace))
+    assert executor._environment(Resources(), [])["PYTHONPATH"] == f"{ROOT}{os.pathsep}theirs"
+    monkeypatch.setattr("bench.executors.local.ROOT", Path(getsitepackages()[0]).resolve())
+    assert executor._environment(Resources(), [])["PYTHONPATH"] == "theirs"
 
 
 def test_slots_follow_the_gpus_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from site import getsitepackages, getusersitepackages
 
 from bench import ROOT
 from bench.errors import BenchError
@@ -174,17 +175,22 @@ class LocalExecutor:
     def _environment(self, resources: Resources, slots: list[str]) -> dict[str, str]:
         """Threads as many as the slot has cores, the slot's GPU and no other, the same site and plug-ins."""
         threads = str(resources.threads)
-        root = str(ROOT)
         environment = dict(os.environ)
         environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
         environment["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
         environment |= {"CUDA_VISIBLE_DEVICES": ",".join(slots) if self._on_gpus else ""}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH", "")]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_searched(), environment.get("PYTHONPATH", "")]))
         if self._site.file is not None:
             environment["BENCH_SITE"] = str(self._site.file)
         plugins = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
         environment["BENCH_PLUGINS"] = os.pathsep.join(str(Path(folder).resolve()) for folder in plugins)
         return environment
+
+
+def _searched() -> str:
+    """What PYTHONPATH must name: the checkout; of a wheel nothing, or site-packages would hide standard modules."""
+    found = {Path(folder).resolve() for folder in (*getsitepackages(), getusersitepackages())}
+    return "" if ROOT in found else str(ROOT)
 
 
 def _free_port() -> int:
