@@ -146,7 +146,7 @@ class Context:
     seed: int
     device: torch.device
     features: Path  # folder of the feature cache
-    folder: Path | None = None  # run folder of the job, for bench/training/resume.py; None: nothing is kept
+    folder: Path | None = None  # run folder of the job, for bench/training/checkpoint.py; None: nothing is kept
     should_stop: Callable[[], bool] = bool  # bool() is False: never
 
 
@@ -180,7 +180,7 @@ class Evaluation:
     variants: Mapping[str, Mapping[str, Any]]  # VARIANTS = {}, by name and scale
     needs_projector: bool  # NEEDS_PROJECTOR = False: the subject comes with the method's projector where it has one
     uses_ranks: bool  # USES_RANKS = False: it trains over all ranks and so gets the resources of a pretraining
-    resumes: bool  # RESUMES = False: a long one that keeps its state (bench/training/resume.py) and stops when asked to
+    resumes: bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
     # FEATURES = None: nothing is known. Splits whose cached features it reads: with them there it needs no pass over
     # the backbone.
     features: tuple[str, ...] | None

@@ -28,7 +28,7 @@ from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import seed_of
 from bench.spec import CENTRE, Crop
-from bench.training.resume import Keeper
+from bench.training.checkpoint import Keeper
 from evals.parts.average_precision import eleven_point, interpolated_area, of_each_class, presence
 from evals.parts.features import classes_of, features_of
 
@@ -129,21 +129,25 @@ def fit(config: Config, train: tuple[NDArray[np.float64], Tensor], context: Cont
     """
     x, present = train[0], train[1].numpy() == 1  # absent and not counted: negative
     classes = present.shape[1]
-    keeper = Keeper(context)
+    tasks = [(number, cost) for number in range(classes) for cost in config.costs]
+    keeper = Keeper(context.folder, len(tasks))
     state = keeper.load() or {"scores": [], "not_converged": 0}
     scores: list[float] = list(state["scores"])
     missed = int(state["not_converged"])
-    tasks = [(number, cost) for number in range(classes) for cost in config.costs]
+
+    def keep() -> None:
+        keeper.keep(len(scores), lambda: {"scores": scores, "not_converged": missed}, stop=context.should_stop())
+
     for number, cost in tasks[len(scores) :]:
         found, failures = cross_validated(config, x, present[:, number], cost, context.seed)
         scores, missed = [*scores, found], missed + failures
-        keeper.keep(len(scores), lambda: {"scores": scores, "not_converged": missed})  # noqa: B023 - called at once
+        keep()
     table = [scores[number * len(config.costs) :][: len(config.costs)] for number in range(classes)]
     chosen = [max(range(len(row)), key=row.__getitem__) for row in table]  # ties go to the first, the least cost
     models = []
     for number in range(classes):
         models.append(_trained(config, x, present[:, number], config.costs[chosen[number]], context.seed))
-        keeper.keep(len(tasks), lambda: {"scores": scores, "not_converged": missed})
+        keep()
     final = sum(_hit_the_limit(config, model) for model in models)
     return Fitted(
         weights=np.stack([model.coef_[0] for model in models], axis=1),

@@ -1,24 +1,34 @@
-"""Checkpoints to go on from, and the weights that a finished pretraining leaves."""
+"""Checkpoints to go on from, of pretrainings and long evaluations, and the weights that a finished pretraining leaves.
+
+An evaluation with RESUMES = True makes a Keeper, asks `load` for the state of an earlier attempt, calls `keep` after
+every step and `log_line` now and then.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from bench.errors import BenchError, InputCorrupt, one_line
+from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import atomic_path
 from bench.identity import job_id
 from bench.runs.folder import RunFolder
+from bench.runs.metrics import append_metrics, truncate_metrics
 from bench.spec import Pretrain
+
+SECONDS = 20.0  # between two saves, at least; saving never takes more than 2 % of the time
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The part of a checkpoint that is plain data."""
+    """The part of a pretraining's checkpoint that is plain data."""
 
     step: int = 0
     resumed: int = 0
@@ -26,30 +36,60 @@ class Progress:
     cpu_seconds: float = 0.0
 
 
-def save_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Everything that a bit-identical resume needs; random draws are functions of the step and need no state."""
-    state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}
-    with atomic_path(run.checkpoint) as temporary:
-        torch.save(state, temporary)
+class Keeper:
+    """Saves the state of one job. State is a mapping of tensors, numbers, strings and containers of them.
 
+    `folder` None (tests, a call by hand): nothing is kept. `steps`: of the whole job. `writes`: the first rank.
+    """
 
-def load_checkpoint(run: RunFolder, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> Progress:
-    """Restore and say where to go on; a damaged checkpoint is set aside and the run starts anew."""
-    if not run.checkpoint.exists():
-        return Progress()
-    try:
-        state = torch.load(run.checkpoint, map_location=device, weights_only=True)
-        progress = Progress(**state["progress"])
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        for group in optimizer.param_groups:  # a state from a GPU asks for fused kernels, which are for GPUs only
-            group |= {key: optimizer.defaults[key] for key in ("fused", "foreach") if key in group}
-    except Exception as error:  # torch raises many kinds for a damaged file
-        aside = run.set_aside(run.checkpoint)
-        print(f"checkpoint.pt is damaged ({one_line(error)[:200]}); set aside as {aside and aside.name}, starting anew", flush=True)
-        raise InputCorrupt(f"{run.checkpoint} was damaged and is set aside") from error
-    print(f"going on after step {progress.step}", flush=True)
-    return replace(progress, resumed=progress.resumed + 1)
+    def __init__(self, folder: Path | None, steps: int, *, writes: bool = True) -> None:
+        self.run = RunFolder(folder) if folder is not None else None
+        self.steps, self.writes = steps, writes
+        self.saved_at, self.cost = time.monotonic(), 0.0
+
+    def load(
+        self,
+        device: torch.device | str = "cpu",
+        restore: Callable[[Mapping[str, Any]], object] = lambda state: None,
+    ) -> Mapping[str, Any] | None:
+        """What an earlier attempt saved; None when there is nothing. Metrics from after it are dropped.
+
+        Raises InputCorrupt, after setting the file aside, when it is damaged or `restore` cannot use it.
+        """
+        if self.run is None:
+            return None
+        state, step = None, 0
+        if self.run.checkpoint.exists():
+            try:
+                state = torch.load(self.run.checkpoint, map_location=device, weights_only=True)
+                # Pretrainings of older versions have it in one place only.
+                step = int(state["step"] if "step" in state else state["progress"]["step"])
+                restore(state)
+            except Exception as error:  # torch raises many kinds for a damaged file
+                aside = self.run.set_aside(self.run.checkpoint)
+                what = f"checkpoint.pt is damaged ({one_line(error)[:200]})"
+                print(f"{what}; set aside as {aside and aside.name}, starting anew", flush=True)
+                raise InputCorrupt(f"{self.run.checkpoint} was damaged and is set aside") from error
+            print(f"going on after step {step} of {self.steps}", flush=True)
+        if self.writes:
+            truncate_metrics(self.run.metrics, step)
+        return state
+
+    def keep(self, step: int, state: Callable[[], Mapping[str, Any]], *, stop: bool) -> None:
+        """Save when it is time or to `stop`; `step` steps are done. Raises Stopped."""
+        due = time.monotonic() - self.saved_at > max(SECONDS, 50 * self.cost)
+        if self.run is not None and self.writes and (stop or due):
+            begun = time.monotonic()
+            with atomic_path(self.run.checkpoint) as temporary:
+                torch.save({**state(), "step": step}, temporary)
+            self.saved_at, self.cost = time.monotonic(), time.monotonic() - begun
+        if stop:
+            raise Stopped(f"stopped after step {step} of {self.steps}; the checkpoint is saved")
+
+    def log_line(self, line: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl; `step` and `steps` among the keys, so that progress is shown."""
+        if self.run is not None and self.writes:
+            append_metrics(self.run.metrics, line)
 
 
 def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -20,21 +19,19 @@ from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
-from bench.errors import BenchError, Stopped
+from bench.errors import BenchError
 from bench.networks import encoders
 from bench.runs.folder import RunFolder
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain
 from bench.training import optim
-from bench.training.checkpoint import Progress, load_checkpoint, load_start, save_checkpoint, save_weights
+from bench.training.checkpoint import Keeper, Progress, load_start, save_weights
 from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
-from bench.training.ranks import Ranks, gather, synchronise_norms
-from bench.training.resume import truncate_metrics
+from bench.training.ranks import Ranks, any_rank, gather, synchronise_norms
 from bench.training.stopwatch import Stopwatch
 
-CHECKPOINT_SECONDS = 20.0  # at least; saving never takes more than 2 % of the time
 LOGGED_STEPS = 200
 
 
@@ -108,7 +105,9 @@ class _Loop:
             synchronise_norms(self.network, device)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
-        self.before = load_checkpoint(run, self.network, self.optimizer, device)
+        self.before = Progress()
+        self.keeper = Keeper(run.path, self.total, writes=ranks.first)
+        self.keeper.load(device, self.restore)
         self.embed: nn.Module = _Embed(self.method)
         if ranks.world > 1:
             _agree(self.before, device)
@@ -116,13 +115,19 @@ class _Loop:
         self.unreadable = Unreadable(
             run.path, ranks.rank, data=spec.data.name, images=len(self.split), batch_size=spec.batch_size, done=self.before.step
         )
-        if ranks.first:
-            truncate_metrics(run.metrics, self.before.step)
         self.log_every = max(1, self.total // LOGGED_STEPS)
-        self.saved_at, self.save_cost = time.monotonic(), 0.0
         self.logged_at, self.logged_step = time.monotonic(), self.before.step
         self.terms: dict[str, float] = {}
         self.watch = Stopwatch(device)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint: it has all that a bit-identical resume needs, as draws are functions of the step."""
+        before = Progress(**state["progress"])
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # a state from a GPU asks for fused kernels, which are for GPUs only
+            group |= {key: self.optimizer.defaults[key] for key in ("fused", "foreach") if key in group}
+        self.before = replace(before, resumed=before.resumed + 1)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
         """The steps that are left, with their batches."""
@@ -200,22 +205,20 @@ class _Loop:
         }
         if isinstance(self.split, Files):
             line["unreadable_images"] = self.unreadable.count
-        with self.place.run.metrics.open("a") as file:
-            file.write(json.dumps(line | split | self.terms) + "\n")
+        self.keeper.log_line(line | split | self.terms)
 
     def save_or_stop(self, step: int) -> None:
         """A checkpoint now and then, and when asked to stop. Raises Stopped."""
         if step + 1 == self.total:
             return
-        ranks = self.place.ranks
-        stop = (ranks.world == 1 or (step + 1) % 10 == 0) and _any(self.place.should_stop(), ranks, self.place.device)
-        due = time.monotonic() - self.saved_at > max(CHECKPOINT_SECONDS, 50 * self.save_cost)
-        if ranks.first and (stop or due):
-            begun = time.monotonic()
-            save_checkpoint(self.place.run, self.network, self.optimizer, self.progress(step + 1))
-            self.saved_at, self.save_cost = time.monotonic(), time.monotonic() - begun
-        if stop:
-            raise Stopped(f"stopped after step {step + 1} of {self.total}; the checkpoint is saved")
+        place, ranks = self.place, self.place.ranks
+        stop = (ranks.world == 1 or (step + 1) % 10 == 0) and any_rank(place.should_stop(), ranks, place.device)
+        self.keeper.keep(step + 1, lambda: self.state(step + 1), stop=stop)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What `restore` takes."""
+        progress = vars(self.progress(step))
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
 
     def finish(self) -> Trained:
         """Write the weights."""
@@ -257,15 +260,6 @@ def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:
     found: list[set[str]] = [set()] * ranks.world
     dist.all_gather_object(found, known)
     return found
-
-
-def _any(flag: bool, ranks: Ranks, device: torch.device) -> bool:
-    """Whether any rank was asked to stop; all ranks get the same answer."""
-    if ranks.world == 1:
-        return flag
-    votes = torch.tensor(int(flag), device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes.item())
 
 
 def _agree(done: Progress, device: torch.device) -> None:

@@ -56,6 +56,15 @@ def process_group(ranks: Ranks, device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
+    """Whether the flag is set on any rank; all ranks must ask at the same step and get the same answer."""
+    if ranks.world == 1:
+        return flag
+    votes = torch.tensor(int(flag), device=device)
+    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
+    return bool(votes.item())
+
+
 class _Gather(torch.autograd.Function):
     """Concatenate the ranks' tensors along dimension 0; backward hands each rank the gradient of its own rows.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.contracts import Context
 from bench.seeding import seed_of
+from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
-from bench.training.ranks import Ranks, synchronise_norms
-from bench.training.resume import Keeper
+from bench.training.ranks import Ranks, any_rank, synchronise_norms
 from evals.detection.data import Scenes, train_batches
 
 LOGGED_STEPS = 100
@@ -37,7 +36,7 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
 
     seed, total, device = seed_of(context.seed, "detection"), int(cfg.SOLVER.MAX_ITER), context.device
     workers = context.site.loader_workers(device.type)
-    keeper = Keeper(context if ranks.world == 1 else replace(context, should_stop=_Vote(context, ranks)))
+    keeper = Keeper(context.folder, total, writes=ranks.first)
     optimizer = build_optimizer(cfg, model)  # before the norms change: it decays weights by their layer's type
     schedule = build_lr_scheduler(cfg, optimizer)
     before = keeper.load() if ranks.first else None
@@ -53,8 +52,6 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
     trained: nn.Module = model
     if ranks.world > 1:
         trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
-    if not ranks.first:
-        keeper.run = None  # one rank writes
     begun, earlier = time.monotonic(), float(before["seconds"]) if before else 0.0
 
     def seconds() -> float:
@@ -84,6 +81,7 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
             keeper.keep(
                 done,
                 lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "seconds": seconds()},
+                stop=any_rank(context.should_stop(), ranks, device),
             )
     return _plain(cfg, model, ranks)
 
@@ -139,18 +137,6 @@ def _shared(state: Any) -> Any:
     box = [state]
     dist.broadcast_object_list(box, src=0)
     return box[0]
-
-
-class _Vote:
-    """Whether any rank was asked to stop; all ranks ask at the same iterations and get the same answer."""
-
-    def __init__(self, context: Context, ranks: Ranks) -> None:
-        self._own, self._device = context.should_stop, context.device
-
-    def __call__(self) -> bool:
-        votes = torch.tensor(int(self._own()), device=self._device)
-        dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-        return bool(votes.item())
 
 
 def _check(loss: float, done: int, total: int) -> None:

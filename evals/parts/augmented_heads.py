@@ -26,7 +26,7 @@ from bench.files import Json
 from bench.plugins import name_of
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
-from bench.training.resume import Keeper
+from bench.training.checkpoint import Keeper
 from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
 
@@ -206,7 +206,7 @@ def _train_heads(config: Training, subject: Subject, context: Context, data: Spl
     )
     heads = Heads(rule, rates, decays, test[0].shape[1], data.classes, generator(seed, "start"), device=device)
     history = torch.zeros(config.epochs, heads.heads, dtype=torch.float64)
-    keeper = Keeper(context)
+    keeper = Keeper(context.folder, total)
     saved = keeper.load()
     begin = 0
     if saved is not None:
@@ -236,7 +236,7 @@ def _train_heads(config: Training, subject: Subject, context: Context, data: Spl
             )
         if done % plan.steps_per_epoch == 0:
             history[step // plan.steps_per_epoch] = accuracies(heads, *test, device)
-        keeper.keep(done, state)
+        keeper.keep(done, state, stop=context.should_stop())
     return heads, history
 
 

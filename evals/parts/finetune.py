@@ -27,8 +27,8 @@ from bench.errors import BenchError, unknown_name
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Optim
 from bench.training import optim
+from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
-from bench.training.resume import Keeper
 from evals.parts.accuracy import top_k
 from evals.parts.features import BATCH
 
@@ -163,13 +163,18 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     plan = Plan(images=len(images), batch_size=min(config.batch_size, len(images)), seed=seed)
     total = config.steps(len(images))
     test = open_split(context.data, "test", context.site)
-    keeper = Keeper(context)
+    keeper = Keeper(context.folder, total)
     before = keeper.load()
     # What draws from the global generator (a new layer, dropout) is seeded, and the generator left as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = start(config, subject, images.classes, seed).to(device)
         optimizer = _optimizer(config, model)
         first, scores = _restore(model, optimizer, before)
+
+        def state() -> dict[str, Any]:
+            kept = [list(score) for score in scores]
+            return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": kept}
+
         logged_at, logged_step = time.monotonic(), first
         steps = range(first, total)
         batches = train_batches(images, (config.view(context.data.size),), plan, steps, device, workers=workers)
@@ -191,7 +196,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
                 _check(bool(logits.isfinite().all()), "the logits of the test split", done, total)
                 scores.append(Score(epoch, top_k(logits, labels, 1), top_k(logits, labels, 5)))
                 _train_mode(model, config)
-            keeper.keep(done, lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": [list(score) for score in scores]})
+            keeper.keep(done, state, stop=context.should_stop())
     return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import __version__
-from bench import commit as asking
+from bench.runs import commit as asking
 
 
 @pytest.fixture

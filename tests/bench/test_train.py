@@ -235,6 +235,26 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
     assert run.result().provenance.resumed == 0
 
 
+def test_a_checkpoint_of_an_older_version_is_gone_on_from(small: Pretrain, place: Places) -> None:
+    whole, there = place("whole"), place("run", after(3))
+    loop.pretrain(small, whole)
+    with pytest.raises(Stopped):
+        loop.pretrain(small, there)
+    state = torch.load(there.run.checkpoint, weights_only=True)
+    assert state.pop("step") == state["progress"]["step"] == 3
+    torch.save(state, there.run.checkpoint)  # as older versions wrote it
+    trained = loop.pretrain(small, place("run"))
+    assert trained.resumed == 1
+    assert equal(weights(whole), weights(there))
+
+
+def test_an_attempt_without_a_checkpoint_leaves_no_lines_behind(tmp_path: Path) -> None:
+    keeper = checkpoint.Keeper(tmp_path, steps=4)
+    keeper.log_line({"step": 1, "steps": 4})  # then killed, before it was time to save
+    assert checkpoint.Keeper(tmp_path, steps=4).load() is None
+    assert RunFolder(tmp_path).curves() == []
+
+
 def test_a_checkpoint_of_another_network_is_not_loaded(small: Pretrain, place: Places) -> None:
     other = replace(small, backbone=replace(small.backbone, base_channels=8))
     with pytest.raises(Stopped):

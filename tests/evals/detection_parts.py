@@ -17,7 +17,7 @@ from bench.data.sets import scenes
 from bench.networks import encoders
 from bench.settings.site import Site
 from bench.spec import Backbone, Data
-from bench.training import resume
+from bench.training import checkpoint
 from bench.training.ranks import from_environment, process_group
 from evals import detection_coco, detection_voc
 
@@ -69,7 +69,7 @@ def run(kind: str, context: Context, **changes: Any) -> Outcome:
 def main(root: Path, kind: str, iterations: int) -> None:
     """The job, saving after every iteration; the first rank leaves its metrics in result.json."""
     torch.set_num_threads(1)
-    resume.SECONDS = 0.0
+    checkpoint.SECONDS = 0.0
     ranks = from_environment()
     with process_group(ranks, torch.device("cpu")):
         outcome = run(kind, context_of(root, kind), iterations=iterations, steps=(iterations - 1,))

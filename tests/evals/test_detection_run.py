@@ -21,7 +21,7 @@ import torch
 from bench.data.sets import scenes
 from bench.errors import BenchError, Stopped
 from bench.spec import Data
-from bench.training import resume
+from bench.training import checkpoint
 from evals import detection_coco, detection_voc
 from evals.detection import compat
 from evals.detection.data import open_scenes, plan_batches
@@ -161,7 +161,7 @@ def test_a_stopped_job_goes_on_and_ends_bit_identical(tmp_path: Path, monkeypatc
     changes = {"architecture": shape.architecture, "head_norm": shape.head_norm, "narrow": shape.narrow}
     whole = parts.run(kind, parts.context_of(tmp_path, kind, folder="whole"), **changes)
     asked = iter([False, False, True])
-    monkeypatch.setattr(resume, "SECONDS", 1e9)
+    monkeypatch.setattr(checkpoint, "SECONDS", 1e9)
     with pytest.raises(Stopped, match="after step 3"):
         parts.run(kind, parts.context_of(tmp_path, kind, lambda: next(asked)), **changes)
     again = parts.run(kind, parts.context_of(tmp_path, kind), **changes)

@@ -23,7 +23,7 @@ from bench.networks import encoders
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
-from bench.training import loop
+from bench.training import checkpoint, loop
 from bench.training.ranks import Ranks
 from methods.simclr import Config
 from tests.perf import references
@@ -99,7 +99,7 @@ def bench_seconds(spec: Pretrain, here: Site, steps: int) -> float:
         loop.pretrain(spec, loop.Place(run, here, Ranks(), torch.device("cpu"), should_stop))
     saving = time.process_time() - ticks[-1]  # of the checkpoint when it stops; in a run there is one in so many seconds
     assert len(ticks) == steps + 1, "the loop is expected to ask after every step"
-    return (ticks[-1] - ticks[0]) * (1 + saving / loop.CHECKPOINT_SECONDS)
+    return (ticks[-1] - ticks[0]) * (1 + saving / checkpoint.SECONDS)
 
 
 def reference_seconds(name: str, spec: Pretrain, digits: Arrays, pngs: Path, steps: int) -> float:
