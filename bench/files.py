@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import TypeAlias
 
@@ -66,6 +67,15 @@ def read_json(path: Path) -> dict[str, object]:
     if not isinstance(data, dict):
         raise InputCorrupt(f"{path} holds {type(data).__name__}, expected a JSON object.")
     return data
+
+
+def file_sha256(*paths: Path) -> str:
+    """Hex digest of a file, or of several one after another."""
+    digest = sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def set_aside(path: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Protocol
 from bench.costs.estimates import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.executors import Executor, NoSlotError
+from bench.files import file_sha256
 from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.settings.site import Site
@@ -100,11 +101,8 @@ def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) ->
 
 def _weights_problem(run: RunFolder) -> str:
     """Compare weights.pt with the digest in the result; "" when all is well."""
-    from hashlib import file_digest
-
     try:
-        with run.weights.open("rb") as file:
-            found = file_digest(file, "sha256").hexdigest()
+        found = file_sha256(run.weights)
     except FileNotFoundError:
         return f"{run.weights} is missing"
     wanted = run.result().details.get("weights_sha256")

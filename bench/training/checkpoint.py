@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
-from bench.files import atomic_path
+from bench.files import atomic_path, file_sha256
 from bench.identity import job_id
 from bench.runs.folder import RunFolder
 from bench.runs.metrics import append_metrics, truncate_metrics
@@ -97,13 +96,7 @@ def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:
     # Through a handle: given a path, torch writes the temporary name into the file, and equal weights would differ in their hash.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, file)
-    return sha256_of(path)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def load_start(network: nn.Module, start: Pretrain, run: RunFolder) -> None:

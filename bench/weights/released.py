@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.authors import weights
 from bench.errors import BenchError, InputCorrupt, one_line
-from bench.files import atomic_path, make_folder, read_json, write_json
+from bench.files import atomic_path, file_sha256, make_folder, read_json, write_json
 from bench.settings.site import KnownFile, Site
 
 OWN = "file"  # the name of a checkpoint of one's own in a spec
@@ -93,7 +93,7 @@ def register(path: Path, folder: Path) -> str:
                 return note.stem
         except (InputCorrupt, FileNotFoundError):
             continue
-    digest = file_sha256(path)
+    digest = file_sha256(*parts(path))
     make_folder(folder)
     write_json(folder / f"{digest}.json", body)
     return digest
@@ -107,7 +107,7 @@ def find(digest: str, folder: Path) -> Path:
         raise BenchError(f"no weights file with sha256 {digest[:12]} is known here: run the same command again.") from error
     if not _is_here(path):
         raise BenchError(f"{path} is gone: put the weights back, or run the command again with their new place.")
-    if file_sha256(path) != digest:
+    if file_sha256(*parts(path)) != digest:
         raise BenchError(f"{path} has changed since this job was planned (sha256 was {digest[:12]}): run the same command again.")
     return path
 
@@ -126,16 +126,6 @@ def parts(path: Path) -> list[Path]:
 def tensorflow_index(path: Path) -> Path:
     """`model.ckpt-7` -> `model.ckpt-7.index`: TensorFlow names a checkpoint by the common beginning of its files."""
     return path if path.suffix == ".index" else path.with_name(f"{path.name}.index")
-
-
-def file_sha256(path: Path) -> str:
-    """Hex digest of the file, or of a TensorFlow checkpoint's files one after another."""
-    digest = sha256()
-    for part in parts(path):
-        with part.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _is_here(path: Path) -> bool:

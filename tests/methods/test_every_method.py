@@ -16,13 +16,14 @@ import torch
 
 from bench import plugins
 from bench.contracts import Batch, Method, Recipe
+from bench.files import file_sha256
 from bench.identity import canonical, from_json, job_id
 from bench.planning.refusals import check_pretrain
 from bench.planning.scales import SCALES, encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Backbone, Pretrain
-from bench.training import checkpoint, loop
+from bench.training import loop
 from bench.training.ranks import Ranks
 
 METHODS = plugins.names("method")
@@ -141,4 +142,4 @@ def test_a_short_training_leaves_weights_and_a_finite_loss(method: str, site: Si
     assert set(saved["method"]) == set(fresh.state_dict())
     moved = [key for key, value in fresh.state_dict().items() if not torch.equal(value, saved["method"][key])]
     assert any(key.startswith("encoder.conv1") for key in moved)
-    assert trained.weights_sha256 == checkpoint.sha256_of(run.weights)
+    assert trained.weights_sha256 == file_sha256(run.weights)
