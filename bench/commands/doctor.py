@@ -22,10 +22,11 @@ from bench.data.catalogue import CATALOGUE, check_present
 from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
 from bench.execution.executors import default_slots
+from bench.machine import cores
 from bench.runs.commit import commit
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings
-from bench.weights import released
+from bench.weights.layouts import released
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
 LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one
@@ -86,9 +87,8 @@ def _versions() -> Iterator[Check]:
 def _processor() -> Iterator[Check]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     capability = torch.backends.cpu.get_cpu_capability()
-    yield Check("processor", "ok", f"{cores} cores, {platform.machine()}, {capability}")
+    yield Check("processor", "ok", f"{cores()} cores, {platform.machine()}, {capability}")
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads and threads.isdigit() and int(threads) > 1:
         yield Check("processor", "off", f"OMP_NUM_THREADS is {threads}; workers set their own from bench.toml, so it does no harm")

@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.device_name import device_here
 from bench.errors import BenchError
 from bench.files import read_json
 from bench.identity import to_json
+from bench.machine import device_here
 from bench.runs.folder import Runs
 from bench.runs.result import Result, read_result
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain

@@ -29,11 +29,12 @@ from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.execution import energy
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
+from bench.machine import device_name
 from bench.networks import encoders
 from bench.runs.commit import commit
 from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
-from bench.settings.site import Site
+from bench.settings.site import Site, find_site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
 from bench.training import loop
 from bench.training.ranks import Ranks, device_of, from_environment, process_group

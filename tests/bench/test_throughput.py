@@ -11,6 +11,8 @@ from typing import Any, cast
 import pytest
 import torch
 
+from bench import machine
+from bench.commands.throughput import measure
 from bench.commands.throughput import measure as throughput
 from bench.commands.throughput.measure import Rate, measure, recipe, room_for_workers, show, worker_counts
 from bench.commands.throughput.verdict import HEADROOM, judge
@@ -189,8 +191,8 @@ def on_disk(here: Site, photographs: Path, small: Pretrain, monkeypatch: pytest.
     monkeypatch.setattr(
         throughput, "encoder", lambda scale, *args, **kwargs: replace(spec, chunks=scale.overrides.chunks, compile=scale.overrides.compile)
     )
-    cores = min(2, throughput.cores_here())
-    monkeypatch.setattr(throughput, "cores_here", lambda: cores)
+    cores = min(2, machine.cores())
+    monkeypatch.setattr(machine, "cores", lambda: cores)
     return replace(here, data={"imagenet": photographs}, slots=1)
 
 
@@ -230,10 +232,10 @@ def test_photographs_on_disk_are_measured_for_growing_numbers_of_workers(
     monkeypatch.setattr(training, "pretrain", pretrain)
     assert show(on_disk, data="imagenet", seconds=0.2) == 0
     lines = capsys.readouterr().out.splitlines()
-    counts = worker_counts(throughput.cores_here(), 0)
+    counts = worker_counts(machine.cores(), 0)
     measured = [line for line in lines if re.match("loader|step|together|a step", line)]
     titles = [line.split("  ")[0] for line in measured]
-    room = room_for_workers(on_disk, throughput.cores_here(), on_gpu=False)
+    room = room_for_workers(on_disk, machine.cores(), on_gpu=False)
     use = min(1, room)
     assert lines[0].startswith("SimCLR on imagenet (23 training images on disk): resnet10 with 4 channels, 2 views of 32 px, batch 8, fp32")
     assert titles == [

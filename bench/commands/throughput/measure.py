@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +22,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from bench import machine
 from bench.commands.throughput.verdict import counted, judge, readable
 from bench.contracts import Batch
 from bench.data import loader
@@ -110,7 +110,7 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
 
 def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device, folder: Path, seconds: float) -> Iterator[str]:
     """The lines of the report, each as soon as it is known."""
-    cores, in_memory = cores_here(), isinstance(split, Arrays)
+    cores, in_memory = machine.cores(), isinstance(split, Arrays)
     room = room_for_workers(site, cores, on_gpu=device.type == "cuda")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {site.resources('pretrain').threads} thread(s)"
     where = "in memory" if in_memory else "on disk"
@@ -224,11 +224,6 @@ def _together(spec: Pretrain, place: training.Place, expected: float, seconds: f
     rates = [harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)]
     whole = sum(1e3 * spec.batch_size / line["img_s"] for line in lines)
     return Rate.of(rates), {part: sum(line[f"{part}_ms"] for line in lines) / whole for part in PARTS}
-
-
-def cores_here() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def room_for_workers(site: Site, cores: int, *, on_gpu: bool) -> int:

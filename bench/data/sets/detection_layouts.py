@@ -11,7 +11,6 @@ that are missing, have another size, or cannot be decoded.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from bench.data.sets import scenes
 from bench.errors import BenchError
 from bench.files import make_folder, write_json
 from bench.identity import digest
+from bench.machine import cores
 from bench.settings.site import Site
 from bench.spec import Data
 
@@ -203,7 +203,7 @@ def _outside(name: str, box: tuple[float, float, float, float], size: tuple[int,
 def _images(pictures: Sequence[Picture], *, decode: bool) -> list[str]:
     """Problems of the image files, in their order. Pillow decodes outside of Python's lock, so threads do."""
     look: Callable[[Picture], str] = _decoded if decode else _present
-    with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(16, cores())) as pool:
         return [problem for problem in pool.map(look, pictures) if problem]
 
 

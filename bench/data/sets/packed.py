@@ -16,7 +16,6 @@ compares its checksum. So everything that works with `Files` works with a pack.
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,7 @@ from bench.data.splits import SPLITS, Files, Paths, Split, SplitData, compact
 from bench.errors import BenchError, InputCorrupt
 from bench.files import atomic_path, make_folder, read_json, write_json
 from bench.identity import digest
+from bench.machine import cores
 from bench.seeding import generator
 from bench.settings.site import Site
 
@@ -101,7 +101,7 @@ def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers
     if len(todo) < len(shards):
         say(f"{len(shards) - len(todo)} of {len(shards)} shards are there and whole")
     _check_space(todo, folder, say)
-    for shard, count, damaged in _written(todo, workers or os.cpu_count() or 1):
+    for shard, count, damaged in _written(todo, workers or cores()):
         say(f"{shard.file.name}: {len(shard.images):,} images, {count / 1e6:.0f} MB" + (f", {damaged} damaged ones as they are" if damaged else ""))
     bodies = [read_json(shard.index) for shard in shards]
     found = Packed(

@@ -27,6 +27,7 @@ from bench import ROOT
 from bench.errors import BenchError
 from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.forks import Forked, ForkServer
+from bench.machine import cores
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
@@ -204,8 +205,7 @@ def _free_port() -> int:
 def slot_names(site: Site) -> list[str]:
     """`cpu0`, `cpu1`, ... or the indices of the GPUs. Raises BenchError when bench.toml asks for more than there is."""
     gpus = _gpus()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = site.slots or (len(gpus) or max(1, cores // (site.threads * site.ranks)))
+    count = site.slots or (len(gpus) or max(1, cores() // (site.threads * site.ranks)))
     if gpus and count > len(gpus):
         raise BenchError(f"[local] slots is {count}, but this machine has {len(gpus)} GPUs.")
     if gpus and site.ranks > count:

@@ -1,7 +1,8 @@
-"""What a result calls the device that it was made on."""
+"""The machine that this process runs on: what a result calls its device, and how many cores there are."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -25,3 +26,8 @@ def device_here() -> str:
     import torch
 
     return device_name("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cores() -> int:
+    """Cores that this process may use: under Slurm or in a container, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
