@@ -13,6 +13,7 @@ from typing import Protocol
 
 from bench.costs.estimates import Costs
 from bench.errors import BenchError, InputCorrupt, one_line
+from bench.execution import exits
 from bench.execution.executors import Executor, NoSlotError
 from bench.files import file_sha256
 from bench.planning.graph import Job, JobGraph
@@ -21,7 +22,6 @@ from bench.settings.site import Site
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
-EXIT_STOPPED, EXIT_TAKEN, EXIT_LOST = 75, 3, 71  # of bench.execution.worker; 71 of a forked worker whose own code nobody knows
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class _Driver:
         """Settle the jobs whose workers have ended."""
         for ended in self.executor.ended():
             self.started.discard(ended.job)
-            if ended.code == EXIT_TAKEN or ended.job not in self.left:
+            if ended.code == exits.TAKEN or ended.job not in self.left:
                 continue
             state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping)
             if state is not State.RUNNING:  # running: another driver has taken it over, wait for that one
@@ -253,7 +253,7 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
     state = run.state()
     if state in (State.DONE, State.CANCELLED, State.RUNNING):
         return state
-    if code == EXIT_STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT, EXIT_LOST)):
+    if code == exits.STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT, exits.LOST)):
         return State.STOPPED
     if run.fail_if_nobody_works("crashed", f"{_cause(code)}; log: {run.log}") or run.error_file.exists():
         return State.FAILED
@@ -263,7 +263,7 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
 def _cause(code: int) -> str:
     if code >= 0:
         lost = "the process that starts the workers was killed (out of memory, or by hand), and this worker is gone too"
-        return lost if code == EXIT_LOST else f"the worker exited with code {code} and no result"
+        return lost if code == exits.LOST else f"the worker exited with code {code} and no result"
     name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
     hint = {"SIGKILL": " (out of memory, or killed by hand)", "SIGSEGV": " (segmentation fault)"}.get(name, "")
     return f"the worker was killed by {name}{hint}"

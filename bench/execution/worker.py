@@ -24,9 +24,9 @@ import torch
 from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Context, Outcome, Subject
-from bench.device_name import device_name
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.execution import energy
+from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.files import disk_full, is_disk_full
 from bench.identity import digest, job_id
 from bench.machine import device_name
@@ -34,13 +34,12 @@ from bench.networks import encoders
 from bench.runs.commit import commit
 from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
-from bench.settings.site import Site, find_site
+from bench.settings.site import Site
 from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
 from bench.training import loop
 from bench.training.ranks import Ranks, device_of, from_environment, process_group
 from bench.weights import layouts
 
-DONE, FAILED, TAKEN, STOPPED = 0, 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: the job can go on later
 Done = TypeVar("Done")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 

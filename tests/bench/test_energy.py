@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.execution import energy, worker
+from bench.execution import energy, exits, worker
 from bench.execution.energy import Gpus, Packages, metered
 from bench.files import write_json
 from bench.planning.graph import plan
@@ -204,7 +204,7 @@ def test_a_result_says_what_its_job_used_or_that_nobody_knows(
     (job,) = plan([("two steps", tiny_pretrain(epochs=0.1))])
     run = runs[job.id]
     run.create(job, Resources(threads=1))
-    assert worker.main(str(run.path)) == worker.DONE
+    assert worker.main(str(run.path)) == exits.DONE
     made = run.result().provenance
     assert (made.energy_joules, made.energy_parts) == ((42.0, {"packages": 42.0}) if known else (None, {}))
     assert not (run.path / "state/energy.json").exists()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.data.datasets import Arrays, Split, open_split
 from bench.errors import InputCorrupt, Stopped
-from bench.execution import worker
+from bench.execution import exits, worker
 from bench.files import file_sha256
 from bench.identity import job_id
 from bench.planning.graph import plan
@@ -229,7 +229,7 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
     broken = DAMAGE[damage](run.checkpoint.read_bytes())
     run.checkpoint.write_bytes(broken)
     with as_worker(tmp_path, monkeypatch):
-        assert worker.main(str(run.path)) == worker.DONE
+        assert worker.main(str(run.path)) == exits.DONE
     assert (run.path / "checkpoint.pt.corrupt-1").read_bytes() == broken  # kept for a look
     assert equal(torch.load(run.weights, weights_only=True)["method"], weights(whole))
     assert [line["step"] for line in run.curves()] == [1, 2, 3, 4, 5, 6]
@@ -318,7 +318,7 @@ def test_a_collapsed_embedding_fails_the_job_with_the_word(
     monkeypatch.setattr(Method, "embed", embed)
     run = job_folder(small, tmp_path / "runs")
     with as_worker(tmp_path, monkeypatch):
-        assert worker.main(str(run.path)) == worker.FAILED
+        assert worker.main(str(run.path)) == exits.FAILED
     failure = run.failure()
     assert failure.kind == "collapsed"
     assert "standard deviation" in failure.message

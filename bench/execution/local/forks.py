@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 
+from bench.execution.exits import LOST
 from bench.execution.local.fork_server import PACKET
-
-LOST = 71  # EX_OSERR: exit code of a worker whose fork server is gone, and with it the true one
 
 
 class ForkServer:

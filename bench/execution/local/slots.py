@@ -25,14 +25,13 @@ from site import getsitepackages, getusersitepackages
 
 from bench import ROOT
 from bench.errors import BenchError
+from bench.execution import exits
 from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.forks import Forked, ForkServer
 from bench.machine import cores
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
-
-EXIT_STOPPED = 75  # of bench.execution.worker
 
 
 @dataclass
@@ -47,7 +46,7 @@ class _Worker:
         codes = [process.poll() for process in self.processes]
         if not self.first_failure:
             self.first_failure = next((code for code in codes if code), 0)
-            if self.first_failure not in (0, EXIT_STOPPED):  # stopped ranks all end by themselves
+            if self.first_failure not in (exits.DONE, exits.STOPPED):  # stopped ranks all end by themselves
                 for process in self.processes:
                     process.kill()
         return None if None in codes else self.first_failure

@@ -25,12 +25,12 @@ from pathlib import Path
 from types import FrameType
 
 from bench.errors import BenchError, InputCorrupt, one_line
+from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import read_submission
 from bench.files import read_json, write_json
 from bench.runs.folder import RunFolder, Runs, State
 
-DONE, FAILED, STOPPED = 0, 1, 75  # of bench.execution.worker
 POLL_SECONDS = 1.0
 PARENT_SECONDS = 60.0  # how late a parent's result may show on this node: network file systems cache what is not there
 IN_VAIN = 2  # time limits without a new checkpoint before the job is given up
@@ -93,7 +93,7 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
         if signals.asked.is_set():
             break
         code = worker.main(str(run.path), slot)
-        if code != worker.TAKEN:
+        if code != TAKEN:
             break
         if run.result_file.exists():
             return DONE
