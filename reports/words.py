@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
+from bench.wording import duration
+from reports.numbers import is_number
 from results.table import Row, Table
 from results.view import Agreement, CellView, Status, TableView, number
 
@@ -77,14 +79,9 @@ def _weight(agreement: Agreement) -> str:
     return f"This is weak evidence: {agreement.rows} rows are few for a rank correlation."
 
 
-def duration(seconds: object) -> str:
-    """Seconds as "48 s", "3 min 20 s", "2 h 05 min"; anything that is not a number as it stands."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        return str(seconds)
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+def took(seconds: object) -> str:
+    """A duration in words; anything that is not a number as it stands."""
+    return duration(seconds) if is_number(seconds) else str(seconds)
 
 
 def compact(value: object) -> str:

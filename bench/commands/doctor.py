@@ -26,7 +26,7 @@ from bench.machine import cores
 from bench.runs.commit import commit
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings
-from bench.weights.layouts import released
+from bench.weights import released
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
 LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from bench.execution.scheduler import Event, Watcher
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
+from bench.wording import duration
 
 PLAIN_SECONDS = 30.0  # between progress lines in a pipe
 SHOWN = 24  # lines of the live view; running jobs first
@@ -27,17 +28,6 @@ def describe(metrics: Mapping[str, float]) -> str:
     if step < steps and metrics.get("seconds"):
         text += f"  ETA {duration(metrics['seconds'] / step * (steps - step))}"
     return text
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `7 h 12 min`, `4.2 d`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    if seconds < 86400:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-    return f"{seconds / 86400:.1f} d"
 
 
 class PlainProgress:

@@ -11,7 +11,6 @@ from typing import get_args
 
 from bench import ROOT, plugins
 from bench.commands import driver as driving
-from bench.commands import progress
 from bench.commands.driver import missing_data
 from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined
@@ -28,6 +27,7 @@ from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
 from bench.weights import released
+from bench.wording import duration
 from results.store import Store
 from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
 from results.view import view
@@ -111,7 +111,7 @@ def show_plan(request: Request, imagined: Imagined | None = None) -> None:
         estimate = costs.estimate(job)
         if state is not State.DONE:
             todo.append(job)
-        cost = "" if state is State.DONE else progress.duration(estimate.seconds)
+        cost = "" if state is State.DONE else duration(estimate.seconds)
         print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {scheduler.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
@@ -140,7 +140,7 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
         hours = sum(e.seconds for e in estimates if e.device == device) / 3600
         yield f"about {hours:,.2f} {device}-hours"
     slots = executors.default_slots(site)
-    yield f"about {progress.duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running"
+    yield f"about {duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
     by_source: dict[tuple[str, str, str], list[float]] = {}

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench import plugins
-from bench.commands.progress import duration
 from bench.costs.estimates import Costs
 from bench.costs.simulation import Cluster, Outcome, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import Job
 from bench.settings.site import Site
 from bench.spec import Pretrain
+from bench.wording import duration
 
 GPUS_PER_NODE = 8  # where bench.toml does not say what a pretraining gets
 BATCH_PER_GPU = 64  # images a GPU at least: more GPUs than that would be of no use

@@ -31,7 +31,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(lambda name: _read("templates", name)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"duration": words.duration, "number": words.compact, "title": words.title}
+    environment.filters |= {"duration": words.took, "number": words.compact, "title": words.title}
     return environment
 
 

@@ -12,7 +12,7 @@ import pytest
 from bench.execution import worker
 from bench.execution.executors import Ended
 from bench.execution.exits import LOST
-from bench.execution.local.forks import LOST, Forked
+from bench.execution.local.forks import Forked
 from bench.execution.local.slots import LocalExecutor
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from bench import machine
-from bench.commands.throughput import measure
 from bench.commands.throughput import measure as throughput
 from bench.commands.throughput.measure import Rate, measure, recipe, room_for_workers, show, worker_counts
 from bench.commands.throughput.verdict import HEADROOM, judge
