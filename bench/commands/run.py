@@ -13,7 +13,7 @@ from bench import ROOT, plugins
 from bench.commands import driver as driving
 from bench.commands.driver import missing_data
 from bench.costs.estimates import Costs, disk_total
-from bench.costs.forecast import Imagined
+from bench.costs.forecast import Imagined, on_slots
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
 from bench.errors import BenchError
@@ -140,7 +140,7 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
         hours = sum(e.seconds for e in estimates if e.device == device) / 3600
         yield f"about {hours:,.2f} {device}-hours"
     slots = executors.default_slots(site)
-    yield f"about {duration(costs.wall_clock(jobs, todo, slots))} on {slots} slots of this machine, nothing else running"
+    yield f"about {duration(on_slots(todo, costs, slots))} on {slots} slots of this machine, nothing else running"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
     by_source: dict[tuple[str, str, str], list[float]] = {}

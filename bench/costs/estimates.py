@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -101,30 +100,6 @@ class Costs:
                 for need in other.needs:
                     self._paths[need] = max(self._paths.get(need, 0.0), self._paths[other.id])
         return self._paths[job]
-
-    def wall_clock(self, graph: JobGraph, todo: Iterable[Job], slots: int) -> float:
-        """Seconds until all of `todo` is done on so many slots, longest chain first."""
-        jobs = {job.id: job for job in todo}
-        missing = {job: sum(need in jobs for need in jobs[job].needs) for job in jobs}
-        children: dict[str, list[str]] = {job: [] for job in jobs}
-        for job in jobs.values():
-            for need in job.needs:
-                if need in jobs:
-                    children[need].append(job.id)
-        free = [0.0] * slots
-        ends: dict[str, float] = {}
-        ready = [(-self.longest_path(graph, job), job) for job in jobs if not missing[job]]
-        heapq.heapify(ready)
-        while ready:
-            _, job_id = heapq.heappop(ready)
-            start = max(heapq.heappop(free), max((ends.get(need, 0.0) for need in jobs[job_id].needs), default=0.0))
-            ends[job_id] = start + self.estimate(jobs[job_id]).seconds
-            heapq.heappush(free, ends[job_id])
-            for child in children[job_id]:
-                missing[child] -= 1
-                if not missing[child]:
-                    heapq.heappush(ready, (-self.longest_path(graph, child), child))
-        return max(ends.values(), default=0.0)
 
 
 def _name(backbone: Backbone) -> str:

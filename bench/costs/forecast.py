@@ -1,4 +1,7 @@
-"""What a plan would take on a cluster that is not at hand: `bench plan --nodes N --time-limit H --preemption-rate p`."""
+"""How long a plan takes here, and on a cluster that is not at hand.
+
+The latter is `bench plan --nodes N --time-limit H --preemption-rate p`.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,12 @@ class Imagined:
     hours: float | None = None  # time limit of an attempt
     preemptions: float = 0.0  # an hour of a running job
     seed: int = 0
+
+
+def on_slots(todo: Sequence[Job], costs: Costs, slots: int) -> float:
+    """Seconds until `todo` is done on so many slots of this machine, longest chain first as in bench/scheduler.py."""
+    work = [Work(job.id, costs.estimate(job).seconds, job.needs) for job in todo]
+    return simulate(work, Cluster(nodes=1, slots=slots, startup=0)).seconds  # an estimate has its start-up
 
 
 def lines(todo: Sequence[Job], costs: Costs, site: Site, asked: Imagined) -> list[str]:

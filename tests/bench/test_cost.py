@@ -9,6 +9,7 @@ import pytest
 
 from bench import plugins
 from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
+from bench.costs.forecast import on_slots
 from bench.networks import encoders
 from bench.planning import graph
 from bench.planning.graph import Job
@@ -56,9 +57,9 @@ def test_wall_clock_packs_chains_into_slots(tmp_path: Path) -> None:
     jobs = graph.plan([(f"seed {spec.seed}", spec) for spec in specs])
     costs = Costs(Runs(tmp_path), jobs)
     one = costs.estimate(next(iter(jobs))).seconds
-    assert costs.wall_clock(jobs, list(jobs), 1) == pytest.approx(3 * one)
-    assert costs.wall_clock(jobs, list(jobs), 2) == pytest.approx(2 * one)
-    assert costs.wall_clock(jobs, list(jobs), 8) == pytest.approx(one)
+    assert on_slots(list(jobs), costs, 1) == pytest.approx(3 * one)
+    assert on_slots(list(jobs), costs, 2) == pytest.approx(2 * one)
+    assert on_slots(list(jobs), costs, 8) == pytest.approx(one)
 
 
 # -- disk ------------------------------------------------------------------------------------------------------------

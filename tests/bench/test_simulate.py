@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import random
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bench.costs.estimates import Costs
-from bench.costs.forecast import Imagined, lines, work_of
+from bench.costs.forecast import Imagined, lines, on_slots, work_of
 from bench.costs.simulation import Cluster, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import plan
@@ -24,6 +27,34 @@ def test_a_chain_and_a_gap_by_hand() -> None:
     assert found.seconds == 150
     assert found.gpu_seconds == found.useful_gpu_seconds == 240
     assert found.attempts == 4
+
+
+def list_schedule(jobs: dict[str, tuple[float, tuple[str, ...]]], slots: int) -> float:
+    """When all is done if each free slot takes the ready job with the longest chain behind it."""
+
+    def chain(job: str) -> float:
+        return jobs[job][0] + max((chain(child) for child, (_, needs) in jobs.items() if job in needs), default=0.0)
+
+    now, running, done = 0.0, dict[str, float](), set[str]()
+    while len(done) < len(jobs):
+        ready = [job for job, (_, needs) in jobs.items() if job not in running.keys() | done and done.issuperset(needs)]
+        for job in sorted(ready, key=chain, reverse=True)[: slots - len(running)]:
+            running[job] = now + jobs[job][0]
+        now = min(running.values())
+        done |= {job for job, end in running.items() if end == now}
+        running = {job: end for job, end in running.items() if end > now}
+    return now
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_time_on_slots_is_that_of_a_list_schedule_longest_chain_first(seed: int) -> None:
+    draws = random.Random(seed)
+    needs = [tuple(str(m) for m in range(n) if draws.random() < 3 / (n + 9)) for n in range(30)]
+    jobs = {str(n): (draws.uniform(1, 100), needs[n]) for n in range(30)}
+    costs: Any = SimpleNamespace(estimate=lambda job: SimpleNamespace(seconds=jobs[job.id][0]))
+    todo: list[Any] = [SimpleNamespace(id=job, needs=parents) for job, (_, parents) in jobs.items()]
+    for slots in (1, 2, 3, 8, 64):
+        assert on_slots(todo, costs, slots) == pytest.approx(list_schedule(jobs, slots), rel=1e-12)
 
 
 def test_start_up_is_paid_by_every_attempt_and_a_limit_cuts_work_into_attempts() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from bench import plugins
 from bench.costs.estimates import Costs
+from bench.costs.forecast import on_slots
 from bench.planning import graph
 from bench.planning.graph import Job
 from bench.planning.scales import SCALES
@@ -127,7 +128,7 @@ def test_planning_of_ten_thousand_jobs(benchmark: Any, tmp_path: Path, rounds: i
     def planned() -> None:
         jobs = graph.plan(specs())
         assert len(jobs) == 10_000
-        assert Costs(Runs(tmp_path), jobs).wall_clock(jobs, jobs, slots=64) > 0
+        assert on_slots(list(jobs), Costs(Runs(tmp_path), jobs), 64) > 0
 
     goals: dict[Side, float] = {"value at most": 2.0}
     alone(
