@@ -1,8 +1,7 @@
 """Energy of a job, where counters can be read: processor packages (RAPL) and the job's GPUs (NVML).
 
-The worker of the first rank reads the counters of its node when the job starts, every SAMPLE_SECONDS, and at the end. The sum over
-the attempts of a job that goes on from a checkpoint is kept in `state/energy.json` of its run folder; a part that one attempt
-could not read is not reported at all. Work that a killed worker did after its last checkpoint counts: the energy was used.
+The worker of the first rank reads the counters of its node when the job starts, every SAMPLE_SECONDS, and at the end.
+Of a job that goes on from a checkpoint nothing is reported: what its earlier attempts used is not known.
 
 packages: https://docs.kernel.org/power/powercap/powercap.html; most machines let only root read them.
 gpus: nvmlDeviceGetTotalEnergyConsumption, Volta and newer, through the module `pynvml` where it is installed.
@@ -22,14 +21,12 @@ from typing import Literal, Protocol
 import torch
 import torch.distributed as dist
 
-from bench.errors import BenchError, one_line
-from bench.files import read_json, write_json
+from bench.errors import one_line
 from bench.runs.folder import RunFolder
 from bench.training.ranks import Ranks
 
 Part = Literal["packages", "gpus"]
 Joules = Mapping[Part, float]  # a part that is absent is not known
-PARTS: tuple[Part, ...] = ("packages", "gpus")
 
 POWERCAP = Path("/sys/class/powercap")
 SAMPLE_SECONDS = 20.0
@@ -126,41 +123,9 @@ class Meter:
         return dict(self._joules)
 
 
-class Account:
-    """The energy of a job over its attempts; the last one is metered now."""
-
-    def __init__(self, run: RunFolder, meter: Meter) -> None:
-        self._run, self._meter = run, meter
-        # Without a checkpoint the job starts from nothing, and so does its account. A checkpoint that turns out to be damaged still counts.
-        self._earlier = _read(run) if run.checkpoint.exists() else None
-        self.keep()
-
-    @property
-    def joules(self) -> Joules:
-        """Over all attempts, the parts that each of them could read."""
-        now = self._meter.joules
-        return now if self._earlier is None else {part: self._earlier[part] + now[part] for part in now if part in self._earlier}
-
-    def sample(self) -> None:
-        """Read the counters and remember the sum, for the next attempt after a kill."""
-        self._meter.sample()
-        self.keep()
-
-    def keep(self) -> None:
-        """Write the sum; where nothing is known, no file says so."""
-        joules = self.joules
-        try:
-            if joules:
-                write_json(_file(self._run), dict(joules), durable=False)
-            else:
-                forget(self._run)
-        except (OSError, BenchError) as error:
-            print(f"energy: {one_line(error)}", flush=True)
-
-
 @contextmanager
 def metered(run: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[Callable[[], Joules]]:
-    """Meter a job while it runs; what it gives tells, at the end, the joules of all attempts.
+    """Meter a job while it runs; what it gives tells the joules at the end.
 
     All ranks must enter. The first one reads for all; of a job on several nodes it sees one, and nothing is reported.
     """
@@ -169,41 +134,24 @@ def metered(run: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[Call
         yield dict
         return
     uuids = [uuid for _, uuid in places if uuid]
-    on_one_node = len({host for host, _ in places}) == 1
-    account = Account(run, Meter({"packages": lambda: Packages(POWERCAP), "gpus": lambda: Gpus(uuids)} if on_one_node else {}))
+    known = len({host for host, _ in places}) == 1 and not run.checkpoint.exists()
+    meter = Meter({"packages": lambda: Packages(POWERCAP), "gpus": lambda: Gpus(uuids)} if known else {})
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(SAMPLE_SECONDS):
-            account.sample()
+            meter.sample()
 
     thread = threading.Thread(target=watch, daemon=True)
-    if account.joules:
+    if meter.joules:
         thread.start()
     try:
-        yield lambda: account.joules
+        yield lambda: meter.joules
     finally:
         over.set()
         if thread.ident is not None:
             thread.join()
-        account.sample()
-
-
-def forget(run: RunFolder) -> None:
-    """Once the job is done its result has the sum."""
-    _file(run).unlink(missing_ok=True)
-
-
-def _file(run: RunFolder) -> Path:
-    return run.path / "state" / "energy.json"
-
-
-def _read(run: RunFolder) -> Joules:
-    try:
-        found = read_json(_file(run))
-    except (OSError, BenchError):  # the attempt before was not metered, or the file is damaged: nothing is known of it
-        return {}
-    return {part: value for part in PARTS if isinstance(value := found.get(part), float)}
+        meter.sample()
 
 
 def _uuid(device: torch.device) -> str:

@@ -103,8 +103,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(run.result_file)
-        run.checkpoint.unlink(missing_ok=True)  # it has served: layouts.pt and result.json are there
-        energy.forget(run)
+        run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
     except Stopped as stopped:
         print(stopped, flush=True)
         return STOPPED

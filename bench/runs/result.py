@@ -26,7 +26,7 @@ class Provenance:
     commit: str  # of the project, with "+dirty" when the checkout was edited; "unknown" outside a checkout
     versions: Mapping[str, str]  # python, torch, ...
     resumed: int = 0  # how often the job went on from a checkpoint
-    # What the counters in energy_parts say, summed over all attempts; None: no counter could be read in every one of them.
+    # What the counters in energy_parts say; None: no counter could be read, or the job went on from a checkpoint.
     energy_joules: float | None = None
     # "gpus": those of the job alone. "packages": the processor packages of its node while it ran, everything on them included;
     # jobs side by side each count the whole, so their sum is more than what was used.

@@ -116,38 +116,14 @@ def attempt(run: RunFolder, root: Path, change: Callable[[], None], ranks: Ranks
     return used()
 
 
-def test_attempts_add_up_when_the_job_goes_on_and_not_when_it_starts_anew(runs: Runs, node: tuple[Path, list[Path]]) -> None:
+def test_of_a_job_that_goes_on_from_a_checkpoint_nobody_knows_the_sum(runs: Runs, node: tuple[Path, list[Path]]) -> None:
     root, (package, _) = node
     run = runs["pretrain-0000"]
     run.path.mkdir(parents=True)
     assert attempt(run, root, lambda: set_joules(package, 130.0)) == {"packages": pytest.approx(30.0)}
-    assert attempt(run, root, lambda: set_joules(package, 135.0)) == {"packages": pytest.approx(5.0)}  # no checkpoint: from nothing
+    assert attempt(run, root, lambda: set_joules(package, 135.0)) == {"packages": pytest.approx(5.0)}  # anew
     run.checkpoint.touch()
-    set_joules(package, 500.0)  # meanwhile other jobs ran
-    assert attempt(run, root, lambda: set_joules(package, 502.0)) == {"packages": pytest.approx(7.0)}
-
-
-def test_an_attempt_that_was_not_measured_makes_the_sum_unknown(runs: Runs, node: tuple[Path, list[Path]], tmp_path: Path) -> None:
-    root, (package, _) = node
-    run = runs["pretrain-0000"]
-    run.path.mkdir(parents=True)
-    attempt(run, root, lambda: set_joules(package, 130.0))
-    run.checkpoint.touch()
-    assert attempt(run, tmp_path / "another machine", lambda: None) == {}
-    assert attempt(run, root, lambda: set_joules(package, 140.0)) == {}  # back on the first one
-
-
-def test_a_killed_worker_leaves_what_it_had_used(runs: Runs, node: tuple[Path, list[Path]]) -> None:
-    root, (package, _) = node
-    run = runs["pretrain-0000"]
-    run.path.mkdir(parents=True)
-    killed = energy.Account(run, energy.Meter({"packages": lambda: Packages(root)}))
-    set_joules(package, 111.0)
-    killed.sample()  # as the thread does; then nothing more: kill -9
-    run.checkpoint.touch()
-    assert attempt(run, root, lambda: set_joules(package, 115.0)) == {"packages": pytest.approx(15.0)}
-    (run.path / "state/energy.json").write_text("{")  # damaged: nothing is known of the attempts before
-    assert attempt(run, root, lambda: None) == {}
+    assert attempt(run, root, lambda: set_joules(package, 140.0)) == {}
 
 
 def test_a_part_that_cannot_be_read_is_left_out_and_never_fails_the_job(
@@ -207,7 +183,6 @@ def test_a_result_says_what_its_job_used_or_that_nobody_knows(
     assert worker.main(str(run.path)) == exits.DONE
     made = run.result().provenance
     assert (made.energy_joules, made.energy_parts) == ((42.0, {"packages": 42.0}) if known else (None, {}))
-    assert not (run.path / "state/energy.json").exists()
 
     # A result from before energy was read still loads.
     body = json.loads(run.result_file.read_text())
