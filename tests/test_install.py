@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -153,7 +154,19 @@ def test_the_packaged_records_give_the_packaged_references_and_the_report(instal
     assert "no results" in installed.ask("bench", "check", "--all", "--scale", "embedded", code=2)
     installed.ask("bench", "report", "--records", "--out", "recorded")
     assert "Barlow" in (installed.folder / "recorded/embedded/barlow_table1.html").read_text()
-    (installed.folder / "bench.toml").write_text('[paths]\nruns = "unpacked"\n')
+
     unpacking = "from pathlib import Path; from bench.runs import Runs; from results import records"
     installed.python(f"{unpacking}; records.unpack(Runs(Path('unpacked')))")
-    assert installed.ask("bench", "check", "--table", "barlow_table1") == "barlow_table1 at embedded: 18 unchanged\n"
+    site = installed.folder / "unpacked.toml"
+    site.write_text('[paths]\nruns = "unpacked"\n')
+
+    def check(*extra: str, code: int = 0) -> str:
+        return installed.ask("bench", "check", "--table", "barlow_table1", *extra, code=code, BENCH_SITE=str(site))
+
+    assert re.fullmatch(r"barlow_table1 at embedded: \d+ unchanged\n", check())
+    packaged = installed.site_packages / "results" / "reference"
+    before = {path: path.read_bytes() for path in packaged.rglob("*") if path.is_file()}
+    refused = f"error: --update would write into {packaged}, which the next installation replaces: "
+    assert refused in check("--update", code=2)
+    assert "wrote mine/embedded/barlow_table1.csv" in check("--update", "--references", "mine")
+    assert {path: path.read_bytes() for path in packaged.rglob("*") if path.is_file()} == before

@@ -90,7 +90,7 @@ def backbone_of(request: Request, path: Path) -> Backbone:
 
 
 def _trained_as(path: Path) -> Backbone | None:
-    """The backbone in job.json beside a layouts.pt, None where there is none to be read."""
+    """The backbone in job.json beside a weights.pt, None where there is none to be read."""
     try:
         spec = RunFolder(path.resolve().parent).read_spec()
     except (FileNotFoundError, InputCorrupt, BenchError, KeyError):

@@ -23,6 +23,7 @@ from bench.planning import graph
 from bench.planning.graph import Job, JobGraph
 from bench.planning.scales import Scale, scale_of
 from bench.runs import features, plans
+from bench.runs.commit import installed
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
@@ -199,6 +200,9 @@ def check(request: Request, junit: Path | None, references: Path | None, *, upda
 
     root = references or reference.ROOT
     if update:
+        if references is None and installed():
+            advice = "give --references FOLDER, or run it in a checkout"
+            raise BenchError(f"--update would write into {root}, which the next installation replaces: {advice}.")
         lines = check.update_all(request.tables, request.scale, request.site, root=root)
         print("\n".join(lines))
         return int(not everything and any(line.startswith(check.NOT_WRITTEN) for line in lines))
