@@ -23,7 +23,7 @@ from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
 from bench.execution.executors import default_slots
 from bench.machine import cores
-from bench.runs.commit import commit
+from bench.runs.commit import commit, installed
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings
 from bench.weights import released
@@ -81,7 +81,11 @@ def _versions() -> Iterator[Check]:
     found.append(f"commit {commit()}")
     yield Check("versions", "ok", ", ".join(found))
     if lost:
-        yield Check("versions", "broken", f"not installed: {', '.join(lost)}", "`pip install --editable .` in the checkout")
+        yield Check("versions", "broken", f"not installed: {', '.join(lost)}", _how_to_install(*lost))
+
+
+def _how_to_install(*packages: str) -> str:
+    return f"`pip install {' '.join(packages)}`" if installed() else "`pip install --editable .` in the checkout"
 
 
 def _processor() -> Iterator[Check]:
@@ -229,7 +233,7 @@ def _output(*command: str) -> str | None:
 def show(site: Site) -> int:
     """Print all checks; 1 when something is broken."""
     if importlib.util.find_spec("torch") is None:
-        raise BenchError("torch is not installed: `pip install --editable .` in the checkout.")
+        raise BenchError(f"torch is not installed: {_how_to_install('torch')}.")
     broken = 0
     for check in checks(site):
         print(check.line(), flush=True)

@@ -108,3 +108,12 @@ def test_the_command_prints_a_line_each_and_fails_when_something_is_broken(workp
     assert ill.returncode == 1
     assert "cifar10" in ill.stdout
     assert "1 thing is broken" in ill.stdout
+
+
+@pytest.mark.parametrize("wheel", [True, False])
+def test_what_is_not_installed_comes_with_a_command_for_it(monkeypatch: pytest.MonkeyPatch, wheel: bool) -> None:
+    monkeypatch.setattr(doctor, "installed", lambda: wheel)
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    (lost,) = [check for check in doctor._versions() if check.state == "broken"]
+    assert lost.text == "not installed: no-such-package"
+    assert ("--editable" in lost.advice, "no-such-package" in lost.advice) == (not wheel, wheel)
