@@ -126,7 +126,7 @@ def test_what_is_imported_is_what_was_installed(installed: Installed) -> None:
 
 
 def test_tables_are_listed_and_planned(installed: Installed) -> None:
-    names = {name.stem for name in sources() if name.parts[:2] == ("results", "tables") and name.stem[0] != "_"}
+    names = {name.stem for name in sources() if name.parent == Path("results/tables") and name.stem[0] != "_"}
     assert {line.split()[0] for line in installed.ask("bench", "list").splitlines()} >= names
     assert "3 after each is taken once" in installed.ask("bench", "plan", *RUN[2:], "--columns", "Top-1")
 
@@ -148,6 +148,18 @@ def test_a_run_has_workers_and_writes_table_and_report(installed: Installed) -> 
     versions = {result["provenance"]["commit"] for result in results}
     assert versions == {f"ssl-tables {__version__}"}  # not the commit of the repository that the environment lies in
     assert "(up to date)" in installed.ask(*RUN)
+    os.utime(next(installed.site_packages.glob("ssl_tables-*.dist-info")))  # as another installation does
+    assert "(up to date)" not in installed.ask(*RUN)
+
+
+def test_slurm_jobs_get_a_copy_of_the_packages_and_of_nothing_beside_them(installed: Installed) -> None:
+    taking = "from pathlib import Path; from bench.commit import commit; from bench.runs import Runs"
+    taking += "; from bench.executors import _slurm_snapshot as snapshot"
+    code = Path(installed.python(f"{taking}; print(snapshot.take(Runs(Path('queued').resolve()), commit()).code)"))
+    assert {path.name for path in code.iterdir()} == {*PACKAGES, "COMMIT"}
+    asked = "import bench; from bench.commit import commit; print(bench.__file__, commit())"
+    expected = f"{code / 'bench' / '__init__.py'} ssl-tables {__version__}\n"
+    assert installed.ask("python", "-P", "-c", asked, PYTHONPATH=str(code)) == expected
 
 
 def test_the_packaged_records_give_the_packaged_references_and_the_report(installed: Installed) -> None:
@@ -155,8 +167,13 @@ def test_the_packaged_records_give_the_packaged_references_and_the_report(instal
     installed.ask("bench", "report", "--records", "--out", "recorded")
     assert "Barlow" in (installed.folder / "recorded/embedded/barlow_table1.html").read_text()
 
+    packaged = installed.site_packages / "results" / "reference"
+    of_one_table = installed.folder / "one"  # is enough, and quicker than all
+    for source in (packaged.parent / "records/embedded.jsonl", packaged / "embedded/barlow_table1.csv"):
+        (of_one_table / source.parent.name).mkdir(parents=True)
+        shutil.copy(source, of_one_table / source.parent.name)
     unpacking = "from pathlib import Path; from bench.runs import Runs; from results import records"
-    installed.python(f"{unpacking}; records.unpack(Runs(Path('unpacked')))")
+    installed.python(f"{unpacking}; records.unpack(Runs(Path('unpacked')), Path('one'))")
     site = installed.folder / "unpacked.toml"
     site.write_text('[paths]\nruns = "unpacked"\n')
 
@@ -164,7 +181,6 @@ def test_the_packaged_records_give_the_packaged_references_and_the_report(instal
         return installed.ask("bench", "check", "--table", "barlow_table1", *extra, code=code, BENCH_SITE=str(site))
 
     assert re.fullmatch(r"barlow_table1 at embedded: \d+ unchanged\n", check())
-    packaged = installed.site_packages / "results" / "reference"
     before = {path: path.read_bytes() for path in packaged.rglob("*") if path.is_file()}
     refused = f"error: --update would write into {packaged}, which the next installation replaces: "
     assert refused in check("--update", code=2)

@@ -301,6 +301,7 @@ def _report_is_current(site: Site, planned: _Planned) -> bool:
     runs = planned.runs
     made_from = [file for job in planned.graph for file in (runs[job.id].result_file, runs[job.id].error_file)]
     made_from += [*(runs.root / "plans").glob("*.json")]
+    made_from += ROOT.glob("ssl_tables-*.dist-info")  # new with each installation, whose files may be dated before it
     for package in ("reports", "results", "bench"):
         made_from += [file for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
     newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
