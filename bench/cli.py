@@ -260,9 +260,9 @@ def data_pack(
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
 ) -> None:
     """Make smaller images packed into large files, as the data set NAME-SIZE; the same command goes on after a stop and mends damage."""
-    from bench.data.sets import packed
+    from bench.data import packing
 
-    made = packed.pack(name, size, _site(), out=out, workers=workers)
+    made = packing.pack(name, size, _site(), out=out, workers=workers)
     print(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}")
     if made.damaged:
         print(f"{len(made.damaged)} images cannot be decoded and were stored as they are, e.g. {made.damaged[0]}")

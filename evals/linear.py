@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from bench.data.sets.lists import labelled_share, published_for, seeded_share
+from bench.data.share import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator, seed_of

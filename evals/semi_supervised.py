@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from bench.contracts import Context, Metric, Outcome, Subject
-from bench.data.datasets import SplitData, open_split
-from bench.data.sets.lists import labelled_share
+from bench.data.datasets import open_split
+from bench.data.share import labelled_share
+from bench.data.splits import SplitData
 from bench.files import Json
 from evals.parts.finetune import FineTuning, fine_tune
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from bench.authors import catalogue
-from bench.data.catalogue import CATALOGUE, check_present
+from bench.data.catalogue import CATALOGUE
+from bench.data.location import check_present
 from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
 from bench.execution.executors import default_slots

@@ -8,8 +8,8 @@ from dataclasses import replace
 from bench import plugins
 from bench.commands import progress
 from bench.costs.estimates import Costs, disk_total
-from bench.data.catalogue import check_present
-from bench.data.sets.lists import check_share
+from bench.data.location import check_present
+from bench.data.share import check_share
 from bench.errors import BenchError, unknown_name
 from bench.execution import executors, scheduler
 from bench.planning.graph import JobGraph

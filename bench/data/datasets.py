@@ -1,20 +1,16 @@
-"""Opening data sets by name, and the names that everything else imports."""
+"""Opening a split of a data set by its catalogue name; LOADERS has the function for each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from bench.data.catalogue import check_present
+from bench.data.location import check_present
 from bench.data.sets import digits, folders, packed, twins, vision
-from bench.data.sets.digits import CONTRAST, flat_colours
-from bench.data.sets.folders import scan_folder
-from bench.data.splits import SPLITS, Arrays, Files, Split, SplitData, joined, labelled_subset
+from bench.data.splits import Split, SplitData, joined
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data
-
-__all__ = ["CONTRAST", "LOADERS", "SPLITS", "Arrays", "Files", "Split", "SplitData", "flat_colours", "labelled_subset", "open_split", "scan_folder"]
 
 
 def open_split(data: Data, split: Split, site: Site) -> SplitData:

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bench.contracts import Batch
-from bench.data.datasets import Arrays, Files, SplitData
 from bench.data.decoding import UnreadableImageError, read_image
+from bench.data.splits import Arrays, Files, SplitData
 from bench.data.views import augment, exact
 from bench.data.views.photo import painter
 from bench.data.views.to_device import sent

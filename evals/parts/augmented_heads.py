@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from bench.contracts import Context, Subject
-from bench.data.datasets import SplitData, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
+from bench.data.splits import SplitData
 from bench.errors import BenchError, unknown_name
 from bench.files import Json
 from bench.plugins import name_of

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.contracts import Context, Subject
-from bench.data.datasets import SPLITS, Split, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import eval_batches
+from bench.data.splits import SPLITS, Split
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full, make_folder, read_json, write_json
 from bench.runs.features import entry_name

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench.contracts import Batch, Context, Subject
-from bench.data.datasets import SplitData, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import Plan, eval_batches, train_batches
+from bench.data.splits import SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
 from bench.seeding import generator, seed_of

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.data import datasets
-from bench.data.catalogue import check_present, entry
-from bench.data.datasets import SPLITS, Arrays, Split, flat_colours, open_split
+from bench.data.catalogue import entry
+from bench.data.datasets import open_split
+from bench.data.location import check_present
 from bench.data.sets import digits
+from bench.data.sets.digits import flat_colours
+from bench.data.splits import SPLITS, Arrays, Split
 from bench.data.views.augment import GRAY_WEIGHTS
 from bench.errors import BenchError
 from bench.planning.scales import SCALES, Change, encoder

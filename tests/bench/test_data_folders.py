@@ -9,11 +9,11 @@ from typing import Any, cast
 import pytest
 import torch
 
-from bench.data.catalogue import check_present
-from bench.data.datasets import SPLITS, Files, Split, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import decode
+from bench.data.location import check_present
 from bench.data.sets.folders import VOC_CLASSES
-from bench.data.splits import Paths
+from bench.data.splits import SPLITS, Files, Paths, Split
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data

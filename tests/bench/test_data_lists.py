@@ -11,8 +11,10 @@ from typing import cast
 
 import pytest
 
-from bench.data.datasets import Files, labelled_subset, open_split
+from bench.data.datasets import open_split
 from bench.data.sets import lists
+from bench.data.share import check_share, labelled_share, published_for
+from bench.data.splits import Files, labelled_subset
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data
@@ -90,13 +92,13 @@ def labelled(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sit
 
 
 def test_one_percent_of_imagenet_is_exactly_the_published_list(labelled: Site, tmp_path: Path) -> None:
-    share = lists.labelled_share(IMAGENET, 0.01, 3, labelled)
+    share = labelled_share(IMAGENET, 0.01, 3, labelled)
     images = cast(Files, open_split(IMAGENET, "trainval", labelled))
     assert sorted(images.paths[i].name for i in share.indices.tolist()) == sorted((tmp_path / "1percent.txt").read_text().split())
     assert share.indices.tolist() == sorted(share.indices.tolist())
     assert images.labels[share.indices].bincount().tolist() == [3, 3, 2]
     assert share.source == f"SimCLR's published list imagenet-1pct, 8 images, sha256 {lists.PUBLISHED['imagenet-1pct'].sha256}"
-    again = lists.labelled_share(IMAGENET, 0.01, 99, labelled)
+    again = labelled_share(IMAGENET, 0.01, 99, labelled)
     assert again.indices.tolist() == share.indices.tolist()  # whatever the seed
 
 
@@ -109,8 +111,8 @@ def test_of_the_training_part_alone_the_held_out_images_are_left_out(labelled: S
     known = replace(lists.PUBLISHED["imagenet-1pct"], sha256=sha256(content).hexdigest())
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(lists.PUBLISHED, "imagenet-1pct", known)
-        share = lists.labelled_share(IMAGENET, 0.01, 0, labelled, split="train")
-        assert len(lists.labelled_share(IMAGENET, 0.01, 0, labelled).indices) == 8
+        share = labelled_share(IMAGENET, 0.01, 0, labelled, split="train")
+        assert len(labelled_share(IMAGENET, 0.01, 0, labelled).indices) == 8
     train = cast(Files, open_split(IMAGENET, "train", labelled))
     assert sorted(train.paths[i].name for i in share.indices.tolist()) == sorted(set(content.decode().split()) - {held})
     assert "8 images less 1 held out as val" in share.source
@@ -122,35 +124,35 @@ def test_a_list_that_names_a_missing_image_is_refused(labelled: Site, tmp_path: 
     with pytest.raises(
         BenchError, match=rf"imagenet-1pct names 1 images that imagenet does not have here, e\.g\. train/{line.partition('_')[0]}/{line}"
     ):
-        lists.labelled_share(IMAGENET, 0.01, 0, labelled)
+        labelled_share(IMAGENET, 0.01, 0, labelled)
 
 
 def test_without_the_list_there_is_one_clear_error_also_for_plans(labelled: Site, tmp_path: Path) -> None:
     (tmp_path / "1percent.txt").unlink()
-    for ask in (lambda: lists.labelled_share(IMAGENET, 0.01, 0, labelled), lambda: lists.check_share("imagenet", 0.01, labelled)):
+    for ask in (lambda: labelled_share(IMAGENET, 0.01, 0, labelled), lambda: check_share("imagenet", 0.01, labelled)):
         with pytest.raises(BenchError, match=r"1% of imagenet's labels means SimCLR's published list.*`bench data fetch imagenet-1pct` gets it"):
             ask()
     with pytest.raises(BenchError, match=r"10% of imagenet's labels .*10percent\.txt"):
-        lists.check_share("imagenet", 0.1, labelled)
-    lists.check_share("imagenet", 1.0, labelled)
-    lists.check_share("mnist5k", 0.01, labelled)
+        check_share("imagenet", 0.1, labelled)
+    check_share("imagenet", 1.0, labelled)
+    check_share("mnist5k", 0.01, labelled)
 
 
 def test_elsewhere_a_share_is_seeded_and_says_so(labelled: Site) -> None:
     digits = Data(name="mnist5k", size=32)
     labels = open_split(digits, "trainval", labelled).labels
-    share = lists.labelled_share(digits, 0.01, 2, labelled)
+    share = labelled_share(digits, 0.01, 2, labelled)
     assert share.indices.tolist() == labelled_subset(labels, 10, 0.01, 2).tolist()
     assert share.source == "seeded class-balanced share, 40 of 4,000 images, seed 2"
-    assert "seeded" in lists.labelled_share(IMAGENET, 0.05, 0, labelled).source  # a share that nobody published a list for
-    everything = lists.labelled_share(IMAGENET, 1.0, 0, labelled)
+    assert "seeded" in labelled_share(IMAGENET, 0.05, 0, labelled).source  # a share that nobody published a list for
+    everything = labelled_share(IMAGENET, 1.0, 0, labelled)
     assert (len(everything.indices), everything.source) == (120, "all 120 images")
 
 
 def test_a_share_of_several_labels_an_image_is_refused(here: Site, tmp_path: Path) -> None:
     site = site_with(here, "voc2007", voc(tmp_path / "voc"))
     with pytest.raises(BenchError, match="images with several labels each: a share of 10% of them is not defined"):
-        lists.labelled_share(Data(name="voc2007", size=32), 0.1, 0, site)
+        labelled_share(Data(name="voc2007", size=32), 0.1, 0, site)
 
 
 def test_the_check_for_plans_imports_no_torch() -> None:
@@ -166,10 +168,10 @@ def test_a_listed_image_in_another_class_folder_is_missing(labelled: Site, tmp_p
     (tmp_path / "imagenet" / "train" / wnid / line).unlink()
     save(tmp_path / "imagenet" / "train" / other / line)
     with pytest.raises(BenchError, match="imagenet-1pct names 1 images"):
-        lists.labelled_share(IMAGENET, 0.01, 0, labelled)
+        labelled_share(IMAGENET, 0.01, 0, labelled)
 
 
 def test_packed_imagenet_never_draws_a_share_where_there_is_a_published_one() -> None:
     with pytest.raises(BenchError, match="use imagenet"):
-        lists.published_for("imagenet-256", 0.01)
-    assert lists.published_for("imagenet-256", 1.0) is None
+        published_for("imagenet-256", 0.01)
+    assert published_for("imagenet-256", 1.0) is None

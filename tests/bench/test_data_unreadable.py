@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from bench.contracts import Batch
-from bench.data.datasets import Files, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import Plan, decode, eval_batches, train_batches
+from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
 from bench.execution.local.slots import LocalExecutor

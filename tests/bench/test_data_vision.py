@@ -12,9 +12,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from bench.data.datasets import SPLITS, Arrays, Files, Split, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import decode
 from bench.data.sets.digits import mnist5k
+from bench.data.splits import SPLITS, Arrays, Files, Split
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data

@@ -17,10 +17,12 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from bench.data.catalogue import check_present, entry
-from bench.data.datasets import SPLITS, Arrays, Split, open_split
+from bench.data.catalogue import entry
+from bench.data.datasets import open_split
+from bench.data.location import check_present
 from bench.data.sets import twins
 from bench.data.sets.digits import mnist5k
+from bench.data.splits import SPLITS, Arrays, Split
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Data

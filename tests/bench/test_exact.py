@@ -15,8 +15,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
 from bench.data import loader
-from bench.data.datasets import Files, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import Plan
+from bench.data.splits import Files
 from bench.data.views import augment
 from bench.data.views.augment import Row
 from bench.identity import canonical, digest

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from bench.contracts import Batch
 from bench.data import decoding, loader
-from bench.data.datasets import SPLITS, Arrays, Files, SplitData, labelled_subset, open_split, scan_folder
+from bench.data.datasets import open_split
 from bench.data.loader import Plan
+from bench.data.sets.folders import scan_folder
+from bench.data.splits import SPLITS, Arrays, Files, SplitData, labelled_subset
 from bench.data.views import augment
 from bench.errors import BenchError
 from bench.seeding import generator

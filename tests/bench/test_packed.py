@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from bench import cli
 from bench.commands.data import check
-from bench.data import decoding, loader
-from bench.data.datasets import SPLITS, Files, open_split
+from bench.data import decoding, loader, packing
+from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.sets import folders, packed
+from bench.data.splits import SPLITS, Files
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Augment, Data
@@ -51,12 +52,12 @@ def site(here: Site, source: Path, tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def make(site: Site) -> Callable[[], tuple[packed.Packed, list[str]]]:
-    def run() -> tuple[packed.Packed, list[str]]:
+def make(site: Site) -> Callable[[], tuple[packing.Packed, list[str]]]:
+    def run() -> tuple[packing.Packed, list[str]]:
         said: list[str] = []
         packed._load.cache_clear()
         decoding._mapped.cache_clear()
-        return packed.pack("imagenet", SIZE, site, workers=1, say=said.append), said
+        return packing.pack("imagenet", SIZE, site, workers=1, say=said.append), said
 
     return run
 
@@ -69,7 +70,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
-Make = Callable[[], tuple[packed.Packed, list[str]]]
+Make = Callable[[], tuple[packing.Packed, list[str]]]
 
 
 def test_a_pack_has_the_splits_of_its_source_in_smaller_images(site: Site, make: Make) -> None:
@@ -89,7 +90,7 @@ def test_a_pack_has_the_splits_of_its_source_in_smaller_images(site: Site, make:
             large, image = loader.decode(before, index), loader.decode(after, index)
             assert min(image.shape[1:]) == SIZE
             assert max(image.shape[1:]) == int(SIZE * max(large.shape[1:]) / min(large.shape[1:]))
-            expected = packed._resized(large, SIZE)
+            expected = packing._resized(large, SIZE)
             assert float((image.float() - expected.float()).abs().mean()) < 6  # what JPEG leaves of a photograph this small
 
 
@@ -127,9 +128,9 @@ def test_packing_goes_on_where_it_stopped_and_gives_the_same_bytes(site: Site, m
             raise KeyboardInterrupt
         return encode(path, size)
 
-    encode = packed._encoded
-    monkeypatch.setattr(packed, "_encoded", stops)
-    monkeypatch.setattr(packed, "SAMPLE", 24)
+    encode = packing._encoded
+    monkeypatch.setattr(packing, "_encoded", stops)
+    monkeypatch.setattr(packing, "SAMPLE", 24)
     with pytest.raises(KeyboardInterrupt):
         make()
     assert not (made.folder / "pack.json").exists()
@@ -137,7 +138,7 @@ def test_packing_goes_on_where_it_stopped_and_gives_the_same_bytes(site: Site, m
         open_split(Data(name=NAME, size=32), "train", site)
     before = {file.name: file.stat().st_mtime_ns for file in made.folder.glob("*.pack")}
     assert before
-    monkeypatch.setattr(packed, "_encoded", encode)
+    monkeypatch.setattr(packing, "_encoded", encode)
     _, said = make()
     assert said[0] == f"{len(before)} of 5 shards are there and whole"
     assert {name: (made.folder / name).stat().st_mtime_ns for name in before} == before
@@ -229,10 +230,10 @@ def test_a_pack_of_another_format_or_size_is_refused(site: Site, make: Make) -> 
 
 def test_too_small_a_disk_and_unknown_packs_are_refused_before_anything_is_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BenchError, match=r"no packed data set imagenet-100; what can be packed: imagenet --size 48"):
-        packed.pack("imagenet", 100, site)
+        packing.pack("imagenet", 100, site)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(BenchError, match=r"the pack needs about .* GB, 1e-06 GB are free. Choose another folder with --out"):
-        packed.pack("imagenet", SIZE, site, workers=1, say=lambda line: None)
+        packing.pack("imagenet", SIZE, site, workers=1, say=lambda line: None)
     assert not list(site.data[NAME].glob("*.pack"))
 
 

@@ -13,7 +13,8 @@ from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy, Interpolat
 from torchvision.transforms.v2 import functional as T
 
 from bench.data import loader
-from bench.data.datasets import Arrays, SplitData, open_split
+from bench.data.datasets import open_split
+from bench.data.splits import Arrays, SplitData
 from bench.data.views import augment, policies
 from bench.errors import BenchError
 from bench.identity import canonical

@@ -16,7 +16,7 @@ from bench.commands.throughput import measure as throughput
 from bench.commands.throughput.measure import Rate, measure, recipe, room_for_workers, show, worker_counts
 from bench.commands.throughput.verdict import HEADROOM, judge
 from bench.data import loader
-from bench.data.datasets import Files
+from bench.data.splits import Files
 from bench.errors import BenchError
 from bench.runs.folder import RunFolder
 from bench.settings.overrides import Overrides

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.data.datasets import Arrays, Split, open_split
+from bench.data.datasets import open_split
+from bench.data.splits import Arrays, Split
 from bench.errors import InputCorrupt, Stopped
 from bench.execution import exits, worker
 from bench.files import file_sha256

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
-from bench.data.datasets import Arrays, Files, Split, SplitData
+from bench.data.splits import Arrays, Files, Split, SplitData
 from bench.settings.site import Site
 from bench.spec import Data
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
-from bench.data.datasets import SPLITS, Arrays, open_split
+from bench.data.datasets import open_split
+from bench.data.splits import SPLITS, Arrays
 from bench.spec import Crop
 from evals.parts.features import classes_of, features_of
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
-from bench.data.datasets import labelled_subset
+from bench.data.splits import labelled_subset
 from bench.errors import BenchError
 from bench.seeding import generator
 from evals import linear

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Outcome, Subject
 from bench.data import datasets
-from bench.data.datasets import Arrays, Split, SplitData, open_split
+from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
+from bench.data.splits import Arrays, Split, SplitData
 from bench.errors import BenchError, Stopped
 from bench.seeding import seed_of
 from bench.spec import Augment

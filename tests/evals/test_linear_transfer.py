@@ -8,7 +8,7 @@ import torch
 
 from bench.contracts import Context, Subject
 from bench.data import datasets
-from bench.data.datasets import Arrays, Split, SplitData
+from bench.data.splits import Arrays, Split, SplitData
 from bench.errors import Stopped
 from evals.linear_transfer import METRICS, RECIPES, VARIANTS, Config, evaluate
 from tests.evals.known_answers import CLASSES, own_place, small, splits, subject, told

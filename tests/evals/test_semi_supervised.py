@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Context, Subject
 from bench.data import datasets
-from bench.data.datasets import Arrays
 from bench.data.loader import Plan, train_batches
+from bench.data.splits import Arrays
 from bench.errors import BenchError, Stopped
 from bench.networks import encoders
 from bench.seeding import generator, seed_of

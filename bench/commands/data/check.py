@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.data.catalogue import CATALOGUE, check_present, entry, fetch_folder
+from bench.data.catalogue import CATALOGUE, entry
+from bench.data.location import check_present, fetch_folder
 from bench.data.sets import lists
+from bench.data.share import labelled_share
 from bench.errors import BenchError, one_line, unknown_name
 from bench.settings.site import Site
 from bench.spec import Data
@@ -64,7 +66,7 @@ def _check_list(name: str, site: Site, found: Findings) -> None:
     listed = lists.read_list(name, file)
     found.lines.append(f"{file}: {len(listed):,} images, sha256 as published")
     check_present(known.data, site)
-    share = lists.labelled_share(Data(name=known.data, size=224), known.fraction, 0, site)
+    share = labelled_share(Data(name=known.data, size=224), known.fraction, 0, site)
     found.lines.append(f"all {len(share.indices):,} are in {known.data}")
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.data.catalogue import CATALOGUE, check_present, entry, fetch_folder
+from bench.data.catalogue import CATALOGUE, entry
+from bench.data.location import check_present, fetch_folder
 from bench.data.sets import lists
 from bench.errors import BenchError, one_line, unknown_name
 from bench.files import atomic_path, make_folder

@@ -27,7 +27,8 @@ from bench.commands.throughput.verdict import counted, judge, readable
 from bench.contracts import Batch
 from bench.data import loader
 from bench.data.catalogue import entry
-from bench.data.datasets import Arrays, Files, SplitData, open_split
+from bench.data.datasets import open_split
+from bench.data.splits import Arrays, Files, SplitData
 from bench.errors import BenchError, Stopped
 from bench.execution import worker
 from bench.execution.executors import default_slots

@@ -20,7 +20,7 @@ from xml.etree import ElementTree as Xml
 
 from PIL import Image
 
-from bench.data.catalogue import root_of
+from bench.data.location import root_of
 from bench.data.sets import scenes
 from bench.errors import BenchError
 from bench.files import make_folder, write_json

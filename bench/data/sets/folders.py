@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.data.catalogue import root_of
+from bench.data.location import root_of
 from bench.data.splits import Files, Paths, Split, SplitData, hold_out
 from bench.errors import BenchError
 from bench.seeding import generator

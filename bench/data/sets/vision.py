@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from bench.data.catalogue import entry, root_of
+from bench.data.catalogue import entry
+from bench.data.location import root_of
 from bench.data.splits import Arrays, Files, Paths, Split, SplitData, check_size, hold_out
 from bench.errors import BenchError, one_line
 from bench.seeding import generator
