@@ -14,7 +14,7 @@ from bench.identity import from_json
 from bench.runs.folder import FORMAT, Failure, RunFolder, State
 from bench.runs.result import Result
 from bench.spec import Evaluate, Pretrain, Spec
-from reports.numbers import is_number
+from reports.words import is_number
 
 LOG_LINES = 60
 _JOB_ID = re.compile(r"[a-z]+-[0-9a-f]{16}")  # job ids become file names: nothing else is taken from a job.json

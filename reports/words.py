@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import TypeGuard
 
 from bench.wording import duration
-from reports.numbers import is_number
 from results.table import Row, Table
 from results.view import Agreement, CellView, Status, TableView, number
 
@@ -89,3 +89,19 @@ def compact(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.6g}"
     return str(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it can be drawn: no bool, no NaN, no infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def row(values: object) -> list[float]:
+    """The numbers of a list; nothing when there is anything else in it."""
+    return [float(value) for value in values if is_number(value)] if isinstance(values, list) and all(map(is_number, values)) else []
+
+
+def matrix(rows: object) -> list[list[float]]:
+    """Rows of equal length; nothing when they are not."""
+    found = [row(one) for one in rows] if isinstance(rows, list) else []
+    return found if found and found[0] and len({len(one) for one in found}) == 1 else []

@@ -11,8 +11,8 @@ from bench.authors import catalogue, weights
 from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
-from bench.planning import scales
-from bench.planning.scales import Change
+from bench.planning import scales, translate
+from bench.planning.translate import Change
 from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 
 
@@ -200,7 +200,7 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
         return "read off the pretraining job"
     name, variant = protocol_at(column, scale, column.variant)
     evaluation = plugins.evaluation(name)
-    spec = scales.evaluation(scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0)
+    spec = translate.evaluation(scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0)
     here = scale.stand_in(column.dataset)
     data = f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})" if here else spec.data.name
     return f"{data}: {evaluation.describe(spec.protocol)} (evals.{name} version {evaluation.version(spec.protocol)})"
@@ -214,7 +214,7 @@ def stand_in_of(column: Column, table: Table, scale: scales.Scale) -> str:
 
 def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encoder:
     changes = [change for change in (row.change, column.change) if change is not None]
-    encoder = scales.encoder(
+    encoder = translate.encoder(
         scale,
         "random" if column.name in row.untrained else row.method or "",
         variant=row.recipe,
@@ -240,7 +240,7 @@ def _released(row: Row, released: Mapping[str, str]) -> Released:
 def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
     if column.protocol is not None:
         protocol, variant = protocol_at(column, scale, row.variants.get(column.name, column.variant))
-        return scales.evaluation(scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
+        return translate.evaluation(scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
     return encoder if column.metric and isinstance(encoder, Pretrain) else None
 
 

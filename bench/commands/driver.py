@@ -11,7 +11,9 @@ from bench.costs.estimates import Costs, disk_total
 from bench.data.location import check_present
 from bench.data.share import check_share
 from bench.errors import BenchError, unknown_name
-from bench.execution import executors, scheduler
+from bench.execution import executors, readiness, scheduler
+from bench.execution.events import Summary
+from bench.execution.protocol import Executor
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
@@ -47,27 +49,27 @@ def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
 def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = "local") -> None:
     """Everything before the first worker starts. Raises BenchError when the disk has too little room."""
     runs = Runs(site.runs)
-    scheduler.free_space(runs, disk_total(job for job in jobs if runs[job.id].state() is not State.DONE))
-    for event in scheduler.verify(jobs, runs, forced):
+    readiness.free_space(runs, disk_total(job for job in jobs if runs[job.id].state() is not State.DONE))
+    for event in readiness.verify(jobs, runs, forced):
         print(f"{event.what}: {jobs.jobs[event.job].label}: {event.message}", flush=True)
     if executor != "slurm":  # there it is done when it is known what is in the queue
-        scheduler.prepare(jobs, runs, site, scheduler.RetryRules(), forced)
+        readiness.prepare(jobs, runs, site, readiness.RetryRules(), forced)
 
 
-def drive(jobs: JobGraph, site: Site, place: executors.Executor) -> scheduler.Summary:
+def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
     """Run what is not done yet in this place, and say so when nothing is left."""
     runs = Runs(site.runs)
     todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     if not todo:
         print(f"all {len(jobs)} jobs are done already: nothing to compute", flush=True)
-        return scheduler.Summary(done=len(jobs), already=len(jobs), failed=(), blocked=(), stopped=())
+        return Summary(done=len(jobs), already=len(jobs), failed=(), blocked=(), stopped=())
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{len(jobs)} jobs{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
         return scheduler.drive(jobs, runs, place, Costs(runs, jobs), shown)
 
 
-def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> scheduler.Summary:
+def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> Summary:
     """Submit what is neither done nor in the queue; with `watch` follow everything to its end, else return at once."""
     from bench.execution.slurm import submit
     from bench.execution.slurm.watch import standing
@@ -76,7 +78,7 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
     runs = Runs(site.runs)
 
     def ready(active: Collection[str]) -> None:
-        scheduler.prepare(jobs, runs, site, scheduler.RetryRules(), forced, "slurm", active)
+        readiness.prepare(jobs, runs, site, readiness.RetryRules(), forced, "slurm", active)
 
     made = submit.submit(list(jobs), runs, site, ready, titles)
     before = standing(list(jobs.jobs), runs)
@@ -93,7 +95,7 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
         raise
 
 
-def closing(summary: scheduler.Summary, jobs: JobGraph, site: Site) -> int:
+def closing(summary: Summary, jobs: JobGraph, site: Site) -> int:
     """Name what failed; the exit code: 0 when every job is done, 1 when one failed, 130 when interrupted."""
     runs = Runs(site.runs)
     for job in summary.failed:

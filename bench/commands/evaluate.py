@@ -13,7 +13,7 @@ from bench.execution import executors
 from bench.files import make_folder
 from bench.networks import encoders
 from bench.networks.vit import VITS
-from bench.planning import graph, scales
+from bench.planning import graph, scales, translate
 from bench.planning.graph import Job
 from bench.runs.folder import RunFolder, Runs
 from bench.settings.site import Site
@@ -113,7 +113,7 @@ def _check_protocols(request: Request) -> None:
 
 def _spec(request: Request, subject: Released, protocol: str) -> Evaluate:
     scale = scales.scale_of(request.scale, request.site.overrides)
-    return scales.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
+    return translate.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
 
 
 def _numbers(job: Job, runs: Runs) -> list[str]:

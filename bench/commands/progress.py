@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from bench.execution.scheduler import Event, Watcher
+from bench.execution.events import Event, Watcher
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.wording import duration

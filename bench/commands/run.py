@@ -17,7 +17,7 @@ from bench.costs.forecast import Imagined, on_slots
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
 from bench.errors import BenchError
-from bench.execution import executors, scheduler
+from bench.execution import executors, readiness
 from bench.files import make_folder
 from bench.planning import graph
 from bench.planning.graph import Job, JobGraph
@@ -113,7 +113,7 @@ def show_plan(request: Request, imagined: Imagined | None = None) -> None:
         if state is not State.DONE:
             todo.append(job)
         cost = "" if state is State.DONE else duration(estimate.seconds)
-        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {scheduler.describe(job, state, runs)}")
+        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {readiness.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
         elif summary := plugins.evaluation_of(job.spec.protocol).summary(job.spec.protocol):

@@ -30,7 +30,8 @@ def labelled_share(data: Data, fraction: float, seed: int, site: Site, split: Sp
     A list speaks of all training images: of "train" alone it gives those that are not held out as `val`. Raises
     BenchError when a published list is not there, is another file, or names images that are not there.
     """
-    from bench.data.datasets import Files, open_split
+    from bench.data.datasets import open_split
+    from bench.data.splits import Files
 
     images = open_split(data, split, site)
     name = published_for(data.name, fraction)
@@ -46,7 +47,7 @@ def labelled_share(data: Data, fraction: float, seed: int, site: Site, split: Sp
 
 def seeded_share(labels: Tensor, classes: int, fraction: float, seed: int) -> Share:
     """A class-balanced share of labels (N,), for data sets without a published list. Raises BenchError where an image has several."""
-    from bench.data.datasets import labelled_subset
+    from bench.data.splits import labelled_subset
 
     if fraction == 1:
         return Share(labelled_subset(labels, classes, 1.0, seed), f"all {len(labels):,} images")

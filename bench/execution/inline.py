@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.execution.executors import Ended
+from bench.execution.protocol import Ended
 from bench.runs.folder import RunFolder
 
 

@@ -5,125 +5,20 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
 
 from bench.costs.estimates import Costs
-from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution import exits
-from bench.execution.executors import Executor, NoSlotError
-from bench.files import file_sha256
-from bench.planning.graph import Job, JobGraph
-from bench.runs.folder import FailureKind, RunFolder, Runs, State
-from bench.settings.site import Site
+from bench.execution.events import Event, Summary, Watcher
+from bench.execution.protocol import Executor, NoSlotError
+from bench.execution.readiness import holder
+from bench.planning.graph import JobGraph
+from bench.runs.folder import RunFolder, Runs, State
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
-
-
-@dataclass(frozen=True)
-class RetryRules:
-    """Which failures of an earlier run a new `bench run` tries again.
-
-    A run that diverged or collapsed would do so again, digit for digit: only --force repeats it.
-    """
-
-    again: Mapping[FailureKind, bool] = field(
-        default_factory=lambda: {"error": True, "crashed": True, "blocked": True, "diverged": False, "collapsed": False}
-    )
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a job, for whoever shows progress."""
-
-    job: str
-    what: str  # "started", "done", "failed", "blocked", "stopped", "elsewhere", "set aside"
-    message: str = ""
-
-
-class Watcher(Protocol):
-    """Whoever shows progress."""
-
-    def tell(self, event: Event) -> None:
-        """Something happened."""
-
-    def tick(self) -> None:
-        """Time passed."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended."""
-
-    done: int
-    already: int  # of `done`, finished before this run
-    failed: tuple[str, ...]
-    blocked: tuple[str, ...]
-    stopped: tuple[str, ...]
-    queued: tuple[str, ...] = ()  # left to Slurm
-
-    @property
-    def complete(self) -> bool:
-        """Whether every job is done."""
-        return not (self.failed or self.blocked or self.stopped or self.queued)
-
-
-def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) -> list[Event]:
-    """Read every finished job's result, and the weights that an unfinished evaluation will need; set damaged files aside.
-
-    Jobs in `forced` run anew whatever their results say.
-    """
-    events = []
-    for job in graph:
-        run = runs[job.id]
-        if not run.result_file.exists() or job.id in forced:
-            continue
-        try:
-            run.result()
-        except InputCorrupt as error:
-            aside = run.set_aside(run.result_file)
-            events.append(Event(job.id, "set aside", f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again."))
-    for job in graph:
-        for parent in (runs[need] for need in job.needs):
-            if runs[job.id].result_file.exists() or not parent.result_file.exists() or parent.job_id in forced:
-                continue
-            problem = _weights_problem(parent)
-            if problem:
-                for file in (parent.weights, parent.result_file):
-                    parent.set_aside(file)
-                events.append(Event(parent.job_id, "set aside", f"{problem}; the job runs again."))
-    return events
-
-
-def _weights_problem(run: RunFolder) -> str:
-    """Compare weights.pt with the digest in the result; "" when all is well."""
-    try:
-        found = file_sha256(run.weights)
-    except FileNotFoundError:
-        return f"{run.weights} is missing"
-    wanted = run.result().details.get("weights_sha256")
-    return "" if found == wanted else f"{run.weights} is damaged (its sha256 is not the one in result.json)"
-
-
-def prepare(
-    graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: frozenset[str], executor: str = "local", active: Collection[str] = ()
-) -> None:
-    """Write the run folders, forget what is to be tried again. Jobs in `active` are in a queue already and stay as they are."""
-    for job in graph:
-        if job.id in active:
-            continue
-        run = runs[job.id]
-        state = run.state()
-        if job.id in forced and state is not State.RUNNING:
-            run.forget_result()
-        elif state in (State.CANCELLED, State.STOPPED) or (state is State.FAILED and rules.again.get(run.failure().kind, True)):
-            run.forget_failure()
-        if not run.result_file.exists():
-            run.create(job, site.resources(job.resources_as, executor))
 
 
 def drive(graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> Summary:
@@ -186,7 +81,7 @@ class _Driver:
             if state is State.RUNNING:
                 if job not in self.elsewhere:
                     self.elsewhere.add(job)
-                    self.progress.tell(Event(job, "elsewhere", _holder(run)))
+                    self.progress.tell(Event(job, "elsewhere", holder(run)))
             elif state in (State.DONE, State.CANCELLED, State.FAILED):  # under another driver, seen here or not
                 self.settle(job, state)
                 return True
@@ -269,11 +164,6 @@ def _cause(code: int) -> str:
     return f"the worker was killed by {name}{hint}"
 
 
-def _holder(run: RunFolder) -> str:
-    claim = run.claim_holder()
-    return f"process {claim.pid} on {claim.host} works on it" if claim else ""
-
-
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
     """Ctrl-C and SIGTERM set the event instead of raising; a second Ctrl-C raises."""
@@ -293,36 +183,3 @@ def _interruptible() -> Iterator[threading.Event]:
     finally:
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-def describe(job: Job, state: State, runs: Runs) -> str:
-    """Why a job will or will not run, for `bench plan`."""
-    match state:
-        case State.DONE:
-            return "done"
-        case State.RUNNING:
-            return _holder(runs[job.id]) or "running"
-        case State.FAILED:
-            failure = runs[job.id].failure()
-            return f"{failure.kind}: {failure.message}"
-        case State.STOPPED:
-            return "stopped; goes on from its checkpoint" if runs[job.id].checkpoint.exists() else "stopped before the first checkpoint"
-        case State.CANCELLED:
-            return "cancelled"
-    waiting = [need for need in job.needs if runs[need].state() is not State.DONE]
-    return f"waits for {', '.join(waiting)}" if waiting else "no result yet"
-
-
-def free_space(runs: Runs, needed_bytes: float) -> None:
-    """Raises BenchError when the disk has less room than the planned checkpoints, weights and features take."""
-    import shutil
-
-    folder = runs.root
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise BenchError(
-            f"the disk is too full for this plan: it needs about {needed_bytes / 1e9:.2f} GB under {runs.root}, {free / 1e9:.2f} GB are free. "
-            "Free some space, or set [paths] runs in bench.toml."
-        )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -23,22 +22,22 @@ import torch
 
 from bench import plugins
 from bench.bench_toml import find_site
-from bench.contracts import Context, Outcome, Subject
+from bench.contracts import Context, Outcome
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.execution import energy
+from bench.execution.device import prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
+from bench.execution.subject import load_subject
 from bench.files import disk_full, is_disk_full
-from bench.identity import digest, job_id
+from bench.identity import job_id
 from bench.machine import device_name
-from bench.networks import encoders
 from bench.runs.commit import commit
 from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
 from bench.settings.site import Site
-from bench.spec import Encoder, Evaluate, Pixels, Pretrain, Random, Released, Resources, Spec
+from bench.spec import Evaluate, Pretrain, Spec
 from bench.training import loop
-from bench.training.ranks import Ranks, device_of, from_environment, process_group
-from bench.weights import layouts
+from bench.training.ranks import Ranks, from_environment, process_group
 
 Done = TypeVar("Done")
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
@@ -76,7 +75,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
         if job_id(spec) != run.job_id:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
-        device = _prepare(resources, ranks)
+        device = prepare_device(resources, ranks)
         with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop, energy.metered(run, ranks, device) as used:
             trained = None
             if isinstance(spec, Pretrain):
@@ -144,69 +143,11 @@ def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device, 
     return replace(outcome, details={**outcome.details, "encoder": dict(subject.origin)}) if subject.origin else outcome
 
 
-def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
-    """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside."""
-    if isinstance(spec, Pixels):
-        return Subject(key=f"{digest(spec)}-pixels", network=_frozen(encoders.PixelEncoder(size), device), feature_dim=3 * size * size)
-    if isinstance(spec, Random):
-        network = encoders.build(spec.backbone, spec.seed)
-        return Subject(key=f"{digest(spec)}-{weights_key(network)}", network=_frozen(network, device), feature_dim=network.feature_dim)
-    if isinstance(spec, Released):
-        network, origin = layouts.load_released(spec, runs.root)
-        return Subject(f"{digest(spec)}-{weights_key(network)}", _frozen(network, device), network.feature_dim, origin=origin)
-    parent = runs[job_id(spec)]
-    network = encoders.build(spec.backbone, spec.seed)
-    head: torch.nn.Module | None = None
-    try:
-        state = torch.load(parent.weights, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["encoder"])
-        if projector:
-            method = loop.build_method(spec, steps=1)
-            method.load_state_dict(state["method"])
-            head = plugins.method_of(spec.method).projector(method)
-    except Exception as error:  # torch raises many kinds for a damaged file
-        for file in (parent.weights, parent.result_file):
-            parent.set_aside(file)
-        raise InputCorrupt(f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again.") from error
-    return Subject(
-        key=f"{digest(spec)}-{weights_key(network)}",
-        network=_frozen(network, device),
-        feature_dim=network.feature_dim,
-        projector=None if head is None else _frozen(head, device),
-    )
-
-
-def weights_key(network: torch.nn.Module) -> str:
-    """A digest of the weights themselves: features of weights that were trained again are never taken for the old ones."""
-    digest = sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _frozen(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    return network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-
-
 def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
     try:
         run.fail(kind, message)
     except BenchError as error:  # the disk is full: the driver reads the log instead
         print(one_line(error), flush=True)
-
-
-def _prepare(resources: Resources, ranks: Ranks) -> torch.device:
-    """Threads as given, one GPU a rank, deterministic kernels."""
-    torch.set_num_threads(resources.threads)
-    torch.set_flush_denormal(True)  # softmax gradients underflow: 7 times the speed of the linear sweep on pixels
-    device = device_of(ranks)
-    # Float32 is float32: TF32 would change digits unseen, and where speed counts the spec says bf16.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
-    return device
 
 
 @contextmanager

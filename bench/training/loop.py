@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench import plugins
-from bench.contracts import Batch, Facts, Method
-from bench.data.catalogue import entry
+from bench.contracts import Batch, Method
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
@@ -29,6 +28,7 @@ from bench.training import optim
 from bench.training.checkpoint import Keeper, Progress, load_start, save_weights
 from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
+from bench.training.methods import build_method
 from bench.training.ranks import Ranks, any_rank, gather, synchronise_norms
 from bench.training.stopwatch import Stopwatch
 
@@ -74,7 +74,7 @@ def pretrain(spec: Pretrain, place: Place) -> Trained:
 
     Raises TrainingFailedError when the loss is not finite or the embedding has collapsed.
     """
-    loop = _Loop(spec, place)
+    loop = Loop(spec, place)
     for step, batch in loop.batches():
         loop.watch.end("wait")
         losses, embeddings = loop.update(step, batch)
@@ -84,7 +84,7 @@ def pretrain(spec: Pretrain, place: Place) -> Trained:
     return loop.finish()
 
 
-class _Loop:
+class Loop:
     """One pretraining on one rank."""
 
     def __init__(self, spec: Pretrain, place: Place) -> None:
@@ -234,24 +234,6 @@ class _Loop:
         """Where the run stands, for the checkpoint."""
         seconds, cpu = time.monotonic() - self.clock, time.process_time() - self.cpu_clock
         return replace(self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu)
-
-
-def build_method(spec: Pretrain, steps: int) -> nn.Module:
-    """Encoder and method with the initial weights of the spec's seed."""
-    encoder = encoders.build(spec.backbone, spec.seed)
-    known = entry(spec.data.name)
-    facts = Facts(
-        backbone=spec.backbone,
-        feature_dim=encoder.feature_dim,
-        classes=known.classes,
-        images=known.train_images,
-        batch_size=spec.batch_size,
-        steps=steps,
-        seed=spec.seed,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_of(spec.seed, "method"))
-        return plugins.method_of(spec.method).build(spec.method, encoder, facts)
 
 
 def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:

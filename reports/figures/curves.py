@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from bench.files import Json
 from reports.figures import sketch, svg
 from reports.figures.sketch import Key, Line, Panel, Point
-from reports.numbers import is_number, row
+from reports.words import is_number, row
 
 Curves = Sequence[Mapping[str, float]]
 

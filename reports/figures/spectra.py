@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from bench.files import Json
 from reports.figures import sketch, svg
 from reports.figures.sketch import Key, Line, Panel
-from reports.numbers import matrix, row
+from reports.words import matrix, row
 
 FEW_VALUES = 32
 DECADES = 12  # below the largest singular value; what is under them is rounding and would press the rest together

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.runs.result import Provenance
 from reports.job_view import JobRecord
-from reports.numbers import is_number
+from reports.words import is_number
 
 NOT_MEASURED = "not measured"
 NO_ENERGY = "not known: no counter was read"

@@ -8,7 +8,7 @@ spectra behind them in figures 2, 7 and 9.
 
 from __future__ import annotations
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from results.table import Column, Row, Table
 
 

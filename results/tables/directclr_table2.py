@@ -6,7 +6,7 @@ The table's two columns of ticks (diagonal, low-rank) stand under the row names.
 
 from __future__ import annotations
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from results.table import Column, Row, Table
 
 

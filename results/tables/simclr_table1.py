@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from methods.parts.views import autoaugment, colour_distortion
 from results.table import Column, Row, Table
 

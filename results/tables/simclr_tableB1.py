@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from results.table import Column, Row, Table
 
 _LENGTHS = (100, 200, 400, 800)

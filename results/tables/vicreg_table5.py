@@ -6,7 +6,7 @@ branch. BYOL's crosses mean that the method cannot be run so.
 
 from __future__ import annotations
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from results.table import Column, Row, Table
 
 _FORMS = {"SW R50": "", "DW R50": "resnet50", "DA R50/R101": "resnet101", "DA R50/ViT-S": "deit_small"}

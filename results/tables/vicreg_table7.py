@@ -6,7 +6,7 @@ A run that collapses fails here with that word.
 
 from __future__ import annotations
 
-from bench.planning.scales import Change
+from bench.planning.translate import Change
 from results.table import Column, Row, Table
 
 _UNSURE = "the available copy prints another name for this row"

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.data import datasets
 from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.location import check_present
 from bench.data.sets import digits
-from bench.data.sets.digits import flat_colours
+from bench.data.sets.digits import CONTRAST, flat_colours
 from bench.data.splits import SPLITS, Arrays, Split
 from bench.data.views.augment import GRAY_WEIGHTS
 from bench.errors import BenchError
-from bench.planning.scales import SCALES, Change, encoder
+from bench.planning.scales import SCALES
+from bench.planning.translate import Change, encoder
 from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain
 from methods.parts.views import autoaugment, colour_distortion
@@ -58,7 +58,7 @@ def test_every_digit_is_lighter_than_its_ground_by_enough_to_be_read(split: Spli
     full = gray.images[:, 0].flatten(1).argmax(dim=1)
     ink = flat.images.float().flatten(2)[torch.arange(len(flat)), :, full] / 255
     peak = gray.images[:, 0].flatten(1).amax(dim=1) / 255
-    assert bool((luma(ink) - luma(ground) > datasets.CONTRAST * peak - 0.01).all())
+    assert bool((luma(ink) - luma(ground) > CONTRAST * peak - 0.01).all())
 
 
 def test_colours_are_random_and_tell_nothing_of_the_class(here: Site) -> None:
@@ -73,11 +73,11 @@ def test_colours_are_random_and_tell_nothing_of_the_class(here: Site) -> None:
 def test_colours_are_uniform_among_the_pairs_with_enough_contrast() -> None:
     ink, ground = flat_colours(20_000, torch.Generator().manual_seed(0))
     difference = luma(ink) - luma(ground)
-    assert float(difference.min()) >= datasets.CONTRAST
+    assert float(difference.min()) >= CONTRAST
     assert float(ink.min()) >= 0
     assert float(ink.max()) <= 1
     pairs = torch.rand(400_000, 2, 3, generator=torch.Generator().manual_seed(1))
-    kept = pairs[luma(pairs[:, 0]) - luma(pairs[:, 1]) >= datasets.CONTRAST]
+    kept = pairs[luma(pairs[:, 0]) - luma(pairs[:, 1]) >= CONTRAST]
     for ours, theirs in ((ink, kept[:, 0]), (ground, kept[:, 1])):
         torch.testing.assert_close(ours.mean(dim=0), theirs.mean(dim=0), rtol=0, atol=0.012)
         torch.testing.assert_close(ours.std(dim=0), theirs.std(dim=0), rtol=0, atol=0.012)

@@ -13,7 +13,8 @@ from bench.costs.forecast import on_slots
 from bench.networks import encoders
 from bench.planning import graph
 from bench.planning.graph import Job
-from bench.planning.scales import SCALES, encoder, evaluation
+from bench.planning.scales import SCALES
+from bench.planning.translate import encoder, evaluation
 from bench.runs.folder import Runs
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 

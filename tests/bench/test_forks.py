@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from bench.execution import worker
-from bench.execution.executors import Ended
 from bench.execution.exits import LOST
 from bench.execution.local.forks import Forked
 from bench.execution.local.slots import LocalExecutor
+from bench.execution.protocol import Ended
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Resources

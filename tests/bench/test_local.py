@@ -10,8 +10,8 @@ import pytest
 
 from bench import ROOT
 from bench.errors import BenchError
-from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.slots import LocalExecutor, slot_names
+from bench.execution.protocol import Ended, NoSlotError
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
 from bench.settings.site import Site

@@ -18,7 +18,8 @@ from bench.data.splits import Arrays, SplitData
 from bench.data.views import augment, policies
 from bench.errors import BenchError
 from bench.identity import canonical
-from bench.planning.scales import SCALES, Change, recipe_of
+from bench.planning.scales import SCALES
+from bench.planning.translate import Change, recipe_of
 from bench.seeding import generator
 from bench.settings.site import Site
 from bench.spec import Augment, Data

@@ -11,9 +11,10 @@ import pytest
 
 from bench.costs.estimates import Costs
 from bench.errors import BenchError
-from bench.execution import scheduler
-from bench.execution.executors import Ended
-from bench.execution.scheduler import Event, RetryRules, Summary
+from bench.execution import readiness, scheduler
+from bench.execution.events import Event, Summary
+from bench.execution.protocol import Ended
+from bench.execution.readiness import RetryRules
 from bench.planning.graph import JobGraph, plan
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
@@ -89,7 +90,7 @@ def graph() -> JobGraph:
 
 def drive(graph: JobGraph, runs: Runs, executor: FakeExecutor, force: frozenset[str] = frozenset()) -> tuple[Summary, list[Event]]:
     site = Site(root=runs.root.parent, runs=runs.root, output=runs.root, report=runs.root)
-    scheduler.prepare(graph, runs, site, RetryRules(), force)
+    readiness.prepare(graph, runs, site, RetryRules(), force)
     watcher = Watcher()
     return scheduler.drive(graph, runs, executor, Costs(runs, graph), watcher), watcher.events
 
@@ -162,7 +163,7 @@ def test_a_damaged_result_is_set_aside_and_the_job_run_again(graph: JobGraph, ru
     drive(graph, runs, FakeExecutor())
     victim = list(graph)[1].id
     runs[victim].result_file.write_text("{")
-    events = scheduler.verify(graph, runs)
+    events = readiness.verify(graph, runs)
     assert [(e.job, e.what) for e in events] == [(victim, "set aside")]
     assert "result.json is not valid JSON" in events[0].message
     assert (runs[victim].path / "result.json.corrupt-1").read_text() == "{"
@@ -179,9 +180,9 @@ def test_damaged_weights_are_trained_again_when_something_needs_them(graph: JobG
         runs[parent].weights.write_bytes(b"weighty")
     else:
         runs[parent].weights.unlink()
-    assert scheduler.verify(graph, runs) == []  # nothing needs them: every evaluation is done
+    assert readiness.verify(graph, runs) == []  # nothing needs them: every evaluation is done
     runs[child].result_file.unlink()
-    events = scheduler.verify(graph, runs)
+    events = readiness.verify(graph, runs)
     assert [e.job for e in events] == [parent]
     executor = FakeExecutor()
     assert drive(graph, runs, executor)[0].complete
@@ -236,8 +237,8 @@ def test_what_failed_under_another_driver_while_all_slots_were_taken_is_not_run_
 
 def test_a_disk_without_room_is_said_before_anything_starts(runs: Runs) -> None:
     with pytest.raises(BenchError, match=r"the disk is too full for this plan: it needs about .* GB"):
-        scheduler.free_space(runs, 1e18)
-    scheduler.free_space(runs, 1.0)
+        readiness.free_space(runs, 1e18)
+    readiness.free_space(runs, 1.0)
 
 
 def test_the_longest_chain_starts_first(runs: Runs) -> None:
@@ -268,7 +269,7 @@ def test_a_result_of_another_format_can_be_forced(graph: JobGraph, runs: Runs) -
     victim = list(graph)[1].id
     runs[victim].result_file.write_text('{"format": 99}')
     with pytest.raises(BenchError, match="update the project"):
-        scheduler.verify(graph, runs)
-    assert scheduler.verify(graph, runs, frozenset({victim})) == []
+        readiness.verify(graph, runs)
+    assert readiness.verify(graph, runs, frozenset({victim})) == []
     assert drive(graph, runs, FakeExecutor(), frozenset({victim}))[0].complete
     assert runs[victim].result().metrics == {"top1": 1.0}

@@ -260,7 +260,7 @@ def test_the_step_is_measured_without_decoding(on_disk: Site, tmp_path: Path, mo
     monkeypatch.setattr(loader, "decode", decode)
     spec, _ = recipe(on_disk, None, "imagenet", CPU)
     (tmp_path / "step").mkdir()
-    loop = training._Loop(replace(spec, optim=replace(spec.optim, lr=1e-3)), training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
+    loop = training.Loop(replace(spec, optim=replace(spec.optim, lr=1e-3)), training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
     before = [p.clone() for p in loop.network.parameters()]
     advance = throughput._stepping(loop)
     for _ in range(3):
@@ -272,7 +272,7 @@ def test_the_step_is_measured_without_decoding(on_disk: Site, tmp_path: Path, mo
 def test_no_measurement_of_the_loader_reads_what_another_brought_into_memory(on_disk: Site, tmp_path: Path) -> None:
     spec, _ = recipe(on_disk, None, "imagenet", CPU)
     (tmp_path / "step").mkdir()
-    loop = training._Loop(spec, training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
+    loop = training.Loop(spec, training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
     orders = [cast(Any, throughput._loading(loop, workers)())[1].tolist() for workers in (0, 1)]
     assert len(orders[0]) == len(orders[1]) == 8
     assert orders[0] != orders[1]

@@ -22,7 +22,7 @@ from bench.planning.graph import plan
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Optim, Pretrain, Resources
-from bench.training import checkpoint, health, loop, optim
+from bench.training import checkpoint, health, loop, methods, optim
 from bench.training.health import TrainingFailedError, embedding_std
 from bench.training.loop import Place
 from methods.simclr import Method
@@ -162,7 +162,7 @@ def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> Non
 
 
 def _encoder_weights(spec: Pretrain) -> Iterator[Tensor]:
-    encoder = loop.build_method(spec, 6).get_submodule("encoder")
+    encoder = methods.build_method(spec, 6).get_submodule("encoder")
     return iter(encoder.parameters())
 
 
@@ -171,7 +171,7 @@ def test_a_step_at_rate_zero_moves_no_weight_and_the_next_does(small: Pretrain, 
     with pytest.raises(Stopped):
         loop.pretrain(small, there)
     saved = torch.load(there.run.checkpoint, weights_only=True)["network"]
-    start = {name: p.detach() for name, p in loop.build_method(small, 6).named_parameters()}
+    start = {name: p.detach() for name, p in methods.build_method(small, 6).named_parameters()}
     assert all(torch.equal(saved[name], value) for name, value in start.items())  # warm-up starts at 0
     again = place("run", after(1))
     with pytest.raises(Stopped):

@@ -13,7 +13,8 @@ from bench.errors import BenchError
 from bench.networks import encoders
 from bench.networks.vit import VITS, Block, VisionTransformer
 from bench.planning.graph import plan
-from bench.planning.scales import SCALES, encoder
+from bench.planning.scales import SCALES
+from bench.planning.translate import encoder
 from bench.runs.folder import Runs
 from bench.spec import Backbone
 from tests.conftest import knn_of, tiny_pretrain

@@ -20,7 +20,7 @@ from bench.contracts import Batch, Method
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
-from bench.training import loop
+from bench.training import loop, methods
 from bench.training.ranks import Ranks, gather, synchronise_norms
 from methods.barlow_twins import Config as BarlowTwins
 from methods.byol import Config as Byol
@@ -110,7 +110,7 @@ def normed(ranks: Ranks, rows: slice, shape: tuple[int, ...], dtype: torch.dtype
 
 def step_of(method: object, ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     """Loss and gradients of one batch in float64, as the training loop computes them."""
-    network = loop.build_method(spec_of(method), STEPS).double()
+    network = methods.build_method(spec_of(method), STEPS).double()
     model: nn.Module = loop._Embed(cast(Method, network))
     if ranks.world > 1:
         synchronise_norms(network, CPU)
@@ -133,7 +133,7 @@ def trained(method: object, ranks: Ranks, folder: Path) -> dict[str, Any]:
     if not ranks.first:
         return {"metrics": metrics}
     weights = torch.load(run.weights, weights_only=True)["method"]
-    start = loop.build_method(spec_of(method), STEPS).state_dict()
+    start = methods.build_method(spec_of(method), STEPS).state_dict()
     return {"metrics": metrics, "curve": [line["loss"] for line in run.curves()], "weights": weights, "start": start}
 
 

@@ -14,7 +14,8 @@ from bench.costs.estimates import Costs
 from bench.errors import BenchError
 from bench.planning import graph
 from bench.planning.graph import Job
-from bench.planning.scales import SCALES, encoder, evaluation
+from bench.planning.scales import SCALES
+from bench.planning.translate import encoder, evaluation
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Evaluate, Random

@@ -13,7 +13,8 @@ from bench import plugins
 from bench.contracts import Context, Metric, Subject
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders
-from bench.planning.scales import SCALES, encoder, evaluation
+from bench.planning.scales import SCALES
+from bench.planning.translate import encoder, evaluation
 from bench.spec import Backbone
 from tests.evals import detection_parts
 

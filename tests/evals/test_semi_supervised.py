@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from bench.contracts import Context, Subject
 from bench.data import datasets
 from bench.data.loader import Plan, train_batches
-from bench.data.splits import Arrays
+from bench.data.splits import Arrays, labelled_subset
 from bench.errors import BenchError, Stopped
 from bench.networks import encoders
 from bench.seeding import generator, seed_of
@@ -231,7 +231,7 @@ def test_labels_are_exactly_the_share(context: Context) -> None:
 def test_nothing_but_the_share_is_trained_on(flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
     config = replace(SHORT, epochs=2)
     expected = tuned(config, tiny, context).model
-    chosen = datasets.labelled_subset(torch.cat([flat["train"].labels, flat["val"].labels]), 3, 0.1, 0)
+    chosen = labelled_subset(torch.cat([flat["train"].labels, flat["val"].labels]), 3, 0.1, 0)
     assert (chosen >= 210).any()  # `val` belongs to it: nothing is chosen there
     for name, first in (("train", 0), ("val", 210)):
         images = torch.full_like(flat[name].images, 255)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contracts import Context, Outcome, Subject
-from bench.execution.worker import load_subject
+from bench.execution.subject import load_subject
 from bench.identity import job_id
 from bench.runs.folder import RunFolder, Runs
 from bench.training import loop

@@ -11,7 +11,7 @@ from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.planning.refusals import check_pretrain
 from bench.spec import Backbone, Pretrain
-from bench.training import loop
+from bench.training import methods
 from methods.barlow_twins import Config as BarlowTwins
 from methods.simclr import Config as SimCLR
 from methods.vicreg import Config as VICReg
@@ -34,7 +34,7 @@ def spec_of(config: object) -> Pretrain:
 def test_the_second_branch_sees_the_second_view_and_learns(name: str, second: Backbone) -> None:
     config = replace(CONFIGS[name], second=second)  # type: ignore[type-var]
     check_pretrain(spec_of(config))
-    network = loop.build_method(spec_of(config), 10)
+    network = methods.build_method(spec_of(config), 10)
     views = [torch.rand(16, 3, 32, 32), torch.rand(16, 3, 32, 32)]
 
     def embed(first: torch.Tensor, other: torch.Tensor) -> dict[str, torch.Tensor]:

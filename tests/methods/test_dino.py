@@ -13,7 +13,8 @@ from bench.errors import BenchError, Stopped
 from bench.networks.encoders import build
 from bench.networks.vit import Block
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import SCALES, encoder, scale_of
+from bench.planning.scales import SCALES, scale_of
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.spec import Augment, Pretrain
 from methods._directclr import FirstChannels, Orthogonal
 from methods.directclr import RECIPES, Config, Method, channels, info_nce, projector_of

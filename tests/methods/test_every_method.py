@@ -19,11 +19,12 @@ from bench.contracts import Batch, Method, Recipe
 from bench.files import file_sha256
 from bench.identity import canonical, from_json, job_id
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import SCALES, encoder
+from bench.planning.scales import SCALES
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Backbone, Pretrain
-from bench.training import loop
+from bench.training import loop, methods
 from bench.training.ranks import Ranks
 
 METHODS = plugins.names("method")
@@ -81,7 +82,7 @@ def test_recipe_can_be_planned_and_read_back_by_a_worker(method: str, scale: str
 @pytest.mark.parametrize("method", METHODS)
 def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(method: str, batch: Callable[[int, int], Batch]) -> None:
     spec = replace(spec_of(method, "embedded"), backbone=TINY)
-    network = loop.build_method(spec, 10)
+    network = methods.build_method(spec, 10)
     made = cast(Method, network)
     images = batch(64, len(spec.views))
     embeddings = made.embed(images)
@@ -106,7 +107,7 @@ def test_a_step_never_waits_for_the_device(method: str, scale: str, monkeypatch:
         if recipe is None:
             continue
         spec = replace(spec_of(method, scale), method=recipe.method, views=recipe.views, backbone=SHALLOW, batch_size=recipe.batch_size)
-        made = cast(Method, loop.build_method(spec, 1000).to("meta"))
+        made = cast(Method, methods.build_method(spec, 1000).to("meta"))
         labels = torch.zeros(spec.batch_size, dtype=torch.long, device="meta")
         views = [torch.zeros(spec.batch_size, 3, 32, 32, device="meta") for _ in spec.views]
         embeddings = made.embed(Batch(views=views, labels=labels, indices=torch.arange(spec.batch_size)))
@@ -120,7 +121,7 @@ def test_a_step_never_waits_for_the_device(method: str, scale: str, monkeypatch:
 def test_initial_weights_follow_the_seed_and_leave_the_global_generator_alone(method: str) -> None:
     spec = replace(spec_of(method, "embedded"), backbone=TINY)
     before = torch.random.get_rng_state()
-    states = [loop.build_method(replace(spec, seed=seed), 10).state_dict() for seed in (0, 0, 1)]
+    states = [methods.build_method(replace(spec, seed=seed), 10).state_dict() for seed in (0, 0, 1)]
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     drawn = [key for key, value in states[0].items() if value.is_floating_point() and value.ndim > 1]
@@ -138,7 +139,7 @@ def test_a_short_training_leaves_weights_and_a_finite_loss(method: str, site: Si
     assert math.isfinite(trained.metrics["loss"])
     assert [line["step"] for line in run.curves()] == [1, 2, 3]
     saved = torch.load(run.weights, weights_only=True)
-    fresh = loop.build_method(spec, steps)
+    fresh = methods.build_method(spec, steps)
     assert set(saved["method"]) == set(fresh.state_dict())
     moved = [key for key, value in fresh.state_dict().items() if not torch.equal(value, saved["method"][key])]
     assert any(key.startswith("encoder.conv1") for key in moved)

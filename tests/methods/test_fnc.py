@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError, Stopped
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import encoder as encoder_of
 from bench.planning.scales import scale_of
+from bench.planning.translate import encoder as encoder_of
 from bench.spec import Pretrain
-from bench.training import loop, optim
+from bench.training import methods, optim
 from methods.moco import RECIPES, VARIANTS, Config, Method, moco_loss
 from tests.conftest import TINY
 
@@ -56,7 +56,7 @@ def test_known_answers() -> None:
 
 @pytest.fixture
 def made() -> Method:
-    network = loop.build_method(replace(spec(), backbone=TINY, method=Config(queue=16, hidden=8, output=4, momentum=0.9)), 10)
+    network = methods.build_method(replace(spec(), backbone=TINY, method=Config(queue=16, hidden=8, output=4, momentum=0.9)), 10)
     assert isinstance(network, Method)
     return network
 
@@ -93,7 +93,7 @@ def test_no_gradient_reaches_the_slow_encoder_which_follows_by_its_momentum(made
 
 def test_v1_has_one_linear_layer(made: Method) -> None:
     v1 = VARIANTS["v1"]["paper"].method
-    network = loop.build_method(replace(spec("v1"), backbone=TINY, method=replace(v1, queue=128)), 10)  # type: ignore[type-var]
+    network = methods.build_method(replace(spec("v1"), backbone=TINY, method=replace(v1, queue=128)), 10)  # type: ignore[type-var]
     assert isinstance(network, Method)
     assert [type(layer).__name__ for layer in network.projector] == ["Linear"]
     assert [type(layer).__name__ for layer in made.projector] == ["Linear", "ReLU", "Linear"]

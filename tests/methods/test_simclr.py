@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.spec import Augment, Pretrain
 from methods import simclr
 from methods.simclr import RECIPES, Config, Method, nt_xent

@@ -8,10 +8,10 @@ import torch
 from bench.contracts import Batch
 from bench.errors import BenchError
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import encoder as encoder_of
 from bench.planning.scales import scale_of
+from bench.planning.translate import encoder as encoder_of
 from bench.spec import Pretrain
-from bench.training import loop, optim
+from bench.training import methods, optim
 from methods.simsiam import RECIPES, Config, Method, negative_cosine
 from tests.conftest import TINY
 
@@ -50,7 +50,7 @@ def test_known_answers() -> None:
 
 @pytest.fixture
 def made() -> Method:
-    network = loop.build_method(replace(spec(), backbone=TINY), 10)
+    network = methods.build_method(replace(spec(), backbone=TINY), 10)
     assert isinstance(network, Method)
     return network
 

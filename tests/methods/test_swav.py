@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, Stopped
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import SCALES, encoder, scale_of
+from bench.planning.scales import SCALES, scale_of
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Pretrain

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts
 from bench.errors import BenchError
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.spec import Augment, Backbone, Pretrain
 from methods.parts.byol_body import at_random_side, sides
 from methods.truncated_triplet import RECIPES, Config, Method, pool_of, truncated_triplet_loss

@@ -14,11 +14,12 @@ from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.identity import job_id
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import SCALES, encoder, scale_of
+from bench.planning.scales import SCALES, scale_of
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
-from bench.training import loop
+from bench.training import loop, methods
 from bench.training.ranks import Ranks
 from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
 from methods.twist import RECIPES, VARIANTS, Config, Method
@@ -477,7 +478,7 @@ def test_self_labelling_goes_on_from_the_first_stage(site: Site) -> None:
     found, after = trained(second, site)
     assert set(before) == set(after)
     assert {"kept", "threshold"} <= set(found.metrics)
-    fresh = loop.build_method(second, 3).state_dict()
+    fresh = methods.build_method(second, 3).state_dict()
     for name in ("encoder.conv1.weight", "projector.6.weight"):
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-5)
         assert not torch.equal(after[name], before[name])
@@ -491,7 +492,7 @@ def test_a_short_training_with_a_teacher_moves_it(site: Site) -> None:
     check_pretrain(spec)
     found, after = trained(spec, site)
     assert {"consistency", "sharpness", "diversity"} <= set(found.metrics)
-    fresh = loop.build_method(spec, 3).state_dict()
+    fresh = methods.build_method(spec, 3).state_dict()
     slow, fast = "teacher.0.conv1.weight", "encoder.conv1.weight"
     assert torch.equal(fresh[slow], fresh[fast])
     assert 0 < float((after[slow] - fresh[slow]).norm()) < float((after[fast] - fresh[fast]).norm())

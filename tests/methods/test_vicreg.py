@@ -11,9 +11,10 @@ from bench.contracts import Batch, Facts
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.planning.refusals import check_pretrain
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.spec import Augment, Backbone, Pretrain
-from bench.training import loop
+from bench.training import methods
 from methods.vicreg import RECIPES, Config, Method, covariance_term, variance_term, vicreg_loss
 
 SMALL = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
@@ -196,7 +197,7 @@ def test_wrong_settings_are_refused_when_a_plan_is_made() -> None:
 
 def test_a_method_with_two_architectures_is_built_from_its_spec() -> None:
     spec = replace(_spec("embedded", Config(hidden=16, output=8, second=Backbone(name="vit_digits"))), backbone=SMALL)
-    made = loop.build_method(spec, 10)
+    made = methods.build_method(spec, 10)
     assert isinstance(made, Method)
     assert made.second.get_parameter("1.0.weight").shape == (16, 48)  # class token of the small transformer
 

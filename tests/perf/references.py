@@ -24,7 +24,7 @@ from torchvision.transforms import transforms
 from bench.data.splits import Arrays
 from bench.data.views import augment
 from bench.spec import Augment, Pretrain
-from bench.training.loop import build_method
+from bench.training.methods import build_method
 from methods.simclr import Config, nt_xent
 
 Views = tuple[Tensor, Tensor]

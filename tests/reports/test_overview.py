@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.planning.scales import Change, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import Change
 from reports.build import build, read_records
 from reports.pages import totals
 from reports.pages.overview import overviews

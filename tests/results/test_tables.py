@@ -9,7 +9,7 @@ import pytest
 
 from bench import plugins
 from bench.planning.scales import SCALES
-from bench.planning.scales import encoder as scale_encoder
+from bench.planning.translate import encoder as scale_encoder
 from bench.spec import Evaluate, Pretrain, Random, Released
 from results.table import cell_jobs, load_table, protocol_of
 

@@ -15,8 +15,8 @@ import pytest
 
 from bench.bench_toml import read_site
 from bench.errors import BenchError
-from bench.execution import scheduler
-from bench.execution.scheduler import RetryRules
+from bench.execution import readiness
+from bench.execution.readiness import RetryRules
 from bench.execution.slurm import submit
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs
@@ -115,7 +115,7 @@ class Place:
 
     def submit(self, graph: JobGraph, forced: frozenset[str] = frozenset()) -> submit.Submitted:
         def ready(active: Collection[str]) -> None:
-            scheduler.prepare(graph, self.runs, self.site, RetryRules(), forced, "slurm", active)
+            readiness.prepare(graph, self.runs, self.site, RetryRules(), forced, "slurm", active)
 
         return submit.submit(list(graph), self.runs, self.site, ready, ["tests@tiny"])
 

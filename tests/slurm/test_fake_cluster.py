@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.commands import jobs as monitor
-from bench.execution.scheduler import Event
+from bench.execution.events import Event
 from bench.execution.slurm import journal, settle
 from bench.execution.slurm.journal import Journal, Submission, look
 from bench.execution.slurm.snapshot import take

@@ -30,9 +30,10 @@ from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays, Files, SplitData
 from bench.errors import BenchError, Stopped
-from bench.execution import worker
+from bench.execution.device import prepare_device
 from bench.execution.executors import default_slots
-from bench.planning.scales import encoder, scale_of
+from bench.planning.scales import scale_of
+from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Data, Pretrain
@@ -73,7 +74,7 @@ def show(site: Site, *, scale: str | None = None, data: str | None = None, secon
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise BenchError(f"--seconds is {seconds}, expected more than 0.")
-    device = worker._prepare(site.resources("pretrain"), Ranks())
+    device = prepare_device(site.resources("pretrain"), Ranks())
     spec, split = recipe(site, scale, data, device)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-throughput-") as folder:
@@ -119,7 +120,7 @@ def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device
     yield f"{name}; cores: {cores}, slots: {default_slots(site)}, cores for the workers of each process: {room}"
     if not in_memory:
         yield f"workers of each process of a pretraining now ([local] workers): {site.loader_workers(device.type)}"
-    loop = training._Loop(replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device))
+    loop = training.Loop(replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device))
     rates: dict[int, float] = {}
     for workers in [0] if in_memory else worker_counts(cores, room):
         rate = measure(_loading(loop, workers), spec.batch_size, seconds * LOADER_SHARE, device, rounds=max(1, workers))
@@ -161,7 +162,7 @@ def measure(advance: Callable[[], object], images: int, seconds: float, device: 
     return Rate.of(rates)
 
 
-def _loading(loop: training._Loop, workers: int) -> Callable[[], object]:
+def _loading(loop: training.Loop, workers: int) -> Callable[[], object]:
     """What comes before the device: the workers' part for images on disk, all of it for those in memory."""
     device, views = loop.place.device, loop.spec.views
     plan = replace(loop.plan, seed=workers)  # other images each time: those before may be in the system's memory by now
@@ -185,7 +186,7 @@ class _Kept(loader._Views):
         return self.first
 
 
-def _stepping(loop: training._Loop) -> Callable[[], object]:
+def _stepping(loop: training.Loop) -> Callable[[], object]:
     """The step, and for images on disk what the device does to their 8-bit views."""
     device, plan, views = loop.place.device, loop.plan, loop.spec.views
     if isinstance(loop.split, Arrays):

@@ -26,8 +26,8 @@ from site import getsitepackages, getusersitepackages
 from bench import ROOT
 from bench.errors import BenchError
 from bench.execution import exits
-from bench.execution.executors import Ended, NoSlotError
 from bench.execution.local.forks import Forked, ForkServer
+from bench.execution.protocol import Ended, NoSlotError
 from bench.machine import cores
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.errors import BenchError, one_line
-from bench.execution.scheduler import Event, Summary, Watcher
+from bench.execution.events import Event, Summary, Watcher
 from bench.execution.slurm.journal import Journal, View, look
 from bench.execution.slurm.settle import ended_for_sure, settle
 from bench.planning.graph import JobGraph
