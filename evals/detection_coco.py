@@ -9,6 +9,7 @@ papers and may have had another recipe.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from bench.contracts import Context, Cost, Metric, Outcome, Subject
 from bench.spec import Backbone
@@ -36,10 +37,7 @@ class Config(recipes.Detector):
         return recipes.cost(self, backbone, masks=True)
 
 
-def _scales(paper: recipes.Detector) -> dict[str, Config]:
-    return {scale: Config(**vars(detector)) for scale, detector in recipes.at_scales(paper).items()}
-
-
+_scales = partial(recipes.at_scales, Config)
 RECIPES = _scales(recipes.COCO_C4_1X)
 VARIANTS = {
     "moco": _scales(recipes.COCO_MOCO),  # C4, 2x

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
-from methods.parts.branches import build_second, check_second
+from methods.parts.branches import check_second, second_branch
 from methods.parts.heads import mlp
 from methods.parts.views import byol_pair, cifar, digits
 
@@ -74,8 +74,7 @@ class Method(nn.Module):
         tail = (*(config.hidden,) * (config.layers - 1), config.output)
         self.projector = mlp((facts.feature_dim, *tail), last_norm=False)
         if config.second is not None:
-            second = build_second(config.second, facts)
-            self.second = nn.Sequential(second, mlp((second.feature_dim, *tail), last_norm=False))
+            self.second = second_branch(config.second, facts, tail, last_norm=False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Two passes, as in the released code."""

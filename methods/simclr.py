@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
-from methods.parts.branches import build_second, check_second
+from methods.parts.branches import check_second, second_branch
 from methods.parts.heads import mlp
 from methods.parts.views import cifar, digits, simclr_view
 
@@ -67,10 +67,10 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.projector = mlp((facts.feature_dim, config.hidden, config.output), last_norm=True, last_shift=False)
+        tail = (config.hidden, config.output)
+        self.projector = mlp((facts.feature_dim, *tail), last_norm=True, last_shift=False)
         if config.second is not None:
-            second = build_second(config.second, facts)
-            self.second = nn.Sequential(second, mlp((second.feature_dim, config.hidden, config.output), last_norm=True, last_shift=False))
+            self.second = second_branch(config.second, facts, tail, last_norm=True, last_shift=False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Both views in one pass, so that batch norm sees 2N views as in the released code; one pass each with two branches."""

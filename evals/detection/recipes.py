@@ -13,7 +13,7 @@ C.3); TWIST's and truncated triplet's repositories.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from bench.contracts import Cost
 from bench.errors import BenchError
@@ -88,6 +88,9 @@ class Detector:
         )
 
 
+Made = TypeVar("Made", bound=Detector)
+
+
 def cost(detector: Detector, backbone: Backbone, *, masks: bool) -> Cost:
     """What the training takes."""
     kind = (detector.architecture, masks)
@@ -152,7 +155,8 @@ CIFAR_C4 = replace(VOC_MOCO, train_sizes=(160, 192, 224), test_size=224, longest
 CIFAR_FPN = replace(CIFAR_C4, architecture="FPN", head_norm=True, narrow=replace(_CIFAR, anchors=(8, 16, 32, 64)))
 
 
-def at_scales(paper: Detector) -> dict[str, Detector]:
-    """A published detector, and what stands for its architecture at the other scales."""
+def at_scales(config: type[Made], paper: Detector) -> dict[str, Made]:
+    """The configs of a published detector, and of what stands for its architecture at the other scales."""
     small = (EMBEDDED_C4, CIFAR_C4) if paper.architecture == "C4" else (EMBEDDED_FPN, CIFAR_FPN)
-    return {"embedded": small[0], "cifar": small[1], "paper": paper}
+    scales = {"embedded": small[0], "cifar": small[1], "paper": paper}
+    return {scale: config(**vars(detector)) for scale, detector in scales.items()}

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from bench.contracts import Facts
 from bench.errors import BenchError
 from bench.networks import encoders
-from bench.networks.network import Network
 from bench.seeding import seed_of
 from bench.spec import Backbone, Pretrain
+from methods.parts.heads import mlp
 
 
-def build_second(spec: Backbone, facts: Facts) -> Network:
-    """The second branch's encoder, with initial weights of its own also where the architecture is that of the first."""
-    return encoders.build(spec, seed_of(facts.seed, "second branch"))
+def second_branch(
+    spec: Backbone,
+    facts: Facts,
+    tail: tuple[int, ...],
+    *,
+    last_norm: bool,
+    last_shift: bool = True,
+) -> nn.Sequential:
+    """Encoder and projector of the second branch; `tail`, of the projector: hidden ..., output. Norms are as in `mlp`.
+
+    The encoder has initial weights of its own also where the architecture is that of the first.
+    """
+    encoder = encoders.build(spec, seed_of(facts.seed, "second branch"))
+    return nn.Sequential(encoder, mlp((encoder.feature_dim, *tail), last_norm=last_norm, last_shift=last_shift))
 
 
 def check_second(spec: Backbone | None, pretrain: Pretrain) -> None:
