@@ -18,8 +18,9 @@ from bench import plugins
 from bench.errors import BenchError
 from bench.planning.scales import SCALES, Scale
 from reports.words import title
+from results.cells import cell_jobs, load_table
 from results.regression import reference
-from results.table import Table, cell_jobs, load_table
+from results.table import Table
 from results.view import kendall_tau, number
 
 ROOT = Path(__file__).parents[1]

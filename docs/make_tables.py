@@ -16,9 +16,9 @@ from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
 from reports.text.tables import to_markdown
+from results.cells import load_table
 from results.regression import kept
 from results.store import Store
-from results.table import load_table
 from results.view import view
 
 DOCS = Path(__file__).parent

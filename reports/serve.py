@@ -15,8 +15,8 @@ from bench.runs.folder import Runs
 from bench.settings.site import Site
 from reports.build import build
 from reports.memory import Memory
+from results.cells import load_table
 from results.store import Store
-from results.table import load_table
 from results.view import TableView, view
 
 REBUILD_SECONDS = 3.0

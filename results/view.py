@@ -11,8 +11,9 @@ from typing import Literal
 from bench.authors import weights
 from bench.planning.scales import Scale
 from bench.runs.folder import State
+from results.cells import CellJob, cell_jobs, chosen_rows, protocol_of, stand_in_of
 from results.store import Store
-from results.table import CellJob, Column, Row, Table, cell_jobs, chosen_rows, protocol_of, stand_in_of
+from results.table import Column, Row, Table
 
 Status = Literal["done", "partial", "pending", "running", "failed", "blocked", "stopped", "cancelled", "not implemented", "not asked", "none"]
 Verdict = Literal["match", "within noise", "below", "above", "not run"]

@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from bench import plugins
 from bench.planning import scales
-from results.table import cell_jobs, load_table
+from results.cells import cell_jobs, load_table
 
 SEEDS = 3
 

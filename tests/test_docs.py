@@ -17,8 +17,8 @@ import pytest
 
 from bench import plugins
 from bench.planning.scales import SCALES
+from results.cells import load_table
 from results.regression import reference
-from results.table import load_table
 from tests.conftest import BENCH, ROOT
 
 PAGES = ("adding_a_method", "adding_a_protocol", "adding_a_table")

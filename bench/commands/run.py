@@ -29,8 +29,9 @@ from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
 from bench.weights import released
 from bench.wording import duration
+from results.cells import CellJob, cell_jobs, check_released, chosen_rows, load_table
 from results.store import Store
-from results.table import CellJob, Table, cell_jobs, check_released, chosen_rows, load_table
+from results.table import Table
 from results.view import view
 
 

@@ -14,10 +14,10 @@ from bench.planning import scales
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
+from results.cells import load_table
 from results.regression import kept, reference
 from results.regression.judge import Finding, compare
 from results.store import Store
-from results.table import load_table
 from results.view import TableView, view
 
 NOT_WRITTEN = "not written: "  # begins the lines of tables that became no reference

@@ -18,8 +18,8 @@ from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Resources
+from results.cells import cell_jobs, load_table
 from results.regression import reference
-from results.table import cell_jobs, load_table
 
 
 def folder_of(references: Path) -> Path:

@@ -17,7 +17,7 @@ from bench.planning.scales import SCALES
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
-from results.table import cell_jobs, load_table
+from results.cells import cell_jobs, load_table
 from tests.conftest import knn_of, tiny_pretrain
 
 H100, A100, CPU = "cuda: NVIDIA H100 80GB HBM3", "cuda: NVIDIA A100-SXM4-80GB", "cpu: Core i5"

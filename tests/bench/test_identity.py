@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.identity import canonical, digest, from_json, job_id, to_json
 from bench.planning import scales
 from bench.spec import Backbone, Data, Evaluate, Optim, Pretrain, Random
-from results.table import cell_jobs, load_table
+from results.cells import cell_jobs, load_table
 from tests.conftest import knn_of, tiny_pretrain
 
 

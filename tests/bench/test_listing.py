@@ -10,7 +10,7 @@ import results.tables
 from bench import plugins
 from bench.commands import list as listing
 from bench.errors import BenchError
-from results.table import load_table
+from results.cells import load_table
 
 TABLE = '''"""A table of mine."""
 from results.table import Column, Row, Table

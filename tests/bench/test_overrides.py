@@ -15,8 +15,8 @@ from bench.runs.folder import Runs
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
 from reports.text.tables import to_markdown
+from results.cells import cell_jobs, load_table
 from results.store import Store
-from results.table import cell_jobs, load_table
 from results.view import view
 
 ALL = Overrides(chunks=4, compile=True, exact_views=True, data=(("imagenet", "imagenet-256"),))

@@ -29,8 +29,8 @@ from bench.spec import Backbone, Data, Evaluate, Released
 from bench.weights import released
 from bench.weights.released import fetch, find, folder_of, locate, register
 from evals.knn import Config as Knn
+from results.cells import cell_jobs, load_table
 from results.store import Store
-from results.table import cell_jobs, load_table
 from results.view import view
 from tests.bench import tensor_bundle
 

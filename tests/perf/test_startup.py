@@ -25,7 +25,7 @@ from bench.runs.result import Result
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
 from reports.serve import build_site
-from results.table import cell_jobs, load_table
+from results.cells import cell_jobs, load_table
 from tests.conftest import BENCH, knn_of, linear_of, tiny_pretrain
 from tests.perf.pairs import Side, alone
 from tests.perf.test_training_speed import SETTING_B

@@ -16,8 +16,9 @@ from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Pretrain, Resources
 from evals.linear import Config as Linear
+from results.cells import cell_jobs
 from results.store import Store
-from results.table import Column, Row, Table, cell_jobs
+from results.table import Column, Row, Table
 from results.view import TableView, view
 
 HOSTILE = "<script>alert('1 & 2')</script> 100 % | a_b"

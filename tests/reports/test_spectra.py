@@ -18,8 +18,9 @@ from bench.spec import Evaluate, Resources
 from reports.build import build
 from reports.figures.spectra import dynamics_figure, spectra_of, spectrum_figure
 from reports.figures.svg import RAMP, SERIES
+from results.cells import cell_jobs
 from results.store import Store
-from results.table import Column, Row, Table, cell_jobs
+from results.table import Column, Row, Table
 from results.view import view
 
 SVG = "{http://www.w3.org/2000/svg}"

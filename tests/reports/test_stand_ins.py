@@ -12,8 +12,9 @@ from bench.runs.folder import Runs
 from bench.spec import Evaluate
 from reports.build import build
 from reports.text.tables import to_latex, to_markdown
+from results.cells import cell_jobs
 from results.store import Store
-from results.table import Column, Row, Table, cell_jobs
+from results.table import Column, Row, Table
 from results.view import TableView, view
 
 TABLE = Table(

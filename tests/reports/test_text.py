@@ -15,8 +15,9 @@ from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from reports.text.tables import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, signed, took
+from results.cells import load_table
 from results.store import Store
-from results.table import Row, load_table
+from results.table import Row
 from results.view import Agreement, CellView, TableView, view
 from tests.reports.conftest import HOSTILE, TABLE, TOP1, Demo
 

@@ -21,10 +21,10 @@ from bench.runs.result import Provenance, Result
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from reports.text.tables import to_markdown
+from results.cells import cell_jobs, load_table
 from results.regression import kept
 from results.regression.check import check_all, fresh_view, update_all, write_junit
 from results.regression.reference import path_of, read, write
-from results.table import cell_jobs, load_table
 
 SCALE = "smoke"
 MADE = Provenance(started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={})

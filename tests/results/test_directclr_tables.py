@@ -9,7 +9,7 @@ import pytest
 
 from bench.planning.scales import SCALES
 from evals import linear_collapse
-from results.table import cell_jobs, load_table
+from results.cells import cell_jobs, load_table
 from results.tables import directclr_fig3
 
 # Typed from the paper's page, independently of the table files: tables 1 and 2 of arXiv:2110.09348v3.

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench import plugins
-from results.table import Row, Table, load_table
+from results.cells import load_table
+from results.table import Row, Table
 
 LINES = list(csv.DictReader((Path(__file__).parent / "published.csv").read_text(encoding="utf-8").splitlines()))
 TABLES = list(dict.fromkeys(line["table"] for line in LINES))

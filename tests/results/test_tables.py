@@ -11,7 +11,7 @@ from bench import plugins
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder as scale_encoder
 from bench.spec import Evaluate, Pretrain, Random, Released
-from results.table import cell_jobs, load_table, protocol_of
+from results.cells import cell_jobs, load_table, protocol_of
 
 # Typed from the paper's page, independently of the table file: table 6 of arXiv:2002.05709v3.
 SIMCLR_TABLE_6 = """\

@@ -8,8 +8,8 @@ import pytest
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
+from results.cells import CellJob, cell_jobs, load_table
 from results.store import Store
-from results.table import CellJob, cell_jobs, load_table
 from results.view import TableView, kendall_tau, verdict, view
 
 TABLE = load_table("simclr_table6")
