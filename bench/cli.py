@@ -14,7 +14,7 @@ import typer
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.commands import run as session
+    from bench.commands.request import TableRequest
     from bench.settings.site import Site
 
 app = typer.Typer(
@@ -41,9 +41,9 @@ def list_(
     missing: Annotated[bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")] = False,
 ) -> None:
     """What there is: methods, evals, tables, scales, datasets."""
-    from bench.commands import list as listing
+    from bench.commands.list import show
 
-    listing.show(what, missing=missing)
+    show(what, missing=missing)
 
 
 @app.command()
@@ -60,7 +60,7 @@ def plan(
     preemption_rate: Annotated[float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")] = 0.0,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
-    from bench.commands import run as session
+    from bench.commands.plan import show_plan
 
     if nodes is None and (time_limit is not None or preemption_rate):
         raise BenchError("--time-limit and --preemption-rate describe the cluster of --nodes: give --nodes too.")
@@ -69,7 +69,7 @@ def plan(
         from bench.costs.forecast import Imagined
 
         imagined = Imagined(nodes, time_limit, preemption_rate)
-    session.show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined)
+    show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined)
 
 
 @app.command()
@@ -86,9 +86,9 @@ def run(
     force: Annotated[list[str] | None, typer.Option("--force", help="Run this job again even if it is done: its id or the beginning.")] = None,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
-    from bench.commands import run as session
+    from bench.commands import run as running
 
-    raise typer.Exit(session.run(_request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch))
+    raise typer.Exit(running.run(_request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch))
 
 
 @app.command()
@@ -108,16 +108,16 @@ def evaluate(
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
     from bench.commands import evaluate as evaluating
 
-    asked = evaluating.Request(_site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant)
+    asked = evaluating.CheckpointRequest(_site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant)
     raise typer.Exit(evaluating.run(asked, executor))
 
 
 @app.command()
 def status(table: Tables = None, watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs.")] = False) -> None:
     """The state of every table that was run here; with --table, of every job."""
-    from bench.commands import jobs as monitor
+    from bench.commands import jobs
 
-    monitor.show_status(_site(), table or [], watch=watch)
+    jobs.show_status(_site(), table or [], watch=watch)
 
 
 @app.command()
@@ -126,9 +126,9 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print a job's log."""
-    from bench.commands import jobs as monitor
+    from bench.commands import jobs
 
-    monitor.show_log(_site(), job, follow=follow)
+    jobs.show_log(_site(), job, follow=follow)
 
 
 @app.command()
@@ -137,11 +137,11 @@ def cancel(
     table: Tables = None,
 ) -> None:
     """Stop a job, or all jobs of a table: running workers save their state first. `bench run` goes on with them."""
-    from bench.commands import jobs as monitor
+    from bench.commands import jobs
 
     if (job is None) == (not table):
         raise BenchError("cancel needs either a job id or --table.")
-    monitor.cancel(_site(), job, table or [])
+    jobs.cancel(_site(), job, table or [])
 
 
 @app.command()
@@ -150,11 +150,11 @@ def retry(
     table: Tables = None,
 ) -> None:
     """Submit to Slurm again what failed there: a job with what waits for it, or all failed jobs of a table."""
-    from bench.commands import jobs as monitor
+    from bench.commands import jobs
 
     if (job is None) == (not table):
         raise BenchError("retry needs either a job id or --table.")
-    monitor.retry(_site(), job, table or [])
+    jobs.retry(_site(), job, table or [])
 
 
 @app.command()
@@ -177,9 +177,9 @@ def doctor(
         raise typer.Exit(measuring.show(_site(), scale=scale, data=data, seconds=10.0 if seconds is None else seconds))
     if scale is not None or data is not None or seconds is not None:
         raise BenchError("--scale, --data and --seconds say what --throughput measures: give --throughput too.")
-    from bench.commands import doctor as looks
+    from bench.commands.doctor import show
 
-    raise typer.Exit(looks.show(_site()))
+    raise typer.Exit(show(_site()))
 
 
 @app.command()
@@ -194,9 +194,9 @@ def check(
     ] = None,
 ) -> None:
     """Hold the results of a table against its reference; exit code 1 names the cells that regressed, went missing or changed protocol."""
-    from bench.commands import run as session
+    from bench.commands.check import check_tables
 
-    raise typer.Exit(session.check(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_))
+    raise typer.Exit(check_tables(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_))
 
 
 @app.command()
@@ -208,9 +208,9 @@ def report(
     records: Annotated[bool, typer.Option("--records", help="Of the results that are committed with the project instead.")] = False,
 ) -> None:
     """Build the HTML report of everything that was run here: one folder that opens offline."""
-    from bench.commands import run as session
+    from bench.commands import report as reporting
 
-    session.report(_site(), out, serve, recorded=records)
+    reporting.report(_site(), out, serve, recorded=records)
 
 
 data_app = typer.Typer(help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True)
@@ -232,7 +232,7 @@ def data_check(name: DataName) -> None:
     """Count classes and images, compare with the known numbers, decode a sample; exit 1 when something is wrong."""
     from bench.commands.data import check as checking
 
-    found = checking.check(name, _site())
+    found = checking.check_data(name, _site())
     for line in found.lines:
         print(line)
     for problem in found.problems:
@@ -297,16 +297,16 @@ def _request(
     columns: list[str] | None,
     *,
     released: bool = False,
-) -> session.Request:
+) -> TableRequest:
     from bench import plugins
-    from bench.commands import run as session
+    from bench.commands.request import TableRequest
 
     if all_ and table:
         raise BenchError("give either --table or --all.")
     if not all_ and not table:
         raise BenchError(f"which table? --table NAME or --all. Tables: {', '.join(plugins.names('table'))}.")
     tables = plugins.names("table") if all_ else list(dict.fromkeys(table or []))
-    return session.Request(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()), released)
+    return TableRequest(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()), released)
 
 
 if __name__ == "__main__":

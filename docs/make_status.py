@@ -18,7 +18,7 @@ from bench import plugins
 from bench.errors import BenchError
 from bench.planning.scales import SCALES, Scale
 from reports.words import title
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from results.regression import reference
 from results.table import Table
 from results.view import kendall_tau, number
@@ -98,7 +98,7 @@ def _state(table: Table, scale: Scale) -> str:
     path = reference.path_of(table.id, scale.name)
     if not path.exists():
         try:
-            return "can run" if cell_jobs(table, scale, 1) else "nothing to run"
+            return "can run" if plan_table(table, scale, 1).cells else "nothing to run"
         except BenchError:
             return "cannot run"
     cells = reference.read(path)

@@ -16,7 +16,7 @@ from bench.planning.scales import SCALES
 from bench.runs import plans
 from bench.runs.folder import Runs
 from reports.text.tables import to_markdown
-from results.cells import load_table
+from results.cells import load_table, plan_table
 from results.regression import kept
 from results.store import Store
 from results.view import view
@@ -32,7 +32,7 @@ def pages() -> Iterator[tuple[str, str]]:
         kept.unpack(runs)
         seeds = {last.table: last.seeds for last in plans.read_all(runs) if last.scale == "embedded"}
         for table, page in PAGES.items():
-            yield page, to_markdown(view(load_table(table), SCALES["embedded"], Store(runs), seeds[table]))
+            yield page, to_markdown(view(plan_table(load_table(table), SCALES["embedded"], seeds[table]), Store(runs)))
 
 
 def main() -> int:

@@ -54,7 +54,7 @@ class Config:
         if self.gamma <= 0 or self.hinge not in ("code", "printed"):
             raise BenchError(f"truncated_triplet: gamma is {self.gamma}, hinge {self.hinge!r}; expected gamma above 0, hinge 'code' or 'printed'.")
         if self.random_resolution:
-            encoders.check(pretrain.backbone, [side for view in pretrain.views for side in sides(view.size, 96)])
+            encoders.check_backbone(pretrain.backbone, [side for view in pretrain.views for side in sides(view.size, 96)])
         pool_of(self, pretrain.batch_size)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 
 from bench.errors import BenchError, one_line
-from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from reports.build import build
 from reports.memory import Memory
-from results.cells import load_table
+from results.cells import PlannedTable, plan_again
 from results.store import Store
 from results.view import TableView, view
 
@@ -23,17 +23,18 @@ REBUILD_SECONDS = 3.0
 LIVE = "X-Bench-Live"  # tells the pages' script to look for changes; see templates/script.js.j2
 
 
-def views_of(runs: Runs) -> list[TableView]:
-    """Every table that was run under `runs`; one that cannot be shown is named and left out. Raises BenchError when there is none."""
+def views_of(runs: Runs, planned: Mapping[str, PlannedTable] = MappingProxyType({})) -> list[TableView]:
+    """Every table that was run under `runs`; one that cannot be shown is named and left out. Raises BenchError when there is none.
+
+    `planned`: tables that are planned already, by `table@scale`.
+    """
     known = plans.read_all(runs)
     if not known:
         raise BenchError(f"nothing was run under {runs.root}: `bench run --table simclr_table6` first.")
     views = []
     for m in known:
         try:
-            views.append(
-                view(load_table(m.table), scale_of(m.scale, m.overrides), Store(runs), m.seeds, rows=m.rows, columns=m.columns, released=m.released)
-            )
+            views.append(view(planned.get(m.name) or plan_again(m), Store(runs)))
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
             print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
     if not views:
@@ -41,9 +42,15 @@ def views_of(runs: Runs) -> list[TableView]:
     return views
 
 
-def build_site(site: Site, runs: Runs, out: Path | None, memory: Memory | None = None) -> Path:
+def build_site(
+    site: Site,
+    runs: Runs,
+    out: Path | None,
+    memory: Memory | None = None,
+    planned: Mapping[str, PlannedTable] = MappingProxyType({}),
+) -> Path:
     """Build the report of `views_of` and return its index page."""
-    return build(views_of(runs), runs, out or site.report, memory=memory)
+    return build(views_of(runs, planned), runs, out or site.report, memory=memory)
 
 
 def serve(folder: Path, port: int, rebuild: Callable[[], object], changed: Callable[[], object], stop: threading.Event | None = None) -> None:
@@ -70,27 +77,11 @@ def serve(folder: Path, port: int, rebuild: Callable[[], object], changed: Calla
         server.server_close()
 
 
-def fingerprint(runs: Runs) -> list[tuple[object, ...]]:
-    """What a report depends on: the state of every job, and how far those that run have come."""
-    found: list[tuple[object, ...]] = []
-    for m in plans.read_all(runs):
-        for job, state in plans.states(m, runs).items():
-            found.append((m.name, job, state, _size(runs[job].metrics) if state == "running" else 0))
-    return found
-
-
 def _try(rebuild: Callable[[], object]) -> None:
     try:
         rebuild()
     except (BenchError, OSError) as error:
         print(f"the report could not be rebuilt and stays as it was: {one_line(error)}", flush=True)
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 class _Handler(SimpleHTTPRequestHandler):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench import plugins
 from bench.authors import weights
 from bench.data.catalogue import entry
 from bench.errors import BenchError, unknown_name
 from bench.identity import job_id
-from bench.planning import scales, translate
+from bench.planning import graph, scales, translate
+from bench.planning.graph import JobGraph
+from bench.runs import plans
 from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 from results.table import Column, Row, Table
 
@@ -27,6 +30,61 @@ class CellJob:
     job: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedTable:
+    """A table at a scale with the jobs of its cells. Made once: graph, remembered plan, view and report read it and plan nothing.
+
+    `rows` and `columns` are names as they were asked for, empty for all.
+    """
+
+    table: Table
+    scale: scales.Scale
+    seeds: int
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    released: Mapping[str, str] | None  # sha256 of the authors' weights by name, for a table that is run on them
+    cells: tuple[CellJob, ...]  # of the whole table, row by row, asked for or not
+
+    @property
+    def name(self) -> str:
+        """`table@scale`."""
+        return f"{self.table.id}@{self.scale.name}"
+
+    @cached_property
+    def asked_rows(self) -> frozenset[str]:
+        """Names of the rows that were asked for."""
+        return frozenset(row.name for row in chosen_rows(self.table, self.rows))
+
+    @cached_property
+    def asked_columns(self) -> frozenset[str]:
+        """Names of the columns that were asked for."""
+        return frozenset(self.columns or (column.name for column in self.table.columns))
+
+    def is_asked(self, row: Row, column: Column) -> bool:
+        """Whether a cell was asked for."""
+        return row.name in self.asked_rows and column.name in self.asked_columns
+
+    @property
+    def asked(self) -> tuple[CellJob, ...]:
+        """The jobs that were asked for."""
+        return tuple(cell for cell in self.cells if self.is_asked(cell.row, cell.column))
+
+    @cached_property
+    def graph(self) -> JobGraph:
+        """What was asked for, each job once, parents first."""
+        return graph.plan((cell.label, cell.spec) for cell in self.asked)
+
+    @cached_property
+    def protocols(self) -> Mapping[str, str]:
+        """The protocol of each column in a sentence."""
+        return {column.name: protocol_of(column, self.scale) for column in self.table.columns}
+
+    @cached_property
+    def stand_ins(self) -> Mapping[str, str]:
+        """What each column reads in place of its data set, or ""."""
+        return {column.name: stand_in_of(column, self.table, self.scale) for column in self.table.columns}
+
+
 def load_table(name: str) -> Table:
     """The table of a file in results/tables. Raises BenchError with the valid names."""
     table = plugins.table(name)
@@ -35,43 +93,60 @@ def load_table(name: str) -> Table:
     return table
 
 
-def cell_jobs(
+def plan_table(
     table: Table,
     scale: scales.Scale,
-    seeds: int,
+    seeds: int = 1,
     *,
-    rows: Iterable[str] = (),
-    columns: Iterable[str] = (),
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
     released: Mapping[str, str] | None = None,
-) -> list[CellJob]:
-    """The jobs of all cells that can run, row by row; `rows` and `columns` restrict them.
+) -> PlannedTable:
+    """Plan all cells that can run.
 
-    A row is chosen by its label, its full name or its method. With `released`, the sha256 of the authors' weights by name,
-    rows take those instead of a pretraining; rows without them, and columns that change the pretraining, have no jobs.
-    Raises BenchError for an unknown row, column or recipe, and for `released` away from the published scale.
+    A row is chosen by its label, its full name or its method. With `released`, rows take the authors' weights instead of
+    a pretraining; rows without them, and columns that change the pretraining, have no jobs. Raises BenchError for an
+    unknown row, column or recipe, and for `released` away from the published scale.
     """
     if seeds < 1:
         raise BenchError(f"seeds is {seeds}, expected at least 1.")
-    wanted_columns = [table.column(name) for name in columns] or list(table.columns)
     if released is not None:
         check_released(scale)
-    found = []
-    for row in chosen_rows(table, rows):
-        if (row.method is None) if released is None else (row.released not in released):
-            continue
-        for seed in range(seeds):
-            encoders: dict[tuple[object, ...], Encoder] = {}  # most columns of a row look at the same
-            for column in wanted_columns:
-                if column.name in row.without or (released is not None and not _can_be_released(column)):
-                    continue
-                pretrained = released is None or column.name in row.untrained
-                key = (pretrained, id(column.change), column.epochs, column.name in row.untrained)
-                if key not in encoders:
-                    encoders[key] = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
-                spec = _spec(encoders[key], row, column, scale, seed)
-                if spec is not None:
-                    found.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
-    return found
+    asked = {row.name for row in chosen_rows(table, rows)}
+    for name in columns:
+        table.column(name)
+    cells: list[CellJob] = []
+    for row in (*table.rows, *table.references):
+        try:
+            cells += _row_jobs(table, row, scale, seeds, released)
+        except BenchError:
+            if row.name in asked:
+                raise
+    return PlannedTable(table=table, scale=scale, seeds=seeds, rows=tuple(rows), columns=tuple(columns), released=released, cells=tuple(cells))
+
+
+def plan_again(stored: plans.StoredPlan) -> PlannedTable:
+    """The plan of an earlier run, as its file remembers it."""
+    scale = scales.scale_of(stored.scale, stored.overrides)
+    asked = {"rows": stored.rows, "columns": stored.columns}
+    return plan_table(load_table(stored.table), scale, stored.seeds, **asked, released=stored.released)
+
+
+def _row_jobs(table: Table, row: Row, scale: scales.Scale, seeds: int, released: Mapping[str, str] | None) -> Iterator[CellJob]:
+    if (row.method is None) if released is None else (row.released not in released):
+        return
+    for seed in range(seeds):
+        encoders: dict[tuple[object, ...], Encoder] = {}  # most columns of a row look at the same
+        for column in table.columns:
+            if column.name in row.without or (released is not None and not _can_be_released(column)):
+                continue
+            pretrained = released is None or column.name in row.untrained
+            key = (pretrained, id(column.change), column.epochs, column.name in row.untrained)
+            if key not in encoders:
+                encoders[key] = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
+            spec = _spec(encoders[key], row, column, scale, seed)
+            if spec is not None:
+                yield CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec))
 
 
 def _can_be_released(column: Column) -> bool:

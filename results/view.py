@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
@@ -11,7 +11,7 @@ from typing import Literal
 from bench.authors import weights
 from bench.planning.scales import Scale
 from bench.runs.folder import State
-from results.cells import CellJob, cell_jobs, chosen_rows, protocol_of, stand_in_of
+from results.cells import CellJob, PlannedTable
 from results.store import Store
 from results.table import Column, Row, Table
 
@@ -99,30 +99,18 @@ class TableView:
         return [key for key, cell in self.cells.items() if cell.status in ("failed", "blocked")]
 
 
-def view(
-    table: Table,
-    scale: Scale,
-    store: Store,
-    seeds: int,
-    *,
-    rows: Iterable[str] = (),
-    columns: Iterable[str] = (),
-    released: Mapping[str, str] | None = None,
-) -> TableView:
-    """Read the state of every cell. `rows` and `columns` say what was asked for; all cells are shown.
-
-    `released`: the sha256 of the authors' weights by name, for a table that was run on them; rows say so in their notes.
-    """
-    asked_rows = {row.name for row in chosen_rows(table, rows)}
-    asked_columns = {table.column(name).name for name in columns} or {column.name for column in table.columns}
+def view(planned: PlannedTable, store: Store) -> TableView:
+    """Read the state of every cell, asked for or not; rows that take the authors' weights say so in their notes."""
+    table, scale, released = planned.table, planned.scale, planned.released
     by_cell: dict[tuple[str, str], list[CellJob]] = {}
-    for cell in cell_jobs(table, scale, seeds, released=released):
+    for cell in planned.cells:
         by_cell.setdefault((cell.row.name, cell.column.name), []).append(cell)
     cells = {}
     for row in (*table.rows, *table.references):
         for column in table.columns:
-            is_asked = row.name in asked_rows and column.name in asked_columns
-            cells[row.name, column.name] = _cell(row, column, by_cell.get((row.name, column.name), []), store, scale, is_asked=is_asked)
+            jobs = by_cell.get((row.name, column.name), [])
+            cells[row.name, column.name] = _cell(row, column, jobs, store, scale, is_asked=planned.is_asked(row, column))
+    compared = [column for column in table.columns if column.printed and column.higher_is_better is not None]
     return TableView(
         table=table,
         scale=scale.name,
@@ -132,9 +120,9 @@ def view(
         rows=tuple(_with_source(row, released) for row in table.rows),
         references=tuple(_with_source(row, released) for row in table.references),
         cells=cells,
-        protocols={column.name: protocol_of(column, scale) for column in table.columns},
-        stand_ins={column.name: stand_in_of(column, table, scale) for column in table.columns},
-        agreement=tuple(_agreement(table, column, cells) for column in table.columns if column.printed and column.higher_is_better is not None),
+        protocols=planned.protocols,
+        stand_ins=planned.stand_ins,
+        agreement=tuple(_agreement(table, column, cells) for column in compared),
         problems=tuple(store.problems),
     )
 

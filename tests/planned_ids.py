@@ -12,7 +12,7 @@ from hashlib import sha256
 
 from bench import plugins
 from bench.planning import scales
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 
 SEEDS = 3
 
@@ -22,9 +22,9 @@ def planned() -> Iterator[str]:
     for table in map(load_table, plugins.names("table")):
         hashes = {row.released: "0" * 64 for row in table.rows if row.released}
         for scale in scales.SCALES.values():
-            for cell in cell_jobs(table, scale, SEEDS):
+            for cell in plan_table(table, scale, SEEDS).cells:
                 yield f"{table.id} {scale.name} {cell.seed} {cell.row.name} | {cell.column.name} {cell.job}"
-            for cell in cell_jobs(table, scale, SEEDS, released=hashes) if scale.published and hashes else ():
+            for cell in plan_table(table, scale, SEEDS, released=hashes).cells if scale.published and hashes else ():
                 yield f"{table.id} released {cell.seed} {cell.row.name} | {cell.column.name} {cell.job}"
 
 

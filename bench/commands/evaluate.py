@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from bench import plugins
-from bench.commands import driver as driving
+from bench.commands import driver
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.execution import executors
 from bench.files import make_folder
@@ -25,7 +25,7 @@ NORMALIZE = ("none", "imagenet")
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckpointRequest:
     """What to evaluate, and how. None: as the run folder beside the checkpoint says, or the scale's default."""
 
     site: Site
@@ -39,35 +39,35 @@ class Request:
     variant: str = ""
 
 
-def run(request: Request, executor: str) -> int:
+def run(request: CheckpointRequest, executor: str) -> int:
     """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted."""
-    driving.check_executor(executor)
+    driver.check_executor(executor)
     path = _here(request.checkpoint)
     backbone = backbone_of(request, path)
-    encoders.check(backbone)
+    encoders.check_backbone(backbone)
     _check_protocols(request)
     _, report = layouts.load(backbone, path)
     make_folder(request.site.runs)
     subject = Released(name=OWN, backbone=backbone, sha256=register(path, folder_of(request.site.runs)))
     jobs = graph.plan((f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols)
-    for problem in driving.missing_data(jobs, request.site):
+    for problem in driver.missing_data(jobs, request.site):
         raise problem
     inputs = "normalised with ImageNet's mean and deviation" if backbone.normalize == "imagenet" else "from 0 to 1"
     print(f"{path}: sha256 {subject.sha256[:12]}, {report.line()}")
     print(f"network {backbone.name} {backbone.width}x, inputs {inputs}", flush=True)
-    driving.prepare(jobs, request.site, frozenset(), executor)
+    driver.prepare(jobs, request.site, frozenset(), executor)
     if executor == "slurm":
-        summary = driving.drive_slurm(jobs, request.site, frozenset(), [path.name], watch=True)
+        summary = driver.drive_slurm(jobs, request.site, frozenset(), [path.name], watch=True)
     else:
-        summary = driving.drive(jobs, request.site, executors.make(executor, request.site))
+        summary = driver.drive(jobs, request.site, executors.make(executor, request.site))
     runs = Runs(request.site.runs)
     for job in jobs:
         if runs[job.id].result_file.exists():
             print("\n" + "\n".join(_numbers(job, runs)))
-    return driving.closing(summary, jobs, request.site)
+    return driver.closing(summary, jobs, request.site)
 
 
-def backbone_of(request: Request, path: Path) -> Backbone:
+def backbone_of(request: CheckpointRequest, path: Path) -> Backbone:
     """The network that the file is for. Weights in a run folder of this project know it themselves."""
     if request.normalize is not None and request.normalize not in NORMALIZE:
         raise unknown_name("--normalize", request.normalize, NORMALIZE)
@@ -105,13 +105,13 @@ def _here(path: Path) -> Path:
     return path
 
 
-def _check_protocols(request: Request) -> None:
+def _check_protocols(request: CheckpointRequest) -> None:
     for protocol in request.protocols:
         if plugins.evaluation(protocol).needs_projector:
             print(f"note: {protocol} looks at a projector, which a checkpoint of one's own does not bring: the representation stands in for it")
 
 
-def _spec(request: Request, subject: Released, protocol: str) -> Evaluate:
+def _spec(request: CheckpointRequest, subject: Released, protocol: str) -> Evaluate:
     scale = scales.scale_of(request.scale, request.site.overrides)
     return translate.evaluation(scale, subject, protocol, dataset=request.dataset, seed=0, variant=request.variant)
 

@@ -15,7 +15,7 @@ from bench.execution.slurm.journal import Journal, View, look
 from bench.execution.slurm.settle import note, states_of
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State
-from bench.runs.plans import Manifest, PlannedJob
+from bench.runs.plans import StoredJob, StoredPlan
 from bench.settings.site import Site
 
 WATCH_SECONDS = 2.0
@@ -103,7 +103,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     print(f"{len(made.new)} jobs submitted again, {len(made.active)} are in Slurm's queue already")
 
 
-def _around(wanted: str, jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+def _around(wanted: str, jobs: Sequence[StoredJob]) -> list[StoredJob]:
     """The job, what it needs and what needs it, in order."""
     by_id = {job.id: job for job in jobs}
     kept = {wanted}
@@ -164,7 +164,7 @@ def _counts(states: dict[str, str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
 
 
-def _job_lines(m: Manifest, states: dict[str, str], runs: Runs, view: View) -> list[str]:
+def _job_lines(m: StoredPlan, states: dict[str, str], runs: Runs, view: View) -> list[str]:
     lines = []
     for job in m.jobs:
         state, run = states[job.id], runs[job.id]

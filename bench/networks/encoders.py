@@ -141,13 +141,13 @@ def build(spec: Backbone, seed: int) -> Network:
 
     Raises BenchError for an unknown architecture or a width below 1.
     """
-    check(spec)
+    check_backbone(spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "weights"))
         return ResNet(spec) if spec.name in RESNETS else vit.VisionTransformer(spec)
 
 
-def check(spec: Backbone, sizes: Iterable[int] = ()) -> None:
+def check_backbone(spec: Backbone, sizes: Iterable[int] = ()) -> None:
     """Raises BenchError for an unknown architecture, a width below 1, or image sizes it cannot take; cheap enough for plan time."""
     known = (*RESNETS, *vit.VITS)
     if spec.name not in known:
@@ -155,7 +155,7 @@ def check(spec: Backbone, sizes: Iterable[int] = ()) -> None:
     if spec.width < 1 or spec.base_channels < 1:
         raise BenchError(f"{spec.name}: width {spec.width} and base_channels {spec.base_channels} must be at least 1.")
     if spec.name in vit.VITS:
-        vit.check(spec, sizes)
+        vit.check_transformer(spec, sizes)
 
 
 def parameters(network: nn.Module) -> int:

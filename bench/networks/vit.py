@@ -127,7 +127,7 @@ class VisionTransformer(Network):
         return torch.cat([self.pos_embed[:, :1], resampled[None]], dim=1)
 
 
-def check(spec: Backbone, sizes: Iterable[int] = ()) -> None:
+def check_transformer(spec: Backbone, sizes: Iterable[int] = ()) -> None:
     """Raises BenchError for choices that a transformer does not have, or image sizes that its patch does not divide."""
     if spec != Backbone(name=spec.name, width=spec.width, normalize=spec.normalize):
         raise BenchError(f"{spec.name}: base_channels, stem and zero_init_residual are choices of ResNets; leave them at their defaults.")

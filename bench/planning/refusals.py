@@ -12,8 +12,8 @@ from bench.spec import Pretrain
 
 def check_pretrain(spec: Pretrain) -> None:
     """Raises BenchError for a network, view, batch or method setting that cannot work."""
-    encoders.check(spec.backbone, [view.size for view in spec.views])
+    encoders.check_backbone(spec.backbone, [view.size for view in spec.views])
     for view in spec.views:
-        augment.check(view)
+        augment.check_view(view)
     Plan(images=entry(spec.data.name).train_images, batch_size=spec.batch_size, seed=0)
     plugins.method_of(spec.method).check(spec.method, spec)

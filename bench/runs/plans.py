@@ -21,8 +21,8 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class PlannedJob:
-    """A job as the manifest knows it."""
+class StoredJob:
+    """A job as the plan knows it."""
 
     id: str
     label: str
@@ -32,7 +32,7 @@ class PlannedJob:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class StoredPlan:
     """The last run of a table at a scale."""
 
     table: str
@@ -40,7 +40,7 @@ class Manifest:
     seeds: int
     rows: tuple[str, ...]  # as asked for; empty: all
     columns: tuple[str, ...]
-    jobs: tuple[PlannedJob, ...]
+    jobs: tuple[StoredJob, ...]
     overrides: Overrides = AS_PUBLISHED  # section [recipe] of bench.toml when it ran
     released: Mapping[str, str] | None = None  # of a run with --released: the authors' weights and the sha256 of each file
 
@@ -55,25 +55,25 @@ def is_known(runs: Runs, table: str, scale: str) -> bool:
     return _path(runs, f"{table}@{scale}").is_file()
 
 
-def write(runs: Runs, manifest: Manifest) -> None:
+def write(runs: Runs, plan: StoredPlan) -> None:
     """Remember a run; a file that says the same already is left alone."""
-    path = _path(runs, manifest.name)
+    path = _path(runs, plan.name)
     try:
-        if _read(path) == manifest:
+        if _read(path) == plan:
             return
     except (FileNotFoundError, InputCorrupt, KeyError, TypeError):
         pass  # not there, or damaged: written below
-    body = asdict(manifest)
+    body = asdict(plan)
     body["choices"] = body.pop("overrides")  # as the file has called them from its first day
     write_json(path, {"format": FORMAT, **body})
 
 
-def of_graph(graph: JobGraph) -> tuple[PlannedJob, ...]:
+def of_graph(graph: JobGraph) -> tuple[StoredJob, ...]:
     """The jobs of a graph."""
-    return tuple(PlannedJob(job.id, job.label, job.kind, job.needs, job.resources_as) for job in graph)
+    return tuple(StoredJob(job.id, job.label, job.kind, job.needs, job.resources_as) for job in graph)
 
 
-def read_all(runs: Runs) -> list[Manifest]:
+def read_all(runs: Runs) -> list[StoredPlan]:
     """All remembered runs, by name; a file that cannot be read is named on stderr and left out."""
     found = []
     for path in sorted((runs.root / "plans").glob("*.json")):
@@ -88,18 +88,18 @@ def _path(runs: Runs, name: str) -> Path:
     return runs.root / "plans" / f"{name}.json"
 
 
-def _read(path: Path) -> Manifest:
+def _read(path: Path) -> StoredPlan:
     data = read_json(path)
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
-    jobs = tuple(PlannedJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
+    jobs = tuple(StoredJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
     changed: Any = data.pop("choices")
     overrides = Overrides(**{**changed, "data": tuple((name, other) for name, other in changed["data"])})
     body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}  # type: ignore[arg-type]
-    return Manifest(**body)  # type: ignore[arg-type]
+    return StoredPlan(**body)  # type: ignore[arg-type]
 
 
-def of_table(runs: Runs, tables: Sequence[str]) -> list[Manifest]:
+def of_table(runs: Runs, tables: Sequence[str]) -> list[StoredPlan]:
     """Manifests of some tables, all without names. Raises BenchError when a table was never run here."""
     found = read_all(runs)
     for table in tables:
@@ -108,6 +108,6 @@ def of_table(runs: Runs, tables: Sequence[str]) -> list[Manifest]:
     return [m for m in found if not tables or m.table in tables]
 
 
-def states(manifest: Manifest, runs: Runs) -> dict[str, State]:
-    """State of every job of a manifest."""
-    return {job.id: runs[job.id].state() for job in manifest.jobs}
+def states(plan: StoredPlan, runs: Runs) -> dict[str, State]:
+    """State of every job of a plan."""
+    return {job.id: runs[job.id].state() for job in plan.jobs}

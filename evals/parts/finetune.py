@@ -80,7 +80,7 @@ class FineTuning:
             raise BenchError(f"fine-tuning: schedule is {self.schedule!r} and milestones are {self.milestones}: one needs the other.")
         if self.nesterov and self.optimizer == "lars":
             raise BenchError("fine-tuning: nesterov is for sgd; lars has plain momentum.")
-        augment.check(self.view(1))
+        augment.check_view(self.view(1))
 
     def view(self, size: int) -> Augment:
         """The training crop."""

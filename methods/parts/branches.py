@@ -32,6 +32,6 @@ def check_second(spec: Backbone | None, pretrain: Pretrain) -> None:
     """Raises BenchError for a second branch that cannot work; None shares the weights of the first."""
     if spec is None:
         return
-    encoders.check(spec, [view.size for view in pretrain.views])
+    encoders.check_backbone(spec, [view.size for view in pretrain.views])
     if spec.normalize != pretrain.backbone.normalize:
         raise BenchError(f"the second branch normalises its input by {spec.normalize!r}, the first by {pretrain.backbone.normalize!r}.")

@@ -6,15 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree import ElementTree
 
 from bench.errors import BenchError, one_line
-from bench.files import write_atomic
 from bench.planning import scales
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
-from results.cells import load_table
+from results.cells import plan_again
 from results.regression import kept, reference
 from results.regression.judge import Finding, compare
 from results.store import Store
@@ -81,10 +79,10 @@ def check_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = ref
         if why := _why_not(table, scale, was_run, root):
             left_out.append((table, why))
         else:
-            reports.append(check(table, scale, site, root=root))
+            reports.append(check_table(table, scale, site, root=root))
     if not reports:
         if len(tables) == 1:
-            check(tables[0], scale, site, root=root)  # raises, and says what to do
+            check_table(tables[0], scale, site, root=root)  # raises, and says what to do
         counted = "; ".join(f"{count} {why}" for why, count in Counter(why for _, why in left_out).items())
         raise BenchError(
             f"nothing to compare at the scale {scale!r}: of {len(tables)} tables {counted}. "
@@ -103,7 +101,7 @@ def _why_not(table: str, scale: str, was_run: set[str], root: Path) -> str:
     return "" if reference.path_of(table, scale, root).exists() else "no reference"
 
 
-def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Report:
+def check_table(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Report:
     """Compare what was run here with the reference. Raises BenchError when there is no reference or nothing was run.
 
     Rows and columns that the last `bench run` left out on purpose (--rows, --columns) are not held against it.
@@ -118,7 +116,7 @@ def check(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) ->
 
 
 def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Path:
-    """Make the finished results the reference, and keep them as kept.
+    """Make the finished results the reference, and keep them.
 
     Raises BenchError when a cell that can run has not finished, when none has, or when bench.toml changed the recipes.
     """
@@ -172,42 +170,12 @@ def _written(path: Path) -> str:
 
 def fresh_view(table: str, scale: str, site: Site) -> TableView:
     """The table as the run folders of the site have it, with the seeds of its last run. Raises BenchError when it was never run."""
-    last = _last_run(table, scale, site)
-    found = scales.scale_of(scale, last.overrides)
-    return view(load_table(table), found, Store(Runs(site.runs)), last.seeds, rows=last.rows, columns=last.columns, released=last.released)
+    return view(plan_again(_last_run(table, scale, site)), Store(Runs(site.runs)))
 
 
-def _last_run(table: str, scale: str, site: Site) -> plans.Manifest:
+def _last_run(table: str, scale: str, site: Site) -> plans.StoredPlan:
     runs = Runs(site.runs)
     last = next((m for m in plans.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
         raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
     return last
-
-
-def write_junit(path: Path, scale: str, reports: Sequence[Report], left_out: Sequence[tuple[str, str]] = ()) -> None:
-    """One test case a cell, one suite a table, for CI systems that read JUnit XML; a table that was not compared is one skipped case."""
-    root = ElementTree.Element("testsuites")
-    for report in reports:
-        cases = report.findings
-        suite = ElementTree.SubElement(
-            root,
-            "testsuite",
-            name=f"{report.table}@{report.scale}",
-            tests=str(len(cases)),
-            failures=str(len(report.failures)),
-            errors="0",
-            skipped=str(sum(case.outcome in ("known", "not judged") for case in cases)),
-        )
-        for case in cases:
-            element = ElementTree.SubElement(suite, "testcase", classname=f"{report.table}.{report.scale}", name=f"{case.row} | {case.column}")
-            if case.fails:
-                ElementTree.SubElement(element, "failure", type=case.outcome, message=case.sentence())
-            elif case.outcome in ("known", "not judged"):
-                ElementTree.SubElement(element, "skipped", message=case.sentence())
-    for table, why in left_out:
-        suite = ElementTree.SubElement(root, "testsuite", name=f"{table}@{scale}", tests="1", failures="0", errors="0", skipped="1")
-        case_of_table = ElementTree.SubElement(suite, "testcase", classname=f"{table}.{scale}", name="all cells")
-        ElementTree.SubElement(case_of_table, "skipped", message=why)
-    ElementTree.indent(root)
-    write_atomic(path, '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n")

@@ -12,13 +12,12 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import write_atomic
-from bench.planning import graph
 from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Resources
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from results.regression import reference
 
 
@@ -62,13 +61,13 @@ def unpack(runs: Runs, references: Path = reference.ROOT) -> int:
             if file.stem == reference.DEVIATIONS:
                 continue
             seeds = max((cell.n for cell in reference.read(file)), default=1)
-            jobs = graph.plan((cell.label, cell.spec) for cell in cell_jobs(load_table(file.stem), scale, seeds))
+            jobs = plan_table(load_table(file.stem), scale, seeds).graph
             for job in jobs:
                 runs[job.id].create(job, Resources())
                 if job.id in found and job.id not in used:
                     found[job.id].write(runs[job.id].result_file)
                     used.add(job.id)
-            plans.write(runs, plans.Manifest(file.stem, scale.name, seeds, (), (), plans.of_graph(jobs)))
+            plans.write(runs, plans.StoredPlan(file.stem, scale.name, seeds, (), (), plans.of_graph(jobs)))
     if not used:
         raise BenchError(f"no records under {folder_of(references)}: `bench check --update` writes them with the references.")
     return len(used)

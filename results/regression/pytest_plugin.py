@@ -29,7 +29,7 @@ def assert_table_matches_reference() -> AssertTable:
         from bench.bench_toml import find_site
         from results.regression import check, reference
 
-        report = check.check(table, scale, find_site(), root=references or reference.ROOT)
+        report = check.check_table(table, scale, find_site(), root=references or reference.ROOT)
         if report.failures:
             pytest.fail(report.text, pytrace=False)
         return report

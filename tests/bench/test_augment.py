@@ -467,10 +467,10 @@ def test_views_are_floats_between_zero_and_one() -> None:
 def test_impossible_values_are_refused_by_name(wrong: dict[str, Any]) -> None:
     (name, value), *_ = wrong.items()
     with pytest.raises(BenchError, match=f"augmentation: {name} is") as caught:
-        augment.check(Augment(**{"size": 32, **wrong}))
+        augment.check_view(Augment(**{"size": 32, **wrong}))
     assert str(value) in str(caught.value)
 
 
 def test_usual_values_are_accepted() -> None:
-    augment.check(FULL)
-    augment.check(Augment(size=32, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=1.0, hue=0.5))
+    augment.check_view(FULL)
+    augment.check_view(Augment(size=32, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=1.0, hue=0.5))

@@ -52,7 +52,7 @@ def imagenet(here: Site, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_whole_data_set_is_counted_and_has_no_problem(imagenet: Site) -> None:
-    found = check.check("imagenet", imagenet)
+    found = check.check_data("imagenet", imagenet)
     assert found.problems == []
     assert found.lines[1:4] == ["train: 119 images, 12 classes", "val: 1 images, 12 classes", "test: 36 images, 12 classes"]
     assert "test: 36 of 36 images drawn at random can be decoded" in found.lines
@@ -63,7 +63,7 @@ def test_missing_images_and_classes_are_numbers(imagenet: Site) -> None:
     for part in ("train", "val"):
         shutil.rmtree(root / part / CLASSES[3])
     (root / "train" / CLASSES[5] / f"{CLASSES[5]}_2.JPEG").unlink()
-    problems = check.check("imagenet", imagenet).problems
+    problems = check.check_data("imagenet", imagenet).problems
     assert problems[0].startswith("11 classes, expected 12: 1 are missing; one folder a class in each")
     assert problems[1].startswith("109 training images, expected 120: 11 are missing")
     assert problems[2].startswith("33 test images, expected 36: 3 are missing")
@@ -71,24 +71,24 @@ def test_missing_images_and_classes_are_numbers(imagenet: Site) -> None:
 
 def test_the_class_that_lacks_a_test_image_is_named(imagenet: Site) -> None:
     (imagenet.data["imagenet"] / "val" / CLASSES[5] / f"{CLASSES[5]}_2.JPEG").unlink()
-    problems = check.check("imagenet", imagenet).problems
+    problems = check.check_data("imagenet", imagenet).problems
     assert any(problem == f"test: 11 classes have 3 images, 1 have not: {CLASSES[5]} has 2." for problem in problems)
 
 
 def test_too_many_images_are_a_problem_too(imagenet: Site) -> None:
     save(imagenet.data["imagenet"] / "train" / CLASSES[0] / "more.JPEG")
-    assert check.check("imagenet", imagenet).problems[0].startswith("121 training images, expected 120: 1 too many")
+    assert check.check_data("imagenet", imagenet).problems[0].startswith("121 training images, expected 120: 1 too many")
 
 
 def test_a_corrupt_image_of_the_sample_is_named(imagenet: Site) -> None:
     broken = imagenet.data["imagenet"] / "val" / CLASSES[7] / f"{CLASSES[7]}_1.JPEG"
     broken.write_bytes(broken.read_bytes()[:300])
-    problems = check.check("imagenet", imagenet).problems
+    problems = check.check_data("imagenet", imagenet).problems
     assert len(problems) == 1
     assert problems[0].startswith(f"{broken} cannot be decoded")
     for file in broken.parent.parent.glob("*/*_0.JPEG"):
         file.write_bytes(b"")
-    problems = check.check("imagenet", imagenet).problems
+    problems = check.check_data("imagenet", imagenet).problems
     assert len(problems) == check.NAMED + 1
     assert problems[-1] == "test: 13 of 36 images drawn at random cannot be decoded."
 
@@ -97,7 +97,7 @@ def test_the_sample_is_drawn_with_a_seed(imagenet: Site, monkeypatch: pytest.Mon
     monkeypatch.setattr(check, "SAMPLE", 5)
     for file in (imagenet.data["imagenet"] / "train").glob("*/*_[0-5].JPEG"):
         file.write_bytes(b"")
-    first, again = (check.check("imagenet", imagenet).problems for _ in range(2))
+    first, again = (check.check_data("imagenet", imagenet).problems for _ in range(2))
     assert first == again != []
 
 
@@ -105,32 +105,32 @@ def test_what_a_layout_lacks_is_the_problem(here: Site, tmp_path: Path) -> None:
     root = places(tmp_path / "places", train=4)
     site = site_with(here, "places205", root)
     next(root.rglob("gsun_val0003.jpg")).unlink()
-    assert "val_places205.csv names 1 of 12 files that are not there" in check.check("places205", site).problems[0]
+    assert "val_places205.csv names 1 of 12 files that are not there" in check.check_data("places205", site).problems[0]
     (root / "trainvalsplit_places205" / "val_places205.csv").unlink()
-    assert "val_places205.csv is missing; imagesPlaces205_resize and" in check.check("places205", site).problems[0]
+    assert "val_places205.csv is missing; imagesPlaces205_resize and" in check.check_data("places205", site).problems[0]
 
 
 def test_an_empty_class_is_the_problem(imagenet: Site) -> None:
     for file in (imagenet.data["imagenet"] / "train" / CLASSES[2]).iterdir():
         file.unlink()
-    (problem,) = check.check("imagenet", imagenet).problems
+    (problem,) = check.check_data("imagenet", imagenet).problems
     assert problem.endswith(f"train/{CLASSES[2]} holds no .jpg, .jpeg or .png image.")
 
 
 def test_a_split_without_an_image_is_the_problem(here: Site, tmp_path: Path) -> None:
     root = class_folders(tmp_path / "one", (("train", 1), ("val", 3)), CLASSES[:1])
-    problems = check.check("imagenet", site_with(here, "imagenet", root)).problems
+    problems = check.check_data("imagenet", site_with(here, "imagenet", root)).problems
     assert "train: no image is left where those of val are held out." in problems
 
 
 def test_several_labels_an_image_are_checked_as_well(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known_as(monkeypatch, "voc2007", trainval_images=42, test_images=24)
-    assert check.check("voc2007", site_with(here, "voc2007", voc(tmp_path / "voc"))).problems == []
+    assert check.check_data("voc2007", site_with(here, "voc2007", voc(tmp_path / "voc"))).problems == []
 
 
 @pytest.mark.parametrize("name", [name for name, known in CATALOGUE.items() if known.package and not known.boxes])
 def test_data_sets_in_packages_are_as_the_catalogue_says(here: Site, name: str) -> None:
-    assert check.check(name, here).problems == []
+    assert check.check_data(name, here).problems == []
     assert len(LOADERS[name](here, CATALOGUE[name].pixels)["train"]) == CATALOGUE[name].train_images
 
 
@@ -143,13 +143,13 @@ def test_every_data_set_can_be_opened_and_its_numbers_add_up() -> None:
 
 @pytest.mark.parametrize("name", [name for name, known in CATALOGUE.items() if known.boxes and known.package])
 def test_data_with_boxes_is_not_opened_as_labelled_images(here: Site, name: str) -> None:
-    assert check.check(name, here).problems == []
+    assert check.check_data(name, here).problems == []
     with pytest.raises(BenchError, match=f"{name} has boxes instead of labelled images"):
         open_split(Data(name=name, size=96), "train", here)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(here: Site) -> None:
-    for ask in (check.check, fetch):
+    for ask in (check.check_data, fetch):
         with pytest.raises(BenchError, match=r"unknown data set or list 'imagnet'.*Did you mean 'imagenet'"):
             ask("imagnet", here)
 
@@ -190,7 +190,7 @@ def test_a_list_is_fetched_once_and_then_found_and_checked(imagenet: Site, serve
     file = fetch("imagenet-1pct", imagenet)
     assert file == imagenet.root / "data" / "imagenet-1pct" / "1percent.txt"
     assert file.read_bytes() == published
-    found = check.check("imagenet-1pct", imagenet)
+    found = check.check_data("imagenet-1pct", imagenet)
     assert found.problems == []
     assert found.lines == [f"{file}: 24 images, sha256 as published", "all 24 are in imagenet"]
     (server[0] / "1percent.txt").unlink()
@@ -247,7 +247,7 @@ def test_torchvision_fetches_cifar(here: Site, server: tuple[Path, str], tmp_pat
     monkeypatch.setattr(CIFAR10, "tgz_md5", md5(archive.read_bytes()).hexdigest())
     known_as(monkeypatch, "cifar10", trainval_images=200, test_images=40)
     assert fetch("cifar10", here) == here.root / "data" / "cifar10"
-    assert check.check("cifar10", here).problems == []
+    assert check.check_data("cifar10", here).problems == []
     monkeypatch.setattr(CIFAR10, "tgz_md5", "0" * 32)
     with pytest.raises(BenchError, match=r"'cifar10' could not be fetched to .*The same command tries again"):
         fetch("cifar10", site_with(here, "cifar10", tmp_path / "elsewhere"))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bench.bench_toml import find_site
-from bench.commands import run as session
+from bench.commands.plan import show_plan
+from bench.commands.request import TableRequest
 from bench.costs import history
 from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate
 from bench.data.catalogue import entry
@@ -17,7 +18,7 @@ from bench.planning.scales import SCALES
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from tests.conftest import knn_of, tiny_pretrain
 
 H100, A100, CPU = "cuda: NVIDIA H100 80GB HBM3", "cuda: NVIDIA A100-SXM4-80GB", "cpu: Core i5"
@@ -177,12 +178,13 @@ def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
 ) -> None:
     monkeypatch.setattr("bench.costs.history.device_here", lambda: "cpu: Xeon")
     site = find_site(workplace)
-    asked = session.Request(site, ("simclr_table6",), "embedded", 2, ("SimCLR (ours), ResNet-50",), ("Top-1",))
-    (first, second) = [cell.spec for cell in cell_jobs(load_table("simclr_table6"), SCALES["embedded"], 2, rows=asked.rows, columns=asked.columns)]
+    asked = TableRequest(site, ("simclr_table6",), "embedded", 2, ("SimCLR (ours), ResNet-50",), ("Top-1",))
+    table = plan_table(load_table("simclr_table6"), SCALES["embedded"], 2, rows=asked.rows, columns=asked.columns)
+    (first, second) = [cell.spec for cell in table.asked]
     assert isinstance(first, Evaluate)
     assert isinstance(second, Evaluate)
     done(Runs(site.runs), first.encoder, "cpu: Core i5", 20.0, steps=50.0)  # type: ignore[arg-type]
-    session.show_plan(asked)
+    show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]
     (measured, guessed) = told
     assert measured.startswith("  measured: ")
@@ -191,6 +193,6 @@ def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
     assert guessed.startswith("  guessed: ")
     assert "of 2 jobs: a forward pass as a sixth of training, 4 s for heads or neighbours; training by resnet10 1x at 32 px, " in guessed
     done(Runs(site.runs), first, "cpu: Core i5", 20.0)
-    session.show_plan(asked)
+    show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]
     assert [line.partition(":")[0] for line in told] == ["  measured", "  measured"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.commands.data.check import check
+from bench.commands.data.check import check_data
 from bench.data.catalogue import CATALOGUE
 from bench.data.datasets import open_split
 from bench.data.sets import detection_layouts as layouts
@@ -231,10 +231,10 @@ def test_many_problems_are_counted(coco: Path) -> None:
 
 def test_bench_data_check_reads_a_real_layout(coco: Path, tmp_path: Path) -> None:
     site = Site(root=tmp_path, runs=tmp_path / "runs", output=tmp_path, report=tmp_path, data={"coco": coco})
-    found = check("coco", site)
+    found = check_data("coco", site)
     assert "trainval: 8 images" in found.lines
     assert [problem for problem in found.problems if "118,287" in problem]  # eight are not all of COCO
-    assert "8 training images, expected 200" in check("scenes_coco", site).problems[0]  # eight in these tests
+    assert "8 training images, expected 200" in check_data("scenes_coco", site).problems[0]  # eight in these tests
 
 
 def test_only_detection_can_read_boxes(tmp_path: Path) -> None:

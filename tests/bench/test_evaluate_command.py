@@ -34,8 +34,8 @@ def saved(folder: Path, seed: int = 0, backbone: Backbone = OURS, name: str = "m
     return folder / name
 
 
-def asked(path: Path, *protocols: str, **choices: object) -> evaluate.Request:
-    return replace(evaluate.Request(find_site(), path, protocols or ("knn",), "embedded"), **choices)  # type: ignore[arg-type]
+def asked(path: Path, *protocols: str, **choices: object) -> evaluate.CheckpointRequest:
+    return replace(evaluate.CheckpointRequest(find_site(), path, protocols or ("knn",), "embedded"), **choices)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_checkpoint_of_ones_own_is_evaluated_and_its_numbers_printed(workplace
     path.rename(workplace / "moved.pt")
     assert evaluate.run(asked(workplace / "moved.pt"), "inline") == 0
     assert len(list((workplace / "runs").glob("evaluate-*"))) == 1
-    other = evaluate.Request(find_site(), saved(workplace, seed=1), ("knn",), "embedded")
+    other = evaluate.CheckpointRequest(find_site(), saved(workplace, seed=1), ("knn",), "embedded")
     assert evaluate.run(other, "local") == 0
     assert len(list((workplace / "runs").glob("evaluate-*"))) == 2
 

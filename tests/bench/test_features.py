@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.commands.run import _cached
+from bench.commands.plan import _cached
 from bench.contracts import Context, Subject
 from bench.identity import digest
 from bench.planning.graph import plan

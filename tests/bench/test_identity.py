@@ -10,17 +10,17 @@ from bench.errors import BenchError
 from bench.identity import canonical, digest, from_json, job_id, to_json
 from bench.planning import scales
 from bench.spec import Backbone, Data, Evaluate, Optim, Pretrain, Random
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from tests.conftest import knn_of, tiny_pretrain
 
 
 def test_ids_of_published_specs_are_pinned() -> None:
     # Who changes one of these changes every finished run of every user: raise VERSION and say so in the changelog.
     table = load_table("simclr_table6")
-    ids = {(c.row.name, c.column.name): c.job for c in cell_jobs(table, scales.scale_of("paper"), 1)}
+    ids = {(c.row.name, c.column.name): c.job for c in plan_table(table, scales.scale_of("paper"), 1).cells}
     assert ids["SimCLR (ours), ResNet-50", "Param (M)"] == PINNED[0]
     assert ids["SimCLR (ours), ResNet-50 (4x)", "Top-1"] == PINNED[1]
-    embedded = {(c.row.name, c.column.name): c.job for c in cell_jobs(table, scales.scale_of("embedded"), 1)}
+    embedded = {(c.row.name, c.column.name): c.job for c in plan_table(table, scales.scale_of("embedded"), 1).cells}
     assert embedded["SimCLR (ours), ResNet-50", "Param (M)"] == PINNED[2]
     assert embedded["Raw pixels", "kNN Top-1"] == PINNED[3]
 

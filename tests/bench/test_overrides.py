@@ -15,7 +15,7 @@ from bench.runs.folder import Runs
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.spec import Evaluate, Pretrain
 from reports.text.tables import to_markdown
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from results.store import Store
 from results.view import view
 
@@ -29,7 +29,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def ids(scale: str, overrides: Overrides) -> set[str]:
-    return {job_id(cell.spec) for cell in cell_jobs(load_table("simclr_table6"), scale_of(scale, overrides), 1)}
+    return {job_id(cell.spec) for cell in plan_table(load_table("simclr_table6"), scale_of(scale, overrides), 1).cells}
 
 
 def test_the_section_is_read(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_choice_makes_other_jobs_where_it_changes_something_and_only_there() -
 
 def test_at_the_papers_scale_the_chosen_data_are_read_and_named() -> None:
     table, scale = load_table("simclr_table6"), scale_of("paper", ALL)
-    specs = [cell.spec for cell in cell_jobs(table, scale, 1)]
+    specs = [cell.spec for cell in plan_table(table, scale, 1).cells]
     trained = [spec.encoder for spec in specs if isinstance(spec, Evaluate) and isinstance(spec.encoder, Pretrain)]
     assert {spec.data.name for spec in specs} == {spec.data.name for spec in trained} == {"imagenet-256"}
     assert all(made.compile and made.chunks == 4 and all(v.exact for v in made.views) for made in trained)
@@ -77,17 +77,17 @@ def test_at_the_papers_scale_the_chosen_data_are_read_and_named() -> None:
 
 def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     table, store = load_table("simclr_table6"), Store(Runs(tmp_path / "runs"))
-    chosen = view(table, scale_of("paper", ALL), store, 1)
+    chosen = view(plan_table(table, scale_of("paper", ALL), 1), store)
     said = "Chosen in bench.toml: imagenet-256 in the place of imagenet, 4 chunks a pretraining step, compiled encoders, views by Pillow."
     assert said in to_markdown(chosen)
     assert "imagenet-256" in chosen.protocols["Top-1"]
-    assert "Chosen in bench.toml" not in to_markdown(view(table, scale_of("paper"), store, 1))
-    assert "Pillow" not in view(table, scale_of("embedded", ALL), store, 1).overrides
+    assert "Chosen in bench.toml" not in to_markdown(view(plan_table(table, scale_of("paper"), 1), store))
+    assert "Pillow" not in view(plan_table(table, scale_of("embedded", ALL), 1), store).overrides
 
 
 def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
     for overrides in (AS_PUBLISHED, ALL):
-        made = plans.Manifest("t", "paper", 1, (), (), (), overrides)
+        made = plans.StoredPlan("t", "paper", 1, (), (), (), overrides)
         plans.write(runs, made)
         assert plans.read_all(runs) == [made]

@@ -247,4 +247,4 @@ def test_the_command_packs_with_processes_and_check_finds_it_whole(
     assert result.exit_code == 0, result.output
     assert result.output.splitlines()[-1].endswith(f"GB in {workplace}/data/{NAME}")
     assert content(workplace / "data" / NAME) == content(made.folder)
-    assert check.check(NAME, site).problems == []
+    assert check.check_data(NAME, site).problems == []

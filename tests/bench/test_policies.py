@@ -289,9 +289,9 @@ def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         BenchError, match=r"unknown augmentation policy 'autoaugmnt'\. Did you mean 'autoaugment'\? Allowed: autoaugment, none, randaugment"
     ):
-        augment.check(Augment(size=32, policy="autoaugmnt"))  # type: ignore[arg-type]
+        augment.check_view(Augment(size=32, policy="autoaugmnt"))  # type: ignore[arg-type]
     for policy in policies.POLICIES:
-        augment.check(Augment(size=32, policy=policy))  # type: ignore[arg-type]
+        augment.check_view(Augment(size=32, policy=policy))  # type: ignore[arg-type]
 
 
 def test_an_unknown_transformation_is_refused_with_the_nearest_when_a_table_is_planned() -> None:

@@ -17,7 +17,9 @@ from PIL import Image
 from bench import plugins
 from bench.authors import Weights, catalogue
 from bench.bench_toml import find_site
-from bench.commands import run as session
+from bench.commands.plan import show_plan
+from bench.commands.request import TableRequest
+from bench.commands.run import run
 from bench.errors import BenchError
 from bench.identity import canonical, from_json, job_id
 from bench.networks import encoders
@@ -29,7 +31,8 @@ from bench.spec import Backbone, Data, Evaluate, Released
 from bench.weights import released
 from bench.weights.released import fetch, find, folder_of, locate, register
 from evals.knn import Config as Knn
-from results.cells import cell_jobs, load_table
+from reports.serve import build_site
+from results.cells import load_table, plan_table
 from results.store import Store
 from results.view import view
 from tests.bench import tensor_bundle
@@ -42,7 +45,7 @@ SMALL = Backbone(name="resnet50", base_channels=4, padding="tensorflow")
 def test_every_entry_can_be_got_and_built() -> None:
     for name, entry in catalogue().items():
         assert bool(entry.url) != bool(entry.by_hand), name
-        encoders.check(entry.backbone, [224])
+        encoders.check_backbone(entry.backbone, [224])
         assert entry.paper
         assert set(entry.sha256) <= set("0123456789abcdef")
         tensorflow = name.startswith(("simclr", "fnc"))
@@ -224,7 +227,7 @@ HASHES = {"simclr_1x": "1" * 64, "simclr_2x": "2" * 64, "simclr_4x": "4" * 64, "
 
 def test_released_rows_of_a_table_need_no_pretraining() -> None:
     table = load_table("simclr_table6")
-    cells = cell_jobs(table, SCALES["paper"], 1, released=HASHES)
+    cells = plan_table(table, SCALES["paper"], 1, released=HASHES).cells
     encoders_of = {cell.row.name: cell.spec.encoder for cell in cells if isinstance(cell.spec, Evaluate)}
     assert len(cells) == 4 * 4  # the parameter count is read off a pretraining, which there is none of
     assert {name: (e.name, e.sha256, e.backbone.width) for name, e in encoders_of.items() if isinstance(e, Released)} == {
@@ -233,10 +236,10 @@ def test_released_rows_of_a_table_need_no_pretraining() -> None:
         "SimCLR (ours), ResNet-50 (4x)": ("simclr_4x", "4" * 64, 4),
         "Supervised, ResNet-50": ("torchvision_supervised", "7" * 64, 1),
     }
-    directclr = cell_jobs(load_table("directclr_table1"), SCALES["paper"], 1, released={"directclr": "d" * 64})
+    directclr = plan_table(load_table("directclr_table1"), SCALES["paper"], 1, released={"directclr": "d" * 64}).cells
     assert {cell.row.label for cell in directclr} == {"DirectCLR"}
     with pytest.raises(BenchError, match=r"--released needs --scale paper: .* at 'embedded' they fit none"):
-        cell_jobs(table, SCALES["embedded"], 1, released=HASHES)
+        plan_table(table, SCALES["embedded"], 1, released=HASHES)
 
 
 def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
@@ -253,7 +256,7 @@ def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
 
 
 def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
-    shown = view(load_table("simclr_table6"), SCALES["paper"], Store(runs), 1, released=HASHES)
+    shown = view(plan_table(load_table("simclr_table6"), SCALES["paper"], 1, released=HASHES), Store(runs))
     notes = {row.name: row.note for row in (*shown.rows, *shown.references)}
     expected = "not pretrained here: weights simclr_2x of SimCLR (arXiv:2002.05709), sha256 222222222222, linear top-1 74.2 by their own account"
     assert notes["SimCLR (ours), ResNet-50 (2x)"] == expected
@@ -263,7 +266,7 @@ def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
 
 
 def test_a_manifest_remembers_the_released_weights(runs: Runs) -> None:
-    plain = plans.Manifest("t", "paper", 1, (), (), ())
+    plain = plans.StoredPlan("t", "paper", 1, (), (), ())
     for one in (plain, replace(plain, released=HASHES)):
         plans.write(runs, one)
         assert plans.read_all(runs) == [one]
@@ -288,13 +291,13 @@ def small_imagenet(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return workplace
 
 
-def request(scale: str = "paper", rows: tuple[str, ...] = ("SimCLR (ours), ResNet-50", "Random encoder")) -> session.Request:
-    return session.Request(find_site(), ("simclr_table6",), scale, 1, rows, ("kNN Top-1",), released=True)
+def request(scale: str = "paper", rows: tuple[str, ...] = ("SimCLR (ours), ResNet-50", "Random encoder")) -> TableRequest:
+    return TableRequest(find_site(), ("simclr_table6",), scale, 1, rows, ("kNN Top-1",), released=True)
 
 
 @pytest.mark.slow
 def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert session.run(request(), "inline", []) == 0
+    assert run(request(), "inline", []) == 0
     out = capfd.readouterr().out
     assert "simclr_table6: no released weights, skipped: Random encoder, ResNet-50" in out
     assert "layout TensorFlow, base_model/conv2d_k: 265 keys matched, 0 missing, 3 left out" in out
@@ -302,9 +305,9 @@ def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, 
     (known,) = plans.read_all(Runs(site.runs))
     assert [job.kind for job in known.jobs] == ["evaluate"]
     assert known.released is not None
-    run = Runs(site.runs)[known.jobs[0].id]
-    assert run.state() is State.DONE
-    origin = run.result().details["encoder"]
+    found = Runs(site.runs)[known.jobs[0].id]
+    assert found.state() is State.DONE
+    origin = found.result().details["encoder"]
     assert isinstance(origin, Mapping)
     assert (origin["weights"], origin["file"], origin["matched"]) == ("simclr_1x", "model.ckpt-225206.index", 265)
     assert (origin["linear_top1_by_authors"], origin["sha256"]) == (69.1, known.released["simclr_1x"])
@@ -313,19 +316,19 @@ def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, 
     # The report knows the job although the weights may be gone by then.
     for file in (small_imagenet / "ResNet50_1x").iterdir():
         file.unlink()
-    assert "weights simclr_1x of SimCLR" in (session.build_report(site, Runs(site.runs), None).parent / "paper/simclr_table6.html").read_text()
+    assert "weights simclr_1x of SimCLR" in (build_site(site, Runs(site.runs), None).parent / "paper/simclr_table6.html").read_text()
 
 
 def test_released_weights_away_from_the_published_scale_are_refused_before_anything_runs(workplace: Path) -> None:
     with pytest.raises(BenchError, match="--released needs --scale paper"):
-        session.run(request("embedded"), "inline", [])
+        run(request("embedded"), "inline", [])
     with pytest.raises(BenchError, match="no chosen row of simclr_table6 names released weights"):
-        session.show_plan(request(rows=("random",)))
+        show_plan(request(rows=("random",)))
     assert not (workplace / "runs").exists()
 
 
 def test_a_plan_names_the_weights_that_are_not_here(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    session.show_plan(replace(request(rows=()), tables=("simclr_table6", "directclr_table1"), columns=("Top-1",)))
+    show_plan(replace(request(rows=()), tables=("simclr_table6", "directclr_table1"), columns=("Top-1",)))
     out = capsys.readouterr().out
     assert "5 jobs asked for, 5 after each is taken once" in out
     assert "missing: released weights 'simclr_4x' are not here yet: `bench run --released` downloads https://storage.googleapis.com/" in out

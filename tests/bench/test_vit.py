@@ -230,22 +230,22 @@ def test_a_size_that_the_patch_does_not_divide_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 8, got 30 x 30"):
         built()(images(30))
     with pytest.raises(BenchError, match="vit_digits: an image size of 30 is not a multiple of its patch, 8"):
-        encoders.check(DIGITS, [32, 30])
-    encoders.check(DIGITS, [32, 16])
-    encoders.check(Backbone(name="resnet10"), [30])
+        encoders.check_backbone(DIGITS, [32, 30])
+    encoders.check_backbone(DIGITS, [32, 16])
+    encoders.check_backbone(Backbone(name="resnet10"), [30])
 
 
 @pytest.mark.parametrize("choice", [{"base_channels": 8}, {"stem": "small"}, {"zero_init_residual": False}])
 def test_choices_of_resnets_are_refused(choice: dict[str, int | str]) -> None:
     with pytest.raises(BenchError, match="are choices of ResNets"):
-        encoders.check(replace(DIGITS, **choice))  # type: ignore[arg-type]
+        encoders.check_backbone(replace(DIGITS, **choice))  # type: ignore[arg-type]
 
 
 def test_unknown_and_empty_transformers_are_refused() -> None:
     with pytest.raises(BenchError, match=r"unknown architecture 'vit_smal16'.*Did you mean 'vit_small16'"):
         encoders.build(Backbone(name="vit_smal16"), seed=0)
     with pytest.raises(BenchError, match="must be at least 1"):
-        encoders.check(replace(DIGITS, width=0))
+        encoders.check_backbone(replace(DIGITS, width=0))
 
 
 @pytest.mark.parametrize("scale", SCALES)

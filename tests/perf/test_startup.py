@@ -25,7 +25,7 @@ from bench.runs.result import Result
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Resources, Spec
 from reports.serve import build_site
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from tests.conftest import BENCH, knn_of, linear_of, tiny_pretrain
 from tests.perf.pairs import Side, alone
 from tests.perf.test_training_speed import SETTING_B
@@ -57,13 +57,13 @@ def fill(site: Site, tables: Iterable[str], seeds: int) -> int:
     """Run folders, results and plans of tables that are done, as `bench run` leaves them; the number of jobs."""
     runs, known = Runs(site.runs), set()
     for name in tables:
-        jobs = graph.plan((cell.label, cell.spec) for cell in cell_jobs(load_table(name), SCALES[SCALE], seeds))
+        jobs = graph.plan((cell.label, cell.spec) for cell in plan_table(load_table(name), SCALES[SCALE], seeds).cells)
         for job in jobs:
             if job.id not in known:
                 known.add(job.id)
                 runs[job.id].create(job, Resources())
                 end(runs, job)
-        plans.write(runs, plans.Manifest(name, SCALE, seeds, (), (), plans.of_graph(jobs)))
+        plans.write(runs, plans.StoredPlan(name, SCALE, seeds, (), (), plans.of_graph(jobs)))
     return len(known)
 
 

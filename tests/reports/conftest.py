@@ -16,7 +16,7 @@ from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Pretrain, Resources
 from evals.linear import Config as Linear
-from results.cells import cell_jobs
+from results.cells import plan_table
 from results.store import Store
 from results.table import Column, Row, Table
 from results.view import TableView, view
@@ -88,13 +88,13 @@ def make_demo(root: Path) -> Demo:
     views = []
     for scale, seeds in (("embedded", 2), ("paper", 1)):
         fill(runs, TABLE, TOP1, scale, seeds)
-        views.append(view(TABLE, scale_of(scale), Store(runs), seeds))
+        views.append(view(plan_table(TABLE, scale_of(scale), seeds), Store(runs)))
     return Demo(runs, *views)
 
 
 def fill(runs: Runs, table: Table, top1: dict[str, float | None], scale: str, seeds: int) -> None:
     """Run folders of all jobs of a table: done, failed or blocked as `top1` says; rows it does not name stay pending."""
-    for cell in cell_jobs(table, scale_of(scale), seeds):
+    for cell in plan_table(table, scale_of(scale), seeds).cells:
         if cell.row.name not in top1:
             continue
         value = top1[cell.row.name]

@@ -16,6 +16,7 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from reports import build as building
 from reports.build import build
+from results.cells import plan_table
 from results.store import Store
 from results.view import view
 from tests.reports.conftest import FAILURE, HOSTILE, LOG_LINE, TABLE, Demo
@@ -57,7 +58,7 @@ def job_of(demo: Demo, row: str, column: str, seed: int = 0) -> str:
 
 def rebuilt(demo: Demo, out: Path) -> Path:
     """The report of what the run folders say now."""
-    return build([view(TABLE, scale_of("embedded"), Store(demo.runs), 2)], demo.runs, out).parent
+    return build([view(plan_table(TABLE, scale_of("embedded"), 2), Store(demo.runs))], demo.runs, out).parent
 
 
 def table_rows(path: Path) -> dict[str, str]:
@@ -180,7 +181,7 @@ def test_agreement_protocols_plots_curves_and_downloads_are_there(report: Path, 
 
 
 def test_pending_cells_have_no_link(demo: Demo, tmp_path: Path) -> None:
-    pending = view(TABLE, scale_of("embedded"), Store(type(demo.runs)(tmp_path / "none")), 1)
+    pending = view(plan_table(TABLE, scale_of("embedded"), 1), Store(type(demo.runs)(tmp_path / "none")))
     index = build([pending], type(demo.runs)(tmp_path / "none"), tmp_path / "out")
     page = Page(index.parent / "embedded" / "demo_table1.html")
     assert "pending" in page.text

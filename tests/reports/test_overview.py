@@ -17,6 +17,7 @@ from reports.pages.overview import overviews
 from reports.pages.related import link
 from reports.text import bibtex
 from reports.words import title
+from results.cells import plan_table
 from results.store import Store
 from results.table import Column, Row, Table
 from results.view import view
@@ -69,7 +70,7 @@ def test_gpu_hours_count_every_rank_and_several_commits_are_counted(own_demo: De
 
 def test_nothing_finished_has_no_provenance(demo: Demo, tmp_path: Path) -> None:
     runs = type(demo.runs)(tmp_path / "none")
-    page = Page(build([view(TABLE, scale_of("embedded"), Store(runs), 1)], runs, tmp_path / "out"))
+    page = Page(build([view(plan_table(TABLE, scale_of("embedded"), 1), Store(runs))], runs, tmp_path / "out"))
     assert "No job has finished yet." in page.text
 
 
@@ -108,7 +109,7 @@ def test_ablations_and_other_lengths_stay_out_of_the_matrix_and_variants_stand_a
     table = Table(id="t", paper="P", arxiv="", number="2", title="t", columns=columns, rows=rows, order_by="Top-1")
     runs = type(demo.runs)(tmp_path / "runs")
     fill(runs, table, {"own": 80.0, "short": 70.0, "ablation": 60.0}, "embedded", 1)
-    (found,) = overviews([view(table, scale_of("embedded"), Store(runs), 1)])
+    (found,) = overviews([view(plan_table(table, scale_of("embedded"), 1), Store(runs))])
     assert {key: [(entry.text, entry.variant) for entry in entries] for key, entries in found.entries.items()} == {
         ("simclr", LINEAR): [("80.0", ""), ("80.0", "label_fraction 0.01")]
     }

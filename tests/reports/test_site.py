@@ -12,12 +12,14 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.runs import plans
 from reports import build as building
+from reports import freshness
 from reports import serve as reporting
 from reports.build import build
 from reports.job_view import JobRecord
 from reports.memory import Memory
 from reports.pages.job import job_page
 from reports.pages.related import Linked
+from results.cells import plan_table
 from results.store import Store
 from results.view import TableView, view
 from tests.reports.conftest import TABLE, Demo, curve_line
@@ -25,7 +27,7 @@ from tests.reports.test_build import Page
 
 
 def looked_at(demo: Demo) -> TableView:
-    return view(TABLE, scale_of("embedded"), Store(demo.runs), 2)
+    return view(plan_table(TABLE, scale_of("embedded"), 2), Store(demo.runs))
 
 
 def test_only_what_has_changed_is_made_again_and_the_bytes_are_those_of_a_fresh_build(
@@ -79,15 +81,15 @@ def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(ow
     run = own_demo.runs[job]
     monkeypatch.setattr(plans, "read_all", lambda _: [Known()])
     monkeypatch.setattr(plans, "states", lambda *_: {job: run.state()})
-    failed = reporting.fingerprint(own_demo.runs)
+    failed = freshness.fingerprint(own_demo.runs)
     run.forget_failure()
     run.claim()
-    running = reporting.fingerprint(own_demo.runs)
+    running = freshness.fingerprint(own_demo.runs)
     with run.metrics.open("a") as file:
         file.write(curve_line(99, None))
-    later = reporting.fingerprint(own_demo.runs)
+    later = freshness.fingerprint(own_demo.runs)
     assert failed != running != later
-    assert later == reporting.fingerprint(own_demo.runs)
+    assert later == freshness.fingerprint(own_demo.runs)
 
 
 def test_a_build_that_fails_leaves_the_server_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from bench.spec import Evaluate, Resources
 from reports.build import build
 from reports.figures.spectra import dynamics_figure, spectra_of, spectrum_figure
 from reports.figures.svg import RAMP, SERIES
-from results.cells import cell_jobs
+from results.cells import plan_table
 from results.store import Store
 from results.table import Column, Row, Table
 from results.view import view
@@ -173,7 +173,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         started="2025-11-22T10:00:00+00:00", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu", ranks=1, threads=1,
         commit="0", versions={"python": "3.11"}, resumed=0,
     )  # fmt: skip
-    for cell in cell_jobs(TABLE, scale_of("embedded"), 1):
+    for cell in plan_table(TABLE, scale_of("embedded"), 1).cells:
         for job in plan([(cell.label, cell.spec)]):
             run = runs[job.id]
             if run.job_file.exists():
@@ -186,7 +186,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 details = {"spectra": [{"label": "k = 1", "values": [1.0, 0.5]}], "dynamics": DYNAMICS}
             metrics = {"representation_effective_rank": 2.0, "embedding_effective_rank": 1.5}
             Result(job=job.id, metrics=metrics, details=details, provenance=provenance).write(run.result_file)
-    return build([view(TABLE, scale_of("embedded"), Store(runs), 1)], runs, tmp_path_factory.mktemp("out") / "report").parent
+    return build([view(plan_table(TABLE, scale_of("embedded"), 1), Store(runs))], runs, tmp_path_factory.mktemp("out") / "report").parent
 
 
 def figures_of(page: Path) -> dict[str, str]:

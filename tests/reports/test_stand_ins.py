@@ -12,7 +12,7 @@ from bench.runs.folder import Runs
 from bench.spec import Evaluate
 from reports.build import build
 from reports.text.tables import to_latex, to_markdown
-from results.cells import cell_jobs
+from results.cells import plan_table
 from results.store import Store
 from results.table import Column, Row, Table
 from results.view import TableView, view
@@ -35,7 +35,7 @@ HERE = {"Top-1": "", "Places205": "digits1797", "VOC07": "digit_scenes", "iNat18
 
 
 def seen(runs: Runs, scale: str) -> TableView:
-    return view(TABLE, scale_of(scale), Store(runs), seeds=1)
+    return view(plan_table(TABLE, scale_of(scale), seeds=1), Store(runs))
 
 
 def test_each_scale_reads_what_it_says(runs: Runs) -> None:
@@ -47,7 +47,7 @@ def test_each_scale_reads_what_it_says(runs: Runs) -> None:
     }
     assert expected.keys() == SCALES.keys()
     for scale, names in expected.items():
-        specs = [cell.spec for cell in cell_jobs(TABLE, scale_of(scale), seeds=1)]
+        specs = [cell.spec for cell in plan_table(TABLE, scale_of(scale), seeds=1).cells]
         assert [spec.data.name for spec in specs if isinstance(spec, Evaluate)] == names
         # The encoder is the same for all: it is pretrained on this scale's ImageNet.
         assert len({spec.encoder for spec in specs if isinstance(spec, Evaluate)}) == 1

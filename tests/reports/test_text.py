@@ -15,7 +15,7 @@ from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from reports.text.tables import CSV_COLUMNS, to_csv, to_latex, to_markdown, write_outputs
 from reports.words import agreement_sentence, signed, took
-from results.cells import load_table
+from results.cells import load_table, plan_table
 from results.store import Store
 from results.table import Row
 from results.view import Agreement, CellView, TableView, view
@@ -183,10 +183,10 @@ def test_the_demo_has_the_label_that_these_tests_are_about() -> None:
 
 
 def test_a_printed_value_that_is_not_certain_carries_a_question_mark(runs: Runs) -> None:
-    shown = view(load_table("fnc_table5"), scale_of("embedded"), Store(runs), 1)
+    shown = view(plan_table(load_table("fnc_table5"), scale_of("embedded"), 1), Store(runs))
     markdown = to_markdown(shown)
     assert "30.7?" in markdown
     assert "57.2?" not in markdown
     assert "A question mark: the printed value is not certain." in markdown
     assert "30.7?" in to_latex(shown)
-    assert "question mark" not in to_markdown(view(load_table("barlow_table1"), scale_of("embedded"), Store(runs), 1))
+    assert "question mark" not in to_markdown(view(plan_table(load_table("barlow_table1"), scale_of("embedded"), 1), Store(runs)))

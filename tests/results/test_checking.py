@@ -15,15 +15,16 @@ from bench.errors import BenchError
 from bench.planning.graph import plan
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
-from bench.runs.plans import Manifest, of_graph
+from bench.runs.plans import StoredPlan, of_graph
 from bench.runs.plans import write as remember
 from bench.runs.result import Provenance, Result
 from bench.settings.overrides import Overrides
 from bench.settings.site import Site
 from reports.text.tables import to_markdown
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from results.regression import kept
-from results.regression.check import check_all, fresh_view, update_all, write_junit
+from results.regression.check import check_all, fresh_view, update_all
+from results.regression.junit import write_junit
 from results.regression.reference import path_of, read, write
 
 SCALE = "smoke"
@@ -60,9 +61,9 @@ def finish(site: Site, table: str, values: dict[str, list[float]]) -> None:
     """Leave what `bench run --seeds N` leaves; values: row -> top-1 of each seed, a row that is not named stays pending."""
     runs = Runs(site.runs)
     seeds = max(map(len, values.values()))
-    cells = cell_jobs(load_table(table), scale_of(SCALE), seeds)
+    cells = plan_table(load_table(table), scale_of(SCALE), seeds).cells
     graph = plan((cell.label, cell.spec) for cell in cells)
-    remember(runs, Manifest(table, SCALE, seeds, (), (), of_graph(graph)))
+    remember(runs, StoredPlan(table, SCALE, seeds, (), (), of_graph(graph)))
     for cell in cells:
         if cell.row.label in values:
             Result(job=cell.job, metrics={"top1": values[cell.row.label][cell.seed]}, provenance=MADE).write(runs[cell.job].result_file)
@@ -172,7 +173,7 @@ def test_damaged_and_absent_records_are_named(site: Site, tmp_path: Path) -> Non
 
 def test_what_bench_toml_changed_becomes_no_reference(site: Site, tmp_path: Path) -> None:
     finish(site, "one", {"Pixels": [80.0], "Random": [60.0]})
-    graph = plan((cell.label, cell.spec) for cell in cell_jobs(load_table("one"), scale_of(SCALE), 1))
-    remember(Runs(site.runs), Manifest("one", SCALE, 1, (), (), of_graph(graph), Overrides(chunks=4)))
+    graph = plan((cell.label, cell.spec) for cell in plan_table(load_table("one"), scale_of(SCALE), 1).cells)
+    remember(Runs(site.runs), StoredPlan("one", SCALE, 1, (), (), of_graph(graph), Overrides(chunks=4)))
     with pytest.raises(BenchError, match=r"one was not run by the papers' recipes.*Chosen in bench.toml: 4 chunks"):
         update_all(["one"], SCALE, site, root=tmp_path / "references")

@@ -9,7 +9,7 @@ import pytest
 
 from bench.planning.scales import SCALES
 from evals import linear_collapse
-from results.cells import cell_jobs, load_table
+from results.cells import load_table, plan_table
 from results.tables import directclr_fig3
 
 # Typed from the paper's page, independently of the table files: tables 1 and 2 of arXiv:2110.09348v3.
@@ -37,7 +37,7 @@ def test_directclr_tables_print_what_the_paper_prints() -> None:
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_rows_that_directclrs_two_tables_share_are_one_pretraining(scale: str) -> None:
-    jobs = {name: {cell.row.name: cell.job for cell in cell_jobs(load_table(name), SCALES[scale], 1, columns=["Top-1"])} for name in (
+    jobs = {name: {cell.row.name: cell.job for cell in plan_table(load_table(name), SCALES[scale], 1, columns=["Top-1"]).asked} for name in (
         "directclr_table1", "directclr_table2")}  # fmt: skip
     one, two = jobs["directclr_table1"], jobs["directclr_table2"]
     assert len(set(one.values())) == 4
@@ -49,7 +49,7 @@ def test_rows_that_directclrs_two_tables_share_are_one_pretraining(scale: str) -
 
 def test_directclr_fig3_is_one_job_and_prints_nothing() -> None:
     table = load_table("directclr_fig3")
-    cells = cell_jobs(table, SCALES["embedded"], 1)
+    cells = plan_table(table, SCALES["embedded"], 1).cells
     assert len({cell.job for cell in cells}) == 1
     assert len(cells) == len(table.columns)
     assert not any(row.printed for row in table.rows)

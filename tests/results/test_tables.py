@@ -11,7 +11,7 @@ from bench import plugins
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder as scale_encoder
 from bench.spec import Evaluate, Pretrain, Random, Released
-from results.cells import cell_jobs, load_table, protocol_of
+from results.cells import load_table, plan_table, protocol_of
 
 # Typed from the paper's page, independently of the table file: table 6 of arXiv:2002.05709v3.
 SIMCLR_TABLE_6 = """\
@@ -57,7 +57,7 @@ def test_simclr_table1_prints_what_the_paper_prints() -> None:
 def test_simclr_table1_trains_one_encoder_a_column_at_the_papers_length() -> None:
     table = load_table("simclr_table1")
     for scale, length in (("paper", 100), ("embedded", encoder_of("simclr", "embedded").epochs)):
-        cells = cell_jobs(table, SCALES[scale], 1, rows=["SimCLR"])
+        cells = plan_table(table, SCALES[scale], 1, rows=["SimCLR"]).asked
         trained = {
             cell.column.name: encoder for cell in cells if isinstance(cell.spec, Evaluate) and isinstance(encoder := cell.spec.encoder, Pretrain)
         }
@@ -87,7 +87,7 @@ def test_simclrs_and_mocos_rows_run_and_the_others_say_what_they_lack() -> None:
 @pytest.mark.parametrize("name", plugins.names("table"))
 def test_every_table_can_be_planned_at_every_scale(name: str, scale: str) -> None:
     table = load_table(name)
-    cells = cell_jobs(table, SCALES[scale], 2)
+    cells = plan_table(table, SCALES[scale], 2).cells
     runnable = {row.name for row in (*table.rows, *table.references) if row.method}
     assert {cell.row.name for cell in cells} == runnable
     seeds = {seed: {cell.job for cell in cells if cell.seed == seed and cell.row.method != "pixels"} for seed in (0, 1)}
@@ -110,7 +110,7 @@ def test_every_table_file_names_its_paper(name: str) -> None:
 def test_linear_columns_have_the_papers_protocol_as_published_and_the_sweep_elsewhere() -> None:
     for name, variant in (("simclr_table6", "simclr"), ("directclr_table1", "directclr"), ("barlow_table1", "barlow_twins"), ("fnc_table4", "fnc")):
         table = load_table(name)
-        jobs = {scale: [c for c in cell_jobs(table, SCALES[scale], 1) if c.column.name == "Top-1"] for scale in ("paper", "embedded")}
+        jobs = {scale: [c for c in plan_table(table, SCALES[scale], 1).cells if c.column.name == "Top-1"] for scale in ("paper", "embedded")}
         published = plugins.load("evaluation", "linear_augmented").VARIANTS[variant]["paper"]
         assert all(isinstance(c.spec, Evaluate) and c.spec.protocol == published for c in jobs["paper"])
         sweep = plugins.load("evaluation", "linear").RECIPES["embedded"]
@@ -120,7 +120,7 @@ def test_linear_columns_have_the_papers_protocol_as_published_and_the_sweep_else
 def test_short_runs_have_the_published_settings_of_short_runs() -> None:
     rates = {}
     for name in ("vicreg_table5", "vicreg_table7"):
-        for cell in cell_jobs(load_table(name), SCALES["paper"], 1):
+        for cell in plan_table(load_table(name), SCALES["paper"], 1).cells:
             assert isinstance(cell.spec, Evaluate)
             encoder = cell.spec.encoder
             assert isinstance(encoder, Pretrain)
@@ -133,7 +133,7 @@ def test_short_runs_have_the_published_settings_of_short_runs() -> None:
 
 def test_a_row_is_trained_for_the_epochs_that_its_table_prints() -> None:
     exceptions = {"TWIST, RN50w2"}  # as the README has it, which the table's note says
-    for cell in cell_jobs(load_table("twist_table3"), SCALES["paper"], 1):
+    for cell in plan_table(load_table("twist_table3"), SCALES["paper"], 1).cells:
         encoder = cell.spec.encoder if isinstance(cell.spec, Evaluate) else cell.spec
         if isinstance(encoder, Pretrain) and cell.row.name not in exceptions:
             assert (encoder.start or encoder).epochs == float(cell.row.printed["Epochs"]), cell.row.name
@@ -141,7 +141,7 @@ def test_a_row_is_trained_for_the_epochs_that_its_table_prints() -> None:
 
 def test_studies_of_false_negatives_search_as_the_paper_did() -> None:
     found = {}
-    for cell in cell_jobs(load_table("fnc_table1"), SCALES["paper"], 1):
+    for cell in plan_table(load_table("fnc_table1"), SCALES["paper"], 1).cells:
         assert isinstance(cell.spec, Evaluate)
         assert isinstance(cell.spec.encoder, Pretrain)
         method = cell.spec.encoder.method
@@ -155,6 +155,6 @@ def test_studies_of_false_negatives_search_as_the_paper_did() -> None:
 def test_released_weights_never_stand_for_an_untrained_network(name: str) -> None:
     table = load_table(name)
     hashes = {row.released: "0" * 64 for row in (*table.rows, *table.references) if row.released}
-    for cell in cell_jobs(table, SCALES["paper"], 1, released=hashes) if hashes else ():
+    for cell in plan_table(table, SCALES["paper"], 1, released=hashes).cells if hashes else ():
         assert isinstance(cell.spec, Evaluate)
         assert isinstance(cell.spec.encoder, Random if cell.column.name in cell.row.untrained else Released), cell.label

@@ -8,7 +8,7 @@ import pytest
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
-from results.cells import CellJob, cell_jobs, load_table
+from results.cells import CellJob, load_table, plan_table
 from results.store import Store
 from results.view import TableView, kendall_tau, verdict, view
 
@@ -22,11 +22,11 @@ def finish(runs: Runs, job: str, **metrics: float) -> None:
 
 
 def cells_of(row: str, column: str, seeds: int = 1) -> list[CellJob]:
-    return [c for c in cell_jobs(TABLE, EMBEDDED, seeds) if (c.row.name, c.column.name) == (row, column)]
+    return [c for c in plan_table(TABLE, EMBEDDED, seeds).cells if (c.row.name, c.column.name) == (row, column)]
 
 
 def seen(runs: Runs, seeds: int = 1) -> TableView:
-    return view(TABLE, EMBEDDED, Store(runs), seeds)
+    return view(plan_table(TABLE, EMBEDDED, seeds), Store(runs))
 
 
 def test_mean_sd_and_n_over_the_finished_seeds(runs: Runs) -> None:
@@ -64,7 +64,7 @@ def test_states_of_cells(runs: Runs) -> None:
 def test_a_cell_that_was_not_asked_for_says_so_but_keeps_its_result(runs: Runs) -> None:
     name = "SimCLR (ours), ResNet-50"
     finish(runs, cells_of(name, "Top-1")[0].job, top1=94.0, top5=99.0)
-    part = view(TABLE, EMBEDDED, Store(runs), 1, rows=["random"], columns=["kNN Top-1"])
+    part = view(plan_table(TABLE, EMBEDDED, 1, rows=["random"], columns=["kNN Top-1"]), Store(runs))
     assert part.cells[name, "Top-1"].status == "done"
     assert part.cells[name, "kNN Top-1"].status == "not asked"
     assert part.cells["Random encoder, ResNet-50", "kNN Top-1"].status == "pending"
@@ -90,7 +90,7 @@ def test_a_result_without_the_metric_is_a_failure_not_a_gap(runs: Runs) -> None:
 def test_only_the_published_scale_is_held_against_the_printed_numbers(runs: Runs) -> None:
     assert seen(runs).cells["SimCLR (ours), ResNet-50", "Top-1"].verdict is None
     assert "This is not ImageNet" in seen(runs).caveat
-    published = view(TABLE, PAPER, Store(runs), 1)
+    published = view(plan_table(TABLE, PAPER, 1), Store(runs))
     assert published.cells["SimCLR (ours), ResNet-50", "Top-1"].verdict == "not run"
     assert published.caveat == ""
 

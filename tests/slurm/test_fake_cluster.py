@@ -137,7 +137,7 @@ def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeS
     place.submit(plan([("a", tiny_pretrain(0))]))
     (fake_slurm.home / "down").touch()
     assert "Unable to contact slurm controller" in place.error(graph)
-    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
+    plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
     assert "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))" in out
@@ -154,7 +154,7 @@ def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     first = next(iter(graph)).id
     fake_slurm.set(seconds=0.1, fail=[first])
     place.submit(graph)
-    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
+    plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     shown = Silent()
     summary = watch(graph, place.runs, shown, poll=0.1)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (2, 1, 2)

@@ -156,7 +156,7 @@ def test_a_failing_parent_ends_its_dependents_and_nothing_else(limited: Path, wo
     place = Place(workplace)
     graph = plan([("bad | kNN", knn_of(diverging())), ("good | kNN", knn_of(Random(backbone=TINY)))])
     place.submit(graph)
-    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
+    plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     summary = watch(graph, place.runs, Silent(), poll=0.5)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (1, 1, 1)
     assert place.runs[summary.failed[0]].failure().kind == "diverged"
@@ -177,7 +177,7 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     place = Place(workplace)
     graph = plan([("long | kNN", knn_of(tiny_pretrain(epochs=500)))])
     place.submit(graph)
-    plans.write(place.runs, plans.Manifest("tests", "tiny", 1, (), (), plans.of_graph(graph)))
+    plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     run, child = (place.runs[job.id] for job in graph)
     wait_for_steps(run, 2)
     row = look(Journal(place.runs)).row(run.job_id)

@@ -48,7 +48,7 @@ def overview(site: Site) -> Iterator[str]:
         yield f"{name:<17} {state:<10} SimCLR's list of {published.images:,} labelled images of {published.data} [{where}]"
 
 
-def check(name: str, site: Site) -> Findings:
+def check_data(name: str, site: Site) -> Findings:
     """Look over a data set or a list: presence, layout, numbers, and a seeded sample of images. Raises BenchError for an unknown name."""
     found = Findings()
     if name not in CATALOGUE and name not in lists.PUBLISHED:

@@ -77,7 +77,7 @@ class Row(NamedTuple):
     policy: list[list[float]]
 
 
-def check(spec: Augment) -> None:
+def check_view(spec: Augment) -> None:
     """Raises BenchError for a probability outside [0, 1], an empty range or an unknown policy."""
     if spec.policy not in policies.POLICIES:
         raise unknown_name("augmentation policy", spec.policy, policies.POLICIES)

@@ -30,7 +30,7 @@ _ENDS: Mapping[str, str] = {
 
 
 class Job(Protocol):
-    """What Slurm's side needs of a job: bench.runs.plans.PlannedJob and bench.planning.graph.Job are such."""
+    """What Slurm's side needs of a job: bench.runs.plans.StoredJob and bench.planning.graph.Job are such."""
 
     @property
     def id(self) -> str:

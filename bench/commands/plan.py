@@ -1,0 +1,96 @@
+"""`bench plan`: the jobs of tables, what is done and what is not and why, and what the rest costs. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import get_args
+
+from bench import plugins
+from bench.commands.driver import missing_data
+from bench.commands.request import TableRequest, plan_request, skipped
+from bench.costs.estimates import Costs, disk_total
+from bench.costs.forecast import Imagined, on_slots
+from bench.costs.forecast import lines as forecast
+from bench.costs.rates import Kind
+from bench.execution import executors, readiness
+from bench.planning.graph import Job, JobGraph
+from bench.runs import features
+from bench.runs.folder import Runs, State
+from bench.settings.site import Site
+from bench.spec import Evaluate, Pretrain
+from bench.wording import duration
+
+
+def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
+    """Print the jobs and what they cost, here and on an `imagined` cluster."""
+    planned = plan_request(request)
+    runs, jobs = planned.runs, planned.graph
+    # On a cluster this machine, its login node, is not where jobs run.
+    costs = Costs(runs, jobs, here="cuda" if request.site.slurm.pretrain.gpus else None)
+    todo = []
+    width = max((len(job.label) for job in jobs), default=4)
+    print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
+    for job in jobs:
+        state = runs[job.id].state()
+        estimate = costs.estimate(job)
+        if state is not State.DONE:
+            todo.append(job)
+        cost = "" if state is State.DONE else duration(estimate.seconds)
+        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {readiness.describe(job, state, runs)}")
+        if isinstance(job.spec, Pretrain):
+            print(f"{'':<26} {_recipe(job.spec)}")
+        elif summary := plugins.evaluation_of(job.spec.protocol).summary(job.spec.protocol):
+            print(f"{'':<26} {summary}")
+    for line in _cached(todo, runs):
+        print(line)
+    edges = sum(len(job.needs) for job in jobs)
+    print(f"\n{jobs.asked} jobs asked for, {len(jobs)} after each is taken once, {edges} edges; {len(jobs) - len(todo)} done, {len(todo)} to run")
+    for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
+        print(line)
+    for table in planned.tables:
+        rows = [row.name for row in table.table.rows if row.method is None]
+        if rows and not request.released:
+            print(f"{table.table.id}: not implemented: {'; '.join(rows)}")
+    for line in skipped(planned):
+        print(line)
+    for problem in (*missing_data(jobs, request.site), *planned.absent):
+        print(f"missing: {problem}")
+
+
+def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagined: Imagined | None) -> Iterator[str]:
+    """What is left to run costs: hours by device, time here, time on an imagined cluster, sources, disk."""
+    estimates = [costs.estimate(job) for job in todo]
+    for device in sorted({e.device for e in estimates}):
+        hours = sum(e.seconds for e in estimates if e.device == device) / 3600
+        yield f"about {hours:,.2f} {device}-hours"
+    slots = executors.default_slots(site)
+    yield f"about {duration(on_slots(todo, costs, slots))} on {slots} slots of this machine, nothing else running"
+    if imagined is not None:
+        yield from forecast(todo, costs, site, imagined)
+    by_source: dict[tuple[str, str, str], list[float]] = {}
+    for e in estimates:
+        by_source.setdefault((e.kind, e.device, e.source), []).append(e.seconds / 3600)
+    kinds = get_args(Kind)
+    for (kind, device, source), part in sorted(by_source.items(), key=lambda item: (kinds.index(item[0][0]), -sum(item[1]))):
+        yield f"  {kind}: {sum(part):,.2f} {device}-hours of {len(part)} {'jobs' if len(part) > 1 else 'job'}: {source}"
+    yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
+
+
+def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
+    """For how many of the evaluations left the features of the encoder are there already, so that they need no pass over the backbone."""
+    here, readers = features.counted((job.spec for job in todo if isinstance(job.spec, Evaluate)), runs.features)
+    if readers:
+        yield f"\nfeatures are cached for {here} of the {readers} evaluations to run that read them"
+
+
+def _recipe(spec: Pretrain) -> str:
+    """The hyperparameters that a reader checks against the paper."""
+    network = f"{spec.backbone.name} {spec.backbone.width}x"
+    vectors = "" if spec.optim.vector_lr is None else f" (biases and norms {spec.optim.vector_lr:g})"
+    return (
+        f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
+        f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
+        + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
+        + (", compiled" if spec.compile else "")
+        + (", views by Pillow" if any(view.exact for view in spec.views) else "")
+    )

@@ -1,0 +1,40 @@
+"""Whether a report still shows what is there. Apart from what draws it, so that `bench run` can ask at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench import ROOT
+from bench.runs import plans
+from bench.runs.folder import Runs
+
+
+def is_current(index: Path, runs: Runs, jobs: Iterable[str]) -> bool:
+    """Whether the report is newer than every result and plan, and than the code and tables that make it."""
+    if not index.is_file():
+        return False
+    ids = list(jobs)
+    made_from = [file for job in ids for file in (runs[job].result_file, runs[job].error_file)]
+    made_from += [*(runs.root / "plans").glob("*.json")]
+    made_from += ROOT.glob("ssl_tables-*.dist-info")  # new with each installation, whose files may be dated before it
+    for package in ("reports", "results", "bench"):
+        made_from += [file for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
+    newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
+    return newest < index.stat().st_mtime and all(runs[job].result_file.exists() for job in ids)
+
+
+def fingerprint(runs: Runs) -> list[tuple[object, ...]]:
+    """What a report depends on: the state of every job, and how far those that run have come."""
+    found: list[tuple[object, ...]] = []
+    for m in plans.read_all(runs):
+        for job, state in plans.states(m, runs).items():
+            found.append((m.name, job, state, _size(runs[job].metrics) if state == "running" else 0))
+    return found
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
