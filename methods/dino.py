@@ -15,17 +15,18 @@ the logits of all; that of the center is exact too, because the last layer is li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.networks.encoders import RESNETS
+from bench.networks.vit import Block
 from bench.spec import Optim, Pretrain
-from methods._dino import LastLayer, clip_each, dino_loss, projector, set_drop_path, temperature_of
-from methods._dino_recipes import variants
 from methods.parts.clock import Progress
 from methods.parts.heads import logits_of
 from methods.parts.momentum import cosine_momentum, move_towards, slow_copy
@@ -71,6 +72,85 @@ class Config:
             raise BenchError(f"dino: clip is {self.clip}, expected None or more than 0.")
         if not 0 <= self.drop_path < 1 or (self.drop_path and pretrain.backbone.name in RESNETS):
             raise BenchError(f"dino: drop_path is {self.drop_path}, expected 0 to below 1, and 0 for a ResNet ({pretrain.backbone.name}).")
+
+
+# -- Head, loss and schedules. V: student's views, T: teacher's views, B: images, K: classes.
+
+
+def projector(feature_dim: int, hidden: int, bottleneck: int, *, norm: bool) -> nn.Sequential:
+    """The head up to the bottleneck: three linear layers with GELU between, with batch norm where asked for."""
+    layers: list[nn.Module] = []
+    for inputs in (feature_dim, hidden):
+        layers += [nn.Linear(inputs, hidden), *([nn.BatchNorm1d(hidden)] if norm else []), nn.GELU()]
+    layers.append(nn.Linear(hidden, bottleneck))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
+
+
+class LastLayer(nn.Module):
+    """Linear layer without bias whose rows are unit vectors and, where asked for, a gain for each that learns from 1 on.
+
+    As weight normalisation, of which it is a special case, it keeps the unnormalised rows as parameters, so the teacher's
+    are averages of those.
+    """
+
+    def __init__(self, inputs: int, classes: int, *, learn_gain: bool) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(nn.Linear(inputs, classes, bias=False).weight.detach())
+        # A column, as in the released code: the optimizer decays it as any matrix.
+        self.gain = nn.Parameter(torch.ones(classes, 1)) if learn_gain else None
+
+    def forward(self, unit_BD: Tensor) -> Tensor:
+        """(B, D) unit vectors -> (B, K), in full precision: cosines are divided by temperatures of 0.04."""
+        with torch.autocast(unit_BD.device.type, enabled=False):
+            weight_KD = self.direction / self.direction.norm(dim=1, keepdim=True)
+            return F.linear(unit_BD, weight_KD if self.gain is None else self.gain * weight_KD)
+
+    def unit(self, z_BD: Tensor) -> Tensor:
+        """The bottleneck, normalised in full precision."""
+        with torch.autocast(z_BD.device.type, enabled=False):
+            return F.normalize(z_BD.to(self.direction.dtype), dim=1)
+
+
+def dino_loss(
+    teacher: Sequence[Tensor], student: Sequence[Tensor], center_K: Tensor, *, teacher_temperature: float, student_temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy and the teacher's entropy of each image, (B,) both; the mean of the first is the loss (equations 1 to 3).
+
+    teacher, student: (B, K) logits a view. The teacher's are centred and sharpened, and no gradient reaches them; the
+    cross entropy is the mean over the pairs of different views. Raises ValueError for shapes that do not fit.
+    """
+    shapes = {tuple(rows.shape) for rows in (*teacher, *student)}
+    if len(shapes) != 1 or len(student) < 2 or not 1 <= len(teacher) <= len(student) or teacher[0].shape[1:] != center_K.shape:
+        raise ValueError(f"expected equal (B, K) logits of 2 or more views and a (K,) center, got {sorted(shapes)} and {tuple(center_K.shape)}")
+    log_p = [(view / student_temperature).log_softmax(dim=1) for view in student]
+    log_q = [((view.detach() - center_K) / teacher_temperature).log_softmax(dim=1) for view in teacher]
+    pairs = [(q.exp(), view) for own, q in enumerate(log_q) for other, view in enumerate(log_p) if other != own]
+    cross_entropy_B = torch.stack([-(q * view).sum(dim=1) for q, view in pairs]).mean(dim=0)
+    return cross_entropy_B, torch.stack([-(q.exp() * q).sum(dim=1) for q in log_q]).mean(dim=0)
+
+
+def temperature_of(epoch: int, first: float, last: float, epochs: int) -> float:
+    """The teacher's temperature: `epochs` equal steps from the first to the last value, one an epoch."""
+    return last if epoch >= epochs else first + (last - first) * epoch / max(1, epochs - 1)
+
+
+@torch.no_grad()
+def clip_each(parameters: Sequence[nn.Parameter], largest: float) -> None:
+    """Scale the gradient of each tensor by itself down to a largest norm, as the released utils.py; not that of all together."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_((largest / (parameter.grad.norm() + 1e-6)).clamp(max=1))
+
+
+def set_drop_path(encoder: nn.Module, rate: float) -> None:
+    """Stochastic depth of a transformer's blocks, rising from 0 to the rate; a ResNet has none."""
+    blocks = [module for module in encoder.modules() if isinstance(module, Block)]
+    for number, block in enumerate(blocks):
+        block.drop_path = rate * number / max(1, len(blocks) - 1)
 
 
 class Method(nn.Module):
@@ -175,5 +255,45 @@ RECIPES = {
         zero_init_residual=False,  # as torchvision's
     ),
 }
+
+
+# -- Runs with vision transformers: the args.txt that facebookresearch/dino publishes beside the weights of each.
+
+
+def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
+    """1024 images (16 GPUs x 64, 32 x 32), ten local crops, weight decay from 0.04 to 0.4; `rate` is that of 256 images."""
+    lr = rate * 1024 / 256
+    return Recipe(
+        method=method,
+        views=byol_crops(10, large=(0.25, 1.0), small=(0.05, 0.25)),
+        optim=Optim(name="adamw", lr=lr, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr_ratio=final / lr),
+        batch_size=1024,
+        epochs=epochs,
+        precision="fp32",
+        normalize="imagenet",
+    )
+
+
+def _small(recipe: Recipe, *, learn_gain: bool) -> Recipe:
+    """Where nothing is published: the ResNet's recipe there with a ViT's head, optimizer and decay; untuned."""
+    method = replace(recipe.method, norm=False, learn_gain=learn_gain)  # type: ignore[type-var]
+    optim = Optim(name="adamw", lr=2e-3, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=0.1 * recipe.epochs)
+    return replace(recipe, method=method, optim=optim)
+
+
+def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Mapping[str, Recipe]]:
+    """The runs by name and scale. `recipes` are those of methods/dino.py, `default` is its Config with a ViT's defaults."""
+    small = replace(default, learn_gain=True, drop_path=0.1)  # type: ignore[type-var]
+    base = replace(default, temperature_epochs=50, frozen_epochs=3, clip=0.3, drop_path=0.1)  # type: ignore[type-var]
+    papers = {
+        "deit_small": _paper(small, rate=0.0005, final=1e-5, epochs=800),  # dino_deitsmall16_pretrain; 77.0 %
+        "vit_base": _paper(base, rate=0.00075, final=2e-6, epochs=400),  # dino_vitbase16_pretrain; 78.2 %
+    }
+    scales = ("embedded", "cifar")
+    return {
+        name: {scale: _small(recipes[scale], learn_gain=name == "deit_small") for scale in scales} | {"paper": paper}
+        for name, paper in papers.items()
+    }
+
 
 VARIANTS = variants(RECIPES, Config())

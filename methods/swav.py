@@ -12,7 +12,8 @@ the global batch. No script is released for 800 epochs without multi-crop: it is
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +22,9 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
-from methods._swav import sinkhorn, swapped_prediction
-from methods._swav_recipes import variants
 from methods.parts.clock import Progress
 from methods.parts.heads import logits_of
-from methods.parts.views import cifar, digits, simclr_view
+from methods.parts.views import cifar, digits, simclr_view, small_crops
 
 _ASSIGNED = 2  # views that are assigned to prototypes: the first ones
 
@@ -59,6 +58,38 @@ class Config:
             raise BenchError(f"swav: queue is {self.queue}, expected 0 or a multiple of the batch of {pretrain.batch_size}.")
         if self.frozen_steps < 0 or self.queue_epoch < 0:
             raise BenchError(f"swav: frozen_steps is {self.frozen_steps} and queue_epoch {self.queue_epoch}, expected at least 0.")
+
+
+# -- Assignment and loss. B: global batch, K: prototypes.
+
+
+def sinkhorn(scores_BK: Tensor, *, epsilon: float, iterations: int) -> Tensor:
+    """Soft assignments of rows to prototypes: each row sums to 1, each prototype gets about B / K (equations 3 to 5, listing 1).
+
+    exp(scores / epsilon), scaled in turn so that prototypes and rows have equal shares; the rows last. In logarithms, so
+    that no epsilon overflows and no prototype that is far from everything divides by 0. Raises ValueError for other shapes.
+    """
+    if scores_BK.ndim != 2 or iterations < 1:
+        raise ValueError(f"expected (B, K) scores and at least 1 iteration, got {tuple(scores_BK.shape)} and {iterations}")
+    log_q_BK = scores_BK / epsilon
+    for _ in range(iterations):
+        log_q_BK = log_q_BK - log_q_BK.logsumexp(dim=0, keepdim=True)
+        log_q_BK = log_q_BK - log_q_BK.logsumexp(dim=1, keepdim=True)
+    return log_q_BK.exp()
+
+
+def swapped_prediction(scores: Sequence[Tensor], assignments: Sequence[Tensor], *, temperature: float) -> Tensor:
+    """Mean of -sum_k q_k log p_k over images, assigned views and the other views (equations 1 and 2, section 3.2).
+
+    scores: (B, K) of every view; p is their softmax at the temperature. assignments: (B, K) of the first views; each is
+    predicted by all views but its own. Raises ValueError for shapes that do not fit.
+    """
+    shapes = {tuple(rows.shape) for rows in (*scores, *assignments)}
+    if len(shapes) != 1 or len(scores) < 2 or not 1 <= len(assignments) <= len(scores):
+        raise ValueError(f"expected equal (B, K) scores of 2 or more views and assignments of some, got {sorted(shapes)}")
+    log_p = [(view / temperature).log_softmax(dim=1) for view in scores]
+    terms = [-(q * view).sum(dim=1).mean() for own, q in enumerate(assignments) for other, view in enumerate(log_p) if other != own]
+    return torch.stack(terms).mean()
 
 
 class Method(nn.Module):
@@ -170,5 +201,15 @@ RECIPES = {
         zero_init_residual=False,  # as src/resnet50.py
     ),
 }
+
+
+# The runs with multi-crop (facebookresearch/swav; every crop has SimCLR's distortion, src/multicropdataset.py).
+def variants(recipes: Mapping[str, Recipe]) -> Mapping[str, Mapping[str, Recipe]]:
+    """The run by scale; `recipes` are those of methods/swav.py."""
+    # scripts/swav_800ep_pretrain.sh; 75.3 %
+    views = (*(simclr_view(crop_scale=(0.14, 1.0)),) * 2, *(simclr_view(crop_scale=(0.05, 0.14), size=96),) * 6)
+    small = {scale: replace(recipes[scale], views=small_crops(recipes[scale].views)) for scale in ("embedded", "cifar")}
+    return {"multicrop": small | {"paper": replace(recipes["paper"], views=views)}}
+
 
 VARIANTS = variants(RECIPES)

@@ -20,8 +20,7 @@ from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
 from bench.training import loop
 from bench.training.ranks import Ranks
-from methods._dino import LastLayer, clip_each, dino_loss, projector, temperature_of
-from methods.dino import RECIPES, VARIANTS, Config, Method
+from methods.dino import RECIPES, VARIANTS, Config, LastLayer, Method, clip_each, dino_loss, projector, temperature_of
 from tests.conftest import TINY
 
 

@@ -15,8 +15,7 @@ from bench.planning.refusals import check_pretrain
 from bench.planning.scales import scale_of
 from bench.planning.translate import encoder
 from bench.spec import Augment, Pretrain
-from methods._directclr import FirstChannels, Orthogonal
-from methods.directclr import RECIPES, Config, Method, channels, info_nce, projector_of
+from methods.directclr import RECIPES, Config, FirstChannels, Method, Orthogonal, channels, info_nce, projector_of
 
 
 def naive(za: Tensor, zb: Tensor, temperature: float) -> Tensor:

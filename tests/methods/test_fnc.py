@@ -20,8 +20,7 @@ from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Pretrain
 from bench.training import loop
 from bench.training.ranks import Ranks
-from methods._false_negatives import fnc_loss, most_similar, own_candidates, same_label
-from methods.fnc import RECIPES, Config, Method
+from methods.fnc import RECIPES, Config, Method, fnc_loss, most_similar, own_candidates, same_label
 from methods.simclr import nt_xent
 
 WIDTH = 3

@@ -18,8 +18,7 @@ from bench.settings.site import Site
 from bench.spec import Augment, Pretrain
 from bench.training import loop
 from bench.training.ranks import Ranks
-from methods._swav import sinkhorn, swapped_prediction
-from methods.swav import RECIPES, VARIANTS, Config, Method
+from methods.swav import RECIPES, VARIANTS, Config, Method, sinkhorn, swapped_prediction
 from tests.conftest import TINY
 
 

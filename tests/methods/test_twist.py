@@ -21,8 +21,7 @@ from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training import loop, methods
 from bench.training.ranks import Ranks
-from methods._twist import BunchNorm, keep_share, projector, self_label_loss, teacher_loss, twin_loss
-from methods.twist import RECIPES, VARIANTS, Config, Method
+from methods.twist import RECIPES, VARIANTS, BunchNorm, Config, Method, keep_share, projector, self_label_loss, teacher_loss, twin_loss
 
 CONSTANTS = {"alpha": 0.4, "beta": 1.3, "temperature": 0.7, "epsilon": 1e-5}
 PLAIN = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "epsilon": 1e-300}  # the paper's: nothing inside the logarithms
