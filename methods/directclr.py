@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Batch, Facts, Recipe
-from bench.costs.estimates import feature_dim
 from bench.errors import BenchError
+from bench.networks.size import feature_dim
 from bench.spec import Optim, Pretrain
 from methods.parts.heads import mlp
 from methods.parts.views import byol_pair, cifar, digits

@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
 from bench.runs.folder import Runs
-from reports.job_view import JobRecord
+from reports.job_view import JobView
 from reports.memory import Memory
 from reports.pages import render
 from reports.pages.index import index_page, matrix_page
@@ -76,10 +76,10 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
         (folder / "jobs" / f"{job}.html").write_text(memory.page(job, made_from, partial(job_page, record, linked)), encoding="utf-8")
 
 
-def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobRecord]:
+def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobView]:
     """The jobs of all cells, each followed by the pretraining behind it; jobs without a run folder are left out."""
     memory = memory or Memory()
-    records: dict[str, JobRecord] = {}
+    records: dict[str, JobView] = {}
     waiting = deque(job for view in views for cell in view.cells.values() for job in cell.jobs)
     while waiting:
         job = waiting.popleft()

@@ -22,7 +22,7 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobRecord:
+class JobView:
     """One job as its folder tells it. `problems` names what could not be read."""
 
     id: str
@@ -56,13 +56,13 @@ class JobRecord:
         return plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol) if isinstance(self.spec, Evaluate) else ""
 
 
-def details_of(record: JobRecord | None) -> Mapping[str, Json]:
+def details_of(record: JobView | None) -> Mapping[str, Json]:
     """What its evaluation left beside the metrics; nothing without a result."""
     details = record.result.details if record is not None and record.result is not None else {}
     return details if isinstance(details, Mapping) else {}
 
 
-def read_job(run: RunFolder) -> JobRecord | None:
+def read_job(run: RunFolder) -> JobView | None:
     """The record of a run folder; None while there is no folder."""
     if not run.path.is_dir():
         return None
@@ -70,7 +70,7 @@ def read_job(run: RunFolder) -> JobRecord | None:
     body, text = _job_json(run, problems)
     spec = _spec(body, problems) if body else None
     label = body.get("label")
-    return JobRecord(
+    return JobView(
         id=run.job_id,
         state=run.state(),
         label=label if isinstance(label, str) and label.strip() else run.job_id,

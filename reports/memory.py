@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bench.runs.folder import RunFolder
-from reports.job_view import JobRecord, read_job
+from reports.job_view import JobView, read_job
 
 FILES = ("job.json", "result.json", "error.json", "metrics.jsonl", "log.txt", "pictures.json")
 
@@ -14,10 +14,10 @@ class Memory:
     """Records by the state of their files, pages by what they are made of."""
 
     def __init__(self) -> None:
-        self._records: dict[str, tuple[object, JobRecord | None]] = {}
+        self._records: dict[str, tuple[object, JobView | None]] = {}
         self._pages: dict[str, tuple[tuple[object, ...], str]] = {}
 
-    def record(self, run: RunFolder) -> JobRecord | None:
+    def record(self, run: RunFolder) -> JobView | None:
         """The record of a run folder, read again when a file of it has changed."""
         now = _signature(run)
         before = self._records.get(run.job_id)
@@ -35,7 +35,7 @@ class Memory:
 
 def _same(before: tuple[object, ...], now: tuple[object, ...]) -> bool:
     def equal(a: object, b: object) -> bool:
-        return a is b or (not isinstance(a, JobRecord) and not isinstance(b, JobRecord) and a == b)
+        return a is b or (not isinstance(a, JobView) and not isinstance(b, JobView) and a == b)
 
     return len(before) == len(now) and all(map(equal, before, now))
 

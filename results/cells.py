@@ -116,7 +116,7 @@ def plan_table(
     for name in columns:
         table.column(name)
     cells: list[CellJob] = []
-    for row in (*table.rows, *table.references):
+    for row in (*table.rows, *table.anchors):
         try:
             cells += _row_jobs(table, row, scale, seeds, released)
         except BenchError:
@@ -164,8 +164,8 @@ def check_released(scale: scales.Scale) -> None:
 
 
 def chosen_rows(table: Table, names: Iterable[str]) -> list[Row]:
-    """Rows and references by label, full name or method; all without names."""
-    everything = [*table.rows, *table.references]
+    """Rows and anchors by label, full name or method; all without names."""
+    everything = [*table.rows, *table.anchors]
     names = list(names)
     for name in names:
         if not any(name in _aliases(row) for row in everything):

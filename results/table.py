@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from bench.authors import catalogue
@@ -62,7 +63,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One published table. `references` are rows of ours under it, which anchor a scale."""
+    """One published table. `anchors` are rows of ours under it: raw pixels, an untrained and a supervised encoder.
+
+    Table files before version 0.2 call them `references`, which answers for one release.
+    """
 
     id: str
     paper: str
@@ -71,14 +75,18 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    references: tuple[Row, ...] = ()
+    anchors: tuple[Row, ...] = ()
+    references: InitVar[tuple[Row, ...]] = ()
     order_by: str = "Top-1"  # the column whose row order is compared
     confidence: str = "read in the paper"  # how sure the printed values are
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, references: tuple[Row, ...]) -> None:
+        if references:
+            warnings.warn(f"table {self.id}: `references` is called `anchors` since version 0.2.", FutureWarning, stacklevel=3)
+            object.__setattr__(self, "anchors", references)
         names = [c.name for c in self.columns]
-        rows = [r.name for r in (*self.rows, *self.references)]
+        rows = [r.name for r in (*self.rows, *self.anchors)]
         for kind, found in (("column", names), ("row", rows)):
             twice = {name for name in found if found.count(name) > 1}
             if twice:
@@ -87,7 +95,7 @@ class Table:
             odd = {*row.printed, *row.doubts, *row.variants, *row.untrained, *row.without} - set(names)
             if odd:
                 raise BenchError(f"table {self.id}, row {row.name}: values for unknown columns {sorted(odd)}.")
-        for row in (*self.rows, *self.references):
+        for row in (*self.rows, *self.anchors):
             if row.released and row.released not in catalogue():
                 raise unknown_name(f"released weights in row {row.name!r} of {self.id}", row.released, catalogue())
 

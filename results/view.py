@@ -77,7 +77,7 @@ class TableView:
     overrides: str  # what bench.toml changed in all recipes, or ""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    references: tuple[Row, ...]
+    anchors: tuple[Row, ...]
     cells: Mapping[tuple[str, str], CellView]  # (row name, column name)
     protocols: Mapping[str, str]  # column name -> sentence
     stand_ins: Mapping[str, str]  # column name -> what is read in place of its data set, or ""
@@ -106,7 +106,7 @@ def view(planned: PlannedTable, store: Store) -> TableView:
     for cell in planned.cells:
         by_cell.setdefault((cell.row.name, cell.column.name), []).append(cell)
     cells = {}
-    for row in (*table.rows, *table.references):
+    for row in (*table.rows, *table.anchors):
         for column in table.columns:
             jobs = by_cell.get((row.name, column.name), [])
             cells[row.name, column.name] = _cell(row, column, jobs, store, scale, is_asked=planned.is_asked(row, column))
@@ -118,7 +118,7 @@ def view(planned: PlannedTable, store: Store) -> TableView:
         overrides=scale.overrides.sentence(),
         columns=table.columns,
         rows=tuple(_with_source(row, released) for row in table.rows),
-        references=tuple(_with_source(row, released) for row in table.references),
+        anchors=tuple(_with_source(row, released) for row in table.anchors),
         cells=cells,
         protocols=planned.protocols,
         stand_ins=planned.stand_ins,

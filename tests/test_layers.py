@@ -1,45 +1,36 @@
-"""Imports go one way: bench <- methods, evals <- results <- reports. The command line alone may import everything, lazily."""
+"""The rules of the house. Imports go one way, nothing goes round, and only bench/commands looks up."""
 
 from __future__ import annotations
 
 import ast
+import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-ALLOWED = {
-    "bench": {"bench"},
-    "methods": {"bench", "methods"},
-    "evals": {"bench", "evals"},
-    "results": {"bench", "methods", "evals", "results"},
-    "reports": {"bench", "results", "reports"},
-}
-COMMAND_LINE = {"bench/cli.py", "bench/commands/run.py", "bench/commands/doctor.py"}  # what stands behind the commands; imported by nothing else
-NO_TORCH = [
-    "spec",
-    "identity",
-    "graph",
-    "runs",
-    "result",
-    "files",
-    "errors",
-    "bench_toml",
-    "settings/site",
-    "scheduler",
-    "manifest",
-    "monitor",
-    "progress",
-]
-NO_TORCH += ["listing", "plugins", "contracts", "scales", "cost", "cli", "session"]
-NO_TORCH += ["settings/slurm", "settings/overrides", "authors", "commit", "simulate", "forecast", "executors/slurm", "executors/_slurm_job"]
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "docs"))
+architecture = importlib.import_module("make_architecture")
+HOUSES = ("bench", "methods evals", "results", "reports")  # a house stands on those before its own word
+LEVEL = {name: level for level, names in enumerate(HOUSES) for name in names.split()}
+ROOF = ("bench.cli", "bench.commands")  # may look up to every house, and is looked at by none
+
+
+def files() -> list[Path]:
+    return [path for house in LEVEL for path in sorted((ROOT / house).rglob("*.py"))]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
-    nodes = tree.body if at_top_only else list(ast.walk(tree))
     found: set[str] = set()
-    for node in nodes:
+    for node in tree.body if at_top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -47,27 +38,43 @@ def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
     return found
 
 
-def files() -> list[Path]:
-    return [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+def is_in(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path: Path) -> None:
-    name = str(path.relative_to(ROOT))
-    package = path.relative_to(ROOT).parts[0]
-    if name in COMMAND_LINE:
+    module = module_of(path)
+    if is_in(module, ROOF):
         return
-    ours = {module.partition(".")[0] for module in imports(path)} & set(ALLOWED)
-    assert ours <= ALLOWED[package]
-    assert not {"bench.cli", "bench.commands.run"} & imports(path)
+    house = module.partition(".")[0]
+    for name in imports(path):
+        other = name.partition(".")[0]
+        assert other not in LEVEL or other == house or LEVEL[other] < LEVEL[house], f"{module} looks up to {name}"
+        assert not is_in(name, ROOF), f"{module} imports the roof: {name}"
 
 
-@pytest.mark.parametrize("name", NO_TORCH)
-def test_planning_modules_do_not_import_torch_at_the_top(name: str) -> None:
-    heavy = {"torch", "torchvision", "pandas", "matplotlib", "numpy"}
-    assert not {module.partition(".")[0] for module in imports(ROOT / "bench" / f"{name}.py", at_top_only=True)} & heavy
+def test_nothing_goes_round() -> None:
+    architecture.bands(architecture.read(ROOT))  # CircleError names the imports that do
+
+
+def test_what_plans_and_shows_starts_without_torch() -> None:
+    # Every command but those that open an encoder: they answer before torch could have been imported.
+    quick = [module_of(path) for path in sorted((ROOT / "bench/commands").glob("*.py")) if path.stem not in ("__init__", "evaluate")]
+    heavy = "{'torch', 'torchvision', 'pandas', 'matplotlib'}"
+    code = f"import sys, bench.cli, {', '.join(quick)}; sys.exit(', '.join({heavy} & {{*sys.modules}}) or 0)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", [path for path in files() if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_package_says_what_it_is_for_and_does_nothing_else(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    assert ast.get_docstring(ast.Module(body, []))
+    allowed = (ast.Expr, ast.Assign, ast.ImportFrom)  # bench says its version and where it lies
+    assert len(body) == 1 or (path.parent == ROOT / "bench" and all(isinstance(node, allowed) for node in body))
 
 
 def test_no_file_grows_into_a_heap() -> None:
-    long = {str(p.relative_to(ROOT)): n for p in files() if (n := len(p.read_text().splitlines())) > 330}
+    long = {str(path.relative_to(ROOT)): lines for path in files() if (lines := len(path.read_text().splitlines())) > 330}
     assert not long

@@ -112,6 +112,36 @@ def test_three_files_are_found_planned_trained_evaluated_and_reported(plugged: P
     assert (plugged / f"reports/out/jobs/{job}.html").exists()
 
 
+OLD_METHOD = METHOD.replace("import torch\n", "import torch\nfrom methods._heads import mlp\nfrom methods._views import simclr_view\n").replace(
+    "torch.nn.Linear(facts.feature_dim, 16)", "mlp((facts.feature_dim, 16), last_norm=False)"
+)
+OLD_EVALUATION = EVALUATION.replace("evals.parts.features", "evals._features").replace(
+    "from evals", "from evals._accuracy import top_k\nfrom evals._detection_weights import write_weights\nfrom evals", 1
+)
+OLD_TABLE = TABLE.replace("    rows=(", "    references=(Row(label='Pixels', method='pixels'),), rows=(")
+
+
+def test_a_plugin_of_before_the_house_moved_goes_on_and_is_told_the_new_names(plugged: Path) -> None:
+    for folder, name, text in (("methods", "toy", OLD_METHOD), ("evals", "dead_channels", OLD_EVALUATION), ("tables", "mine_table1", OLD_TABLE)):
+        (plugged / "plugins" / folder / f"{name}.py").write_text(text)
+    command = [*BENCH, "run", "--table", "mine_table1", "--scale", "smoke"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "| Toy |" in found.stdout
+    assert "| Pixels |" in found.stdout
+    for old, new in (
+        ("methods._heads", "methods.parts.heads"),
+        ("methods._views", "methods.parts.views"),
+        ("evals._features", "evals.parts.features"),
+        ("evals._accuracy", "evals.parts.accuracy"),
+        ("evals._detection_weights", "evals.detection.weights"),
+    ):
+        assert f"FutureWarning: {old} is called {new} since version 0.2" in found.stderr
+    assert "`references` is called `anchors` since version 0.2" in found.stderr
+    log = next((plugged / "runs").glob("pretrain-*/log.txt")).read_text()  # a worker imports them as well
+    assert "methods._heads is called methods.parts.heads" in log
+
+
 def test_a_plugin_folder_that_is_not_there_is_named(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "gone"))
     found = subprocess.run([*BENCH, "list", "methods"], capture_output=True, text=True, timeout=60, check=False)

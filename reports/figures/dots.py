@@ -16,23 +16,23 @@ from results.view import TableView, number
 
 
 def dot_plot(view: TableView, column: Column, *, name: str) -> str:
-    """Published and measured values of one column as dots, the references under them. "" when there is nothing to draw.
+    """Published and measured values of one column as dots, the anchors under them. "" when there is nothing to draw.
 
     Where the scale is the paper's both share one axis. Elsewhere they get a panel each: side by side on one axis they
     would invite the comparison of values that mean different things.
     """
     rows = [row for row in view.rows if view.cell(row, column).published or view.cell(row, column).mean is not None]
-    references = [row for row in view.references if view.cell(row, column).mean is not None]
-    if not rows and not references:
+    anchors = [row for row in view.anchors if view.cell(row, column).mean is not None]
+    if not rows and not anchors:
         return ""
     with svg.drawing_style():
         shared = not view.caveat
-        places = [*range(len(rows)), *(len(rows) + 0.5 + place for place in range(len(references)))]
-        top, bottom, width = (0.38 if shared or not references else 0.56), 0.5, 8.2
-        height = top + bottom + 0.27 * (len(rows) + len(references) + 1)
+        places = [*range(len(rows)), *(len(rows) + 0.5 + place for place in range(len(anchors)))]
+        top, bottom, width = (0.38 if shared or not anchors else 0.56), 0.5, 8.2
+        height = top + bottom + 0.27 * (len(rows) + len(anchors) + 1)
         figure = Figure(figsize=(width, height))
         grid = figure.subplots(1, 1 if shared else 2, sharey=True, squeeze=False)[0]
-        labels = [svg.short(row.name) for row in (*rows, *references)]
+        labels = [svg.short(row.name) for row in (*rows, *anchors)]
         left = min(3.1, 0.35 + 0.073 * max(map(len, labels)))
         figure.subplots_adjust(left=left / width, right=1 - 0.15 / width, top=1 - top / height, bottom=bottom / height, wspace=0.08)
         paper, here = grid[0], grid[-1]
@@ -42,8 +42,8 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
             axes.spines["left"].set_visible(False)
             axes.margins(x=0.08)
         _draw_rows(view, column, list(zip(rows, places, strict=False)), paper, here)
-        _draw_references(view, column, list(zip(references, places[len(rows) :], strict=True)), here, _window(view, column, rows))
-        for axes in grid if references and rows else ():
+        _draw_anchors(view, column, list(zip(anchors, places[len(rows) :], strict=True)), here, _window(view, column, rows))
+        for axes in grid if anchors and rows else ():
             axes.axhline(len(rows) - 0.25, color=svg.MUTED, linewidth=0.6)
         _label_rows(grid, labels, places)
         paper.set_ylim(max(places) + 0.6, -0.6)
@@ -52,12 +52,12 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
                 _handle("o", svg.PAPER, "printed in the paper", hollow=True),
                 _handle("o", svg.HERE, "measured here, mean ± sd"),
             ]
-            handles += [_handle("D", svg.REFERENCE, "reference of ours")] if references else []
+            handles += [_handle("D", svg.REFERENCE, "reference of ours")] if anchors else []
             _legend(figure, handles, left / width, columns=3)
         else:
             paper.set_title("printed in the paper", color=svg.PAPER)
             here.set_title(f"measured here, scale {view.scale}", color=svg.HERE)
-            if references:
+            if anchors:
                 _legend(figure, [_handle("D", svg.REFERENCE, "reference of ours, not in the paper")], left / width, columns=1)
         caption = f"{view.heading(column)}: published and measured values of {words.title(view.table)}, scale {view.scale}"
         return svg.to_svg(figure, name=name, title=caption)
@@ -78,9 +78,9 @@ def _draw_rows(view: TableView, column: Column, rows: Sequence[tuple[Row, float]
             _note(here, place, cell.text)
 
 
-def _draw_references(view: TableView, column: Column, references: Sequence[tuple[Row, float]], here: Axes, window: tuple[float, float]) -> None:
+def _draw_anchors(view: TableView, column: Column, anchors: Sequence[tuple[Row, float]], here: Axes, window: tuple[float, float]) -> None:
     drawn = []
-    for row, place in references:
+    for row, place in anchors:
         cell = view.cell(row, column)
         assert cell.mean is not None  # chosen so by the caller
         if window[0] <= cell.mean <= window[1]:

@@ -9,11 +9,11 @@ from markupsafe import Markup
 
 from bench.files import Json
 from reports.figures import curves, detection, dots, spectra
-from reports.job_view import JobRecord, details_of
+from reports.job_view import JobView, details_of
 from results.table import Row
 from results.view import TableView
 
-Records = Mapping[str, JobRecord]
+Records = Mapping[str, JobView]
 COLLAPSE = ("embedding_std", "effective_rank")  # terms that tell a collapse; the first that is logged is drawn beside the loss
 PICTURED = 6  # rows whose detections are shown; the job pages have all
 SCENES = 3  # of each
@@ -106,7 +106,7 @@ def sweeps(view: TableView, records: Records) -> list[PageFigure]:
 def training(view: TableView, records: Records) -> list[PageFigure]:
     """The loss of every pretraining, a panel for each method, then the term that tells a collapse. Job pages have all terms."""
     by_method: dict[str, dict[str, tuple[str, curves.Curves]]] = {}
-    for row in (*view.rows, *view.references):
+    for row in (*view.rows, *view.anchors):
         for job in (job for column in view.columns for job in view.cell(row, column).jobs):
             trained = records.get(records[job].parent or job) if job in records else None
             if trained is not None and trained.curves and trained.id.startswith("pretrain-"):
@@ -127,7 +127,7 @@ def training(view: TableView, records: Records) -> list[PageFigure]:
 
 def detections(view: TableView, records: Records) -> list[PageFigure]:
     """A few test scenes of the first rows that have them."""
-    pictured: dict[str, tuple[str, JobRecord]] = {}
+    pictured: dict[str, tuple[str, JobView]] = {}
     for row, _, record in _first_seeds(view, records):
         if record.scenes:
             pictured.setdefault(record.id, (row.name, record))
@@ -140,9 +140,9 @@ def detections(view: TableView, records: Records) -> list[PageFigure]:
     )
 
 
-def _first_seeds(view: TableView, records: Records) -> Iterator[tuple[Row, str, JobRecord]]:
+def _first_seeds(view: TableView, records: Records) -> Iterator[tuple[Row, str, JobView]]:
     """(row, protocol, job) of the first finished seed of every cell, in the table's order."""
-    for row in (*view.rows, *view.references):
+    for row in (*view.rows, *view.anchors):
         for column in view.columns:
             done = (records[job] for job in view.cell(row, column).jobs if job in records and records[job].result is not None)
             first = next(done, None)

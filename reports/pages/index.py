@@ -10,7 +10,7 @@ from bench.planning.scales import scale_of
 from reports import words
 from reports.pages import render, totals
 from reports.pages.overview import overviews
-from reports.pages.related import Linked
+from reports.pages.related import Related
 from results.table import Column
 from results.view import CellView, TableView, number
 
@@ -43,7 +43,7 @@ class RowLine:
     order_here: str
 
 
-def index_page(views: Sequence[TableView], linked: Linked) -> str:
+def index_page(views: Sequence[TableView], linked: Related) -> str:
     """The HTML of the index."""
     lines = [_line(view) for view in views]
     shown = [group for group in words.GROUPS if group in words.ALWAYS_COUNTED or any(line.counts[group] for line in lines)]
@@ -91,7 +91,7 @@ def _line(view: TableView) -> IndexLine:
 def _rows(view: TableView) -> list[RowLine]:
     column = _main_column(view)
     found = []
-    for place, row in enumerate((*view.rows, *view.references), start=1):
+    for place, row in enumerate((*view.rows, *view.anchors), start=1):
         cell = view.cell(row, column)
         found.append(
             RowLine(

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from bench.files import Json
 from reports import words
 from reports.figures import curves, detection, spectra
-from reports.job_view import JobRecord, details_of
+from reports.job_view import JobView, details_of
 from reports.pages import render, totals
-from reports.pages.related import Linked
+from reports.pages.related import Related
 from results.view import TableView
 
 
@@ -29,7 +29,7 @@ class Use:
         return f"../{self.view.scale}/{self.view.table.id}.html"
 
 
-def job_page(record: JobRecord, linked: Linked) -> str:
+def job_page(record: JobView, linked: Related) -> str:
     """The HTML of a job."""
     details = details_of(record)
     sweep = curves.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")

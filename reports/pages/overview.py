@@ -12,7 +12,7 @@ from results.view import CellView, TableView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Standing:
     """One value of a pair; several tables may ask for it."""
 
     text: str  # "95.1 ± 0.2", or the state
@@ -29,9 +29,9 @@ class Overview:
     scale: str
     methods: tuple[str, ...]
     protocols: tuple[tuple[str, str, str], ...]  # protocol, data set in the paper's words, metric
-    entries: dict[tuple[str, tuple[str, str, str]], tuple[Entry, ...]]
+    entries: dict[tuple[str, tuple[str, str, str]], tuple[Standing, ...]]
 
-    def at(self, method: str, protocol: tuple[str, str, str]) -> tuple[Entry, ...]:
+    def at(self, method: str, protocol: tuple[str, str, str]) -> tuple[Standing, ...]:
         """The values of a pair, none where no table asks for it."""
         return self.entries.get((method, protocol), ())
 
@@ -43,9 +43,9 @@ def overviews(views: Sequence[TableView]) -> list[Overview]:
 
 def _overview(scale: str, views: Sequence[TableView]) -> Overview:
     metrics = _first_metrics(views)
-    entries: dict[tuple[str, tuple[str, str, str]], dict[tuple[str, ...], Entry]] = {}
+    entries: dict[tuple[str, tuple[str, str, str]], dict[tuple[str, ...], Standing]] = {}
     for view in views:
-        for row in (*view.rows, *view.references):
+        for row in (*view.rows, *view.anchors):
             for column in view.columns:
                 cell = view.cell(row, column)
                 key = (column.protocol or "", column.dataset)
@@ -81,12 +81,12 @@ def _first_metrics(views: Sequence[TableView]) -> dict[tuple[str, str], str]:
     return {key: max(own, key=lambda metric: (own[metric], metric == "top1")) for key, own in counts.items()}
 
 
-def _entry(view: TableView, row: Row, column: Column, cell: CellView) -> Entry:
+def _entry(view: TableView, row: Row, column: Column, cell: CellView) -> Standing:
     spread = "" if cell.sd is None else f" ± {cell.sd:.{cell.digits}f}"
     text = cell.status if cell.mean is None else f"{cell.mean:.{cell.digits}f}{spread}"
     variant = row.variants.get(column.name, column.variant)
     options = ", ".join(f"{key} {words.compact(value)}" for key, value in column.options.items())
-    return Entry(
+    return Standing(
         text=text,
         is_value=cell.mean is not None,
         href=f"{view.scale}/{view.table.id}.html",

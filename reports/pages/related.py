@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reports.job_view import JobRecord
+from reports.job_view import JobView
 from results.view import TableView
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linked:
+class Related:
     """All jobs of a report and what hangs together."""
 
-    records: Mapping[str, JobRecord]
-    children: Mapping[str, tuple[JobRecord, ...]]  # pretraining -> evaluations of its encoder
+    records: Mapping[str, JobView]
+    children: Mapping[str, tuple[JobView, ...]]  # pretraining -> evaluations of its encoder
     cells: Mapping[str, tuple[tuple[TableView, str], ...]]  # job -> (view, "row: column"), in the tables' order
 
     def uses(self, job: str) -> list[tuple[TableView, tuple[str, ...]]]:
@@ -25,16 +25,16 @@ class Linked:
                 found.setdefault((view.table.id, view.scale), (view, {}))[1][cell] = None
         return [(view, tuple(cells)) for view, cells in found.values()]
 
-    def of_view(self, view: TableView) -> list[JobRecord]:
+    def of_view(self, view: TableView) -> list[JobView]:
         """The jobs behind a table, each pretraining included, each once."""
         jobs = dict.fromkeys(job for cell in view.cells.values() for job in cell.jobs if job in self.records)
         parents = dict.fromkeys(self.records[job].parent for job in jobs if self.records[job].parent in self.records)
         return [self.records[job] for job in jobs | parents]
 
 
-def link(views: Sequence[TableView], records: Mapping[str, JobRecord]) -> Linked:
+def link(views: Sequence[TableView], records: Mapping[str, JobView]) -> Related:
     """Go through all cells and records once."""
-    children: dict[str, list[JobRecord]] = {}
+    children: dict[str, list[JobView]] = {}
     for record in records.values():
         if record.parent:
             children.setdefault(record.parent, []).append(record)
@@ -43,7 +43,7 @@ def link(views: Sequence[TableView], records: Mapping[str, JobRecord]) -> Linked
         for (row, column), cell in view.cells.items():
             for job in cell.jobs:
                 cells.setdefault(job, []).append((view, f"{row}: {column}"))
-    return Linked(
+    return Related(
         records=records,
         children={job: tuple(found) for job, found in children.items()},
         cells={job: tuple(found) for job, found in cells.items()},

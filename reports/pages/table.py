@@ -9,10 +9,10 @@ from bench.runs.folder import State
 from reports import words
 from reports.figures import of_table
 from reports.figures.of_table import PageFigure
-from reports.job_view import JobRecord
+from reports.job_view import JobView
 from reports.pages import render, totals
 from reports.pages.difference import Difference, differences
-from reports.pages.related import Linked
+from reports.pages.related import Related
 from reports.text.tables import has_architecture
 from results.table import Column, Row
 from results.view import CellView, TableView, number
@@ -67,13 +67,13 @@ class Footnote:
 class _Page:
     """What all rows of a page need."""
 
-    records: Mapping[str, JobRecord]
+    records: Mapping[str, JobView]
     footnotes: tuple[Footnote, ...]
     differences: Mapping[tuple[str, str], Difference]
     anchors: Mapping[str, str]
 
 
-def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -> str:
+def table_page(view: TableView, linked: Related, siblings: Sequence[TableView]) -> str:
     """The HTML of a table. `siblings` are the views of the same table at the other scales."""
     records = linked.records
     page = _Page(records, _footnotes(view), differences(view), _anchors(view))
@@ -88,7 +88,7 @@ def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -
             "counts": words.counts(view),
             "architecture": has_architecture(view),
             "sections": [(section, [_row(view, row, page) for row in rows]) for section, rows in words.sections(view.rows)],
-            "references": [_row(view, row, page) for row in view.references],
+            "references": [_row(view, row, page) for row in view.anchors],
             "references_title": words.REFERENCES,
             "columns_wide": 1 + has_architecture(view) + sum(2 if column.printed else 1 for column in view.columns),
             "foreign": _missing(view),
@@ -104,7 +104,7 @@ def table_page(view: TableView, linked: Linked, siblings: Sequence[TableView]) -
     )
 
 
-def _figures(view: TableView, records: Mapping[str, JobRecord]) -> list[tuple[str, str, list[PageFigure]]]:
+def _figures(view: TableView, records: Mapping[str, JobView]) -> list[tuple[str, str, list[PageFigure]]]:
     """(heading, id, figures) of each group, in the order of the page."""
     return [
         ("Published and measured", "plots", of_table.published_and_measured(view)),
@@ -116,14 +116,14 @@ def _figures(view: TableView, records: Mapping[str, JobRecord]) -> list[tuple[st
     ]
 
 
-def job_href(job: str, records: Mapping[str, JobRecord], root: str) -> str:
+def job_href(job: str, records: Mapping[str, JobView], root: str) -> str:
     """The page of a job, "" while it has no folder."""
     return f"{root}jobs/{job}.html" if job in records else ""
 
 
 def _anchors(view: TableView) -> Mapping[str, str]:
     """Ids of the rows, which the index links to."""
-    return {row.name: f"row-{place}" for place, row in enumerate((*view.rows, *view.references), start=1)}
+    return {row.name: f"row-{place}" for place, row in enumerate((*view.rows, *view.anchors), start=1)}
 
 
 def _row(view: TableView, row: Row, page: _Page) -> PageRow:
@@ -152,7 +152,7 @@ def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
     )
 
 
-def _working(job: str, records: Mapping[str, JobRecord]) -> JobRecord | None:
+def _working(job: str, records: Mapping[str, JobView]) -> JobView | None:
     """The job itself while it runs, else the pretraining that it waits for."""
     own = records.get(job)
     if own is None or own.state is State.RUNNING or own.result is not None:
@@ -160,7 +160,7 @@ def _working(job: str, records: Mapping[str, JobRecord]) -> JobRecord | None:
     return records.get(own.parent, own)
 
 
-def _metric(record: JobRecord | None, column: Column) -> str:
+def _metric(record: JobView | None, column: Column) -> str:
     if record is None or record.result is None or column.metric not in record.result.metrics:
         return ""
     return f"{record.result.metrics[column.metric]:.{column.digits}f} {column.unit}".strip()
@@ -179,7 +179,7 @@ def _footnotes(view: TableView) -> tuple[Footnote, ...]:
 
 def _missing(view: TableView) -> list[tuple[str, str]]:
     """(row, what it would take) of the rows that nothing here can run."""
-    return [(row.name, row.missing) for row in (*view.rows, *view.references) if row.method is None]
+    return [(row.name, row.missing) for row in (*view.rows, *view.anchors) if row.method is None]
 
 
 def _protocols(view: TableView) -> list[tuple[str, list[Column]]]:

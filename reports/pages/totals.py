@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from bench.runs.result import Provenance
-from reports.job_view import JobRecord
+from reports.job_view import JobView
 from reports.words import is_number
 
 NOT_MEASURED = "not measured"
@@ -14,7 +14,7 @@ NO_ENERGY = "not known: no counter was read"
 _ENERGY = {"gpus": "of GPUs", "packages": "of whole processor packages, with all that ran on them meanwhile"}
 
 
-def provenance(records: Sequence[JobRecord]) -> list[tuple[str, str]]:
+def provenance(records: Sequence[JobView]) -> list[tuple[str, str]]:
     """(what, in words) of the finished jobs among the records; a line without anything known is left out."""
     made = [record.result.provenance for record in records if record.result is not None]
     if not made:
@@ -66,7 +66,7 @@ def _watt_hours(joules: float) -> str:
     return f"{hours(value)} {unit}"
 
 
-def _versions(records: Iterable[JobRecord]) -> dict[str, str]:
+def _versions(records: Iterable[JobView]) -> dict[str, str]:
     found: dict[str, Counter[str]] = {}
     for record in records:
         versions = record.result.provenance.versions if record.result is not None else {}
@@ -95,7 +95,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
 
 
-def saving(views_jobs: Sequence[Sequence[JobRecord]]) -> str:
+def saving(views_jobs: Sequence[Sequence[JobView]]) -> str:
     """What sharing jobs between tables saves; "" for one table."""
     alone = sum(len(jobs) for jobs in views_jobs)
     shared = len({job.id for jobs in views_jobs for job in jobs})

@@ -54,9 +54,9 @@ def to_markdown(view: TableView) -> str:
                 lines.append(_line([_markdown(text) for text in [row.label, row.architecture][: len(lead)] + cells]))
 
     body(view.rows, reference=False)
-    if view.references:
+    if view.anchors:
         lines.append(_line([f"**{REFERENCES}**"] + [""] * (len(header) - 1)))
-        body(view.references, reference=True)
+        body(view.anchors, reference=True)
     source = f" (arXiv:{_markdown(view.table.arxiv)})" if view.table.arxiv else ""
     title = f"**{_markdown(f'{words.title(view.table)}: {view.table.title}')}**{source}"
     legend = f"Scale `{view.scale}`. Cells are `paper / here`; here is the mean over seeds ± sample standard deviation (n seeds)."
@@ -96,9 +96,9 @@ def to_latex(view: TableView) -> str:
             lines.extend(" & ".join([latex(row.label), latex(row.architecture)][:lead] + _latex_cells(view, row)) + r" \\" for row in members)
 
     body(view.rows)
-    if view.references:
+    if view.anchors:
         lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(REFERENCES)}}}}} \\"]
-        body(view.references)
+        body(view.anchors)
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
@@ -119,13 +119,13 @@ def write_outputs(view: TableView, folder: Path, *, durable: bool = True) -> lis
 
 def has_architecture(view: TableView) -> bool:
     """Whether the paper's table has a column for it."""
-    return any(row.architecture for row in (*view.rows, *view.references))
+    return any(row.architecture for row in (*view.rows, *view.anchors))
 
 
 def _rows(view: TableView) -> Iterator[tuple[str, Row]]:
     for row in view.rows:
         yield "paper", row
-    for row in view.references:
+    for row in view.anchors:
         yield "reference", row
 
 

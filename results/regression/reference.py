@@ -64,7 +64,7 @@ class Deviation:
 def measured(view: TableView) -> list[Measured]:
     """The cells of a table of which every seed has finished, in the table's order."""
     found = []
-    for row in (*view.rows, *view.references):
+    for row in (*view.rows, *view.anchors):
         for column in view.columns:
             cell = view.cell(row, column)
             if cell.mean is not None and cell.status == "done":

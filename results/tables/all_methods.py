@@ -42,7 +42,7 @@ TABLE = Table(
         Column(name="kNN Top-1", metric="top1", protocol="knn", printed=False),
     ),
     rows=tuple(Row(label=LABELS.get(name, name), method=name) for name in plugins.names("method") if name != "supervised"),
-    references=(
+    anchors=(
         Row(label="Raw pixels", method="pixels", note="no network: the bar that a small encoder must clear"),
         Row(label="Random encoder", method="random", note="the same network, never trained"),
         Row(label="Supervised", method="supervised", note="trained on ALL labels, also in the columns with few: an upper reference"),

@@ -57,7 +57,7 @@ TABLE = Table(
             printed=_printed("77.0", "76.7", "76.5", "75.7", "75.4", "77.1"),
         ),
     ),
-    references=(
+    anchors=(
         Row(label="Raw pixels", method="pixels", dataset=DATA, note="no network, no views: the same in every column"),
         Row(label="Random encoder", architecture="ResNet-50", method="random", dataset=DATA, note="never trained: the same in every column"),
     ),

@@ -70,7 +70,7 @@ TABLE = Table(
             printed=_printed("375", "76.5", "93.2"),
         ),
     ),
-    references=(
+    anchors=(
         Row(label="Raw pixels", method="pixels", note="no network: the bar that a small encoder must clear"),
         Row(label="Random encoder", architecture="ResNet-50", method="random", note="the same network, never trained"),
         Row(

@@ -33,7 +33,7 @@ TABLE = Table(
             printed=dict(zip([*_VOC, *_COCO], ["58.1", "84.2", "65.4", "41.9", "62.6", "45.7", "37.9", "59.7", "40.6"], strict=True)),
         ),
     ),
-    references=(Row(label="Random encoder", method="random", note="the same network, never trained"),),
+    anchors=(Row(label="Random encoder", method="random", note="the same network, never trained"),),
     order_by="VOC AP",
     confidence="the authors' README",
 )

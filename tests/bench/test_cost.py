@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench import plugins
-from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total, feature_dim, parameters
+from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total
 from bench.costs.forecast import on_slots
 from bench.networks import encoders
+from bench.networks.size import feature_dim, parameters
 from bench.planning import graph
 from bench.planning.graph import Job
 from bench.planning.scales import SCALES
@@ -105,7 +106,7 @@ def test_sizes_of_a_network_are_those_of_the_built_one_and_need_no_compiler() ->
         network = encoders.build(backbone, seed=0)
         assert (parameters(backbone), feature_dim(backbone)) == (encoders.parameters(network), network.feature_dim)
     program = (
-        "import sys; from bench.costs.estimates import parameters; from bench.spec import Backbone;"
+        "import sys; from bench.networks.size import parameters; from bench.spec import Backbone;"
         "assert parameters(Backbone(name='vit_base16')) > 8e7 and parameters(Backbone(name='resnet50')) == 23508032;"
         "sys.exit('torch._dynamo' in sys.modules)"
     )

@@ -18,7 +18,7 @@ from bench import cli
 from bench.commands.data import check
 from bench.commands.data.fetch import fetch
 from bench.data import catalogue
-from bench.data.catalogue import CATALOGUE, Entry
+from bench.data.catalogue import CATALOGUE, DataSet
 from bench.data.datasets import LOADERS, open_split
 from bench.data.sets import lists
 from bench.errors import BenchError
@@ -29,7 +29,7 @@ from tests.bench.data_trees import class_folders, places, save, site_with, voc
 CLASSES = [f"n{1440764 + number:08}" for number in range(12)]
 
 
-def known_as(monkeypatch: pytest.MonkeyPatch, name: str, **known: int) -> Entry:
+def known_as(monkeypatch: pytest.MonkeyPatch, name: str, **known: int) -> DataSet:
     """The data set with the numbers of a small tree as its official ones."""
     small = replace(CATALOGUE[name], **known)  # type: ignore[arg-type]
     monkeypatch.setitem(catalogue.CATALOGUE, name, small)

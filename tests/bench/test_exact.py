@@ -19,7 +19,7 @@ from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.splits import Files
 from bench.data.views import augment
-from bench.data.views.augment import Row
+from bench.data.views.augment import OneDraw
 from bench.identity import canonical, digest
 from bench.seeding import generator
 from bench.settings.site import Site
@@ -36,7 +36,7 @@ def split(here: Site, photographs: Path) -> Files:
     return cast(Files, open_split(Data(name="imagenet", size=32), "train", replace(here, data={"imagenet": photographs})))
 
 
-def by_torchvision(path: Path, view: Augment, row: augment.Row) -> Tensor:
+def by_torchvision(path: Path, view: Augment, row: augment.OneDraw) -> Tensor:
     with Image.open(path) as file:
         image = file.convert("RGB")
     top, left, height, width = augment.pixel_box(view, row, image.height, image.width)
@@ -98,7 +98,7 @@ def test_boxes_are_those_of_torchvision_for_its_random_numbers() -> None:
             tries = [(torch.empty(1).uniform_(0.08, 1.0).item(), torch.exp(torch.empty(1).uniform_(low, high)).item()) for _ in range(10)]
         top, left, tall, wide = box
         # Its corner is a whole number drawn from those that are possible, ours a share of them.
-        row = Row(
+        row = OneDraw(
             areas=[area for area, _ in tries],
             ratios=[ratio for _, ratio in tries],
             corner=[(top + 0.5) / (height - tall + 1), (left + 0.5) / (width - wide + 1)],

@@ -245,7 +245,7 @@ def test_released_rows_of_a_table_need_no_pretraining() -> None:
 def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
     for name in plugins.names("table"):
         table = load_table(name)  # refuses names that the catalogue does not have
-        for row in (*table.rows, *table.references):
+        for row in (*table.rows, *table.anchors):
             if row.released:
                 wanted = replace(SCALES["paper"].networks[row.network], width=row.width)
                 backbone = catalogue()[row.released].backbone
@@ -257,7 +257,7 @@ def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
 
 def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
     shown = view(plan_table(load_table("simclr_table6"), SCALES["paper"], 1, released=HASHES), Store(runs))
-    notes = {row.name: row.note for row in (*shown.rows, *shown.references)}
+    notes = {row.name: row.note for row in (*shown.rows, *shown.anchors)}
     expected = "not pretrained here: weights simclr_2x of SimCLR (arXiv:2002.05709), sha256 222222222222, linear top-1 74.2 by their own account"
     assert notes["SimCLR (ours), ResNet-50 (2x)"] == expected
     assert notes["PIRL, ResNet-50"] == "no released weights: not run"

@@ -13,7 +13,7 @@ import torch
 
 from bench import machine
 from bench.commands.throughput import measure as throughput
-from bench.commands.throughput.measure import Rate, measure, recipe, room_for_workers, show, worker_counts
+from bench.commands.throughput.measure import Throughput, measure, recipe, room_for_workers, show, worker_counts
 from bench.commands.throughput.verdict import HEADROOM, judge
 from bench.data import loader
 from bench.data.splits import Files
@@ -148,7 +148,7 @@ class Clock:
 def test_a_rate_is_the_median_of_slices_and_its_spread_is_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     seconds = iter([9.0, 9.0, 1.0, 2.0, 1.0, 1.0])  # two to warm up, then a slice each until five seconds are over
-    assert measure(clock.taking(seconds), 100, 5.0, CPU) == Rate(100, 50, 100)
+    assert measure(clock.taking(seconds), 100, 5.0, CPU) == Throughput(100, 50, 100)
     assert clock.calls == 6
 
 

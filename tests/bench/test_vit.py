@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from bench.costs import estimates
 from bench.errors import BenchError
 from bench.networks import encoders
+from bench.networks.size import feature_dim, parameters
 from bench.networks.vit import VITS, Block, VisionTransformer
 from bench.planning.graph import plan
 from bench.planning.scales import SCALES
@@ -285,6 +286,6 @@ def test_jobs_with_every_network_have_a_cost(scale: str, runs: Runs) -> None:
 
 
 def test_features_on_disk_are_as_wide_as_the_network() -> None:
-    assert estimates.feature_dim(Backbone(name="vit_base16")) == 768
-    assert estimates.feature_dim(tiny_pretrain().backbone) == 32
-    assert estimates.parameters(Backbone(name="vit_small16", width=2)) > 3.9 * estimates.parameters(Backbone(name="vit_small16"))
+    assert feature_dim(Backbone(name="vit_base16")) == 768
+    assert feature_dim(tiny_pretrain().backbone) == 32
+    assert parameters(Backbone(name="vit_small16", width=2)) > 3.9 * parameters(Backbone(name="vit_small16"))

@@ -44,7 +44,7 @@ TABLE = Table(
         Row(label="SimCLR", architecture="ResNet-50 (2x)", section="Ours", method="simclr", width=2, printed={"Top-1": "74.2", "Top-5": "92.0"}),
         Row(label="SimCLR", architecture="ResNet-50 (4x)", section="Ours", method="simclr", width=4, printed={"Top-1": "76.5", "Top-5": "93.2"}),
     ),
-    references=(
+    anchors=(
         Row(label="Raw pixels", method="pixels", note="no network"),
         Row(label="Random encoder", architecture="ResNet-50", method="random"),
     ),

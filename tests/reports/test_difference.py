@@ -26,8 +26,8 @@ def with_cells(view: TableView, column: Column, pairs: Sequence[tuple[str, tuple
         )
         for row, (printed, measured) in zip(rows, pairs, strict=True)
     }  # fmt: skip
-    table = replace(TABLE, columns=(column,), rows=rows, references=())
-    return replace(view, table=table, columns=(column,), rows=rows, references=(), cells=cells)
+    table = replace(TABLE, columns=(column,), rows=rows, anchors=())
+    return replace(view, table=table, columns=(column,), rows=rows, anchors=(), cells=cells)
 
 
 def test_ranks_elsewhere_say_how_many_places_a_row_moved(demo: Demo) -> None:

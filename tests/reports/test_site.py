@@ -15,10 +15,10 @@ from reports import build as building
 from reports import freshness
 from reports import serve as reporting
 from reports.build import build
-from reports.job_view import JobRecord
+from reports.job_view import JobView
 from reports.memory import Memory
 from reports.pages.job import job_page
-from reports.pages.related import Linked
+from reports.pages.related import Related
 from results.cells import plan_table
 from results.store import Store
 from results.view import TableView, view
@@ -35,7 +35,7 @@ def test_only_what_has_changed_is_made_again_and_the_bytes_are_those_of_a_fresh_
 ) -> None:
     made: list[str] = []
 
-    def counted(record: JobRecord, linked: Linked) -> str:
+    def counted(record: JobView, linked: Related) -> str:
         made.append(record.id)
         return job_page(record, linked)
 

@@ -35,7 +35,7 @@ def relabelled(view: TableView, label: str) -> TableView:
 
 def test_csv_has_a_line_for_every_cell_in_the_papers_order(demo: Demo) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(demo.embedded))))
-    order = [row.name for row in (*TABLE.rows, *TABLE.references)]
+    order = [row.name for row in (*TABLE.rows, *TABLE.anchors)]
     assert [(line["row"], line["column"]) for line in lines] == [(row, column.name) for row in order for column in TABLE.columns]
     assert tuple(lines[0]) == CSV_COLUMNS
     assert [line["kind"] for line in lines] == ["paper"] * 20 + ["reference"] * 8
@@ -144,9 +144,9 @@ def test_the_same_view_gives_the_same_bytes(demo: Demo, tmp_path: Path) -> None:
 
 def test_a_table_without_architectures_has_no_such_column(demo: Demo) -> None:
     row, column = Row(label="A", method="simclr", printed={"Top-1": "50.0"}), TABLE.column("Top-1")
-    table = replace(TABLE, columns=(column,), rows=(row,), references=())
+    table = replace(TABLE, columns=(column,), rows=(row,), anchors=())
     cells = {("A", "Top-1"): CellView(published="50.0", measured=(49.0,), digits=1, status="done", jobs=("j",))}
-    view = replace(demo.embedded, table=table, columns=(column,), rows=(row,), references=(), cells=cells)
+    view = replace(demo.embedded, table=table, columns=(column,), rows=(row,), anchors=(), cells=cells)
     assert markdown_rows(to_markdown(view))[0] == ["Method", "Top-1"]
     assert r"A & 50.0 & 49.0 \\" in to_latex(view)
 
@@ -179,7 +179,7 @@ def test_what_is_no_duration_stands_as_it_is(value: object, expected: str) -> No
 
 def test_the_demo_has_the_label_that_these_tests_are_about() -> None:
     assert HOSTILE in [row.label for row in TABLE.rows]
-    assert set(TOP1) <= {row.name for row in (*TABLE.rows, *TABLE.references)}
+    assert set(TOP1) <= {row.name for row in (*TABLE.rows, *TABLE.anchors)}
 
 
 def test_a_printed_value_that_is_not_certain_carries_a_question_mark(runs: Runs) -> None:

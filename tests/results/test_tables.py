@@ -80,7 +80,7 @@ def test_simclrs_and_mocos_rows_run_and_the_others_say_what_they_lack() -> None:
     running = [(row.method, row.width) for row in table.rows if row.method]
     assert running == [("moco", 1), ("simclr", 1), ("moco", 4), ("simclr", 2), ("simclr", 4)]
     assert all(row.missing for row in table.rows if row.method is None)
-    assert [row.method for row in table.references] == ["pixels", "random", "supervised"]
+    assert [row.method for row in table.anchors] == ["pixels", "random", "supervised"]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -88,7 +88,7 @@ def test_simclrs_and_mocos_rows_run_and_the_others_say_what_they_lack() -> None:
 def test_every_table_can_be_planned_at_every_scale(name: str, scale: str) -> None:
     table = load_table(name)
     cells = plan_table(table, SCALES[scale], 2).cells
-    runnable = {row.name for row in (*table.rows, *table.references) if row.method}
+    runnable = {row.name for row in (*table.rows, *table.anchors) if row.method}
     assert {cell.row.name for cell in cells} == runnable
     seeds = {seed: {cell.job for cell in cells if cell.seed == seed and cell.row.method != "pixels"} for seed in (0, 1)}
     assert seeds[0].isdisjoint(seeds[1])  # seeds are jobs of their own
@@ -154,7 +154,7 @@ def test_studies_of_false_negatives_search_as_the_paper_did() -> None:
 @pytest.mark.parametrize("name", plugins.names("table"))
 def test_released_weights_never_stand_for_an_untrained_network(name: str) -> None:
     table = load_table(name)
-    hashes = {row.released: "0" * 64 for row in (*table.rows, *table.references) if row.released}
+    hashes = {row.released: "0" * 64 for row in (*table.rows, *table.anchors) if row.released}
     for cell in plan_table(table, SCALES["paper"], 1, released=hashes).cells if hashes else ():
         assert isinstance(cell.spec, Evaluate)
         assert isinstance(cell.spec.encoder, Random if cell.column.name in cell.row.untrained else Released), cell.label

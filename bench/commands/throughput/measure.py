@@ -49,7 +49,7 @@ PIXELS = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
 
 
 @dataclass(frozen=True)
-class Rate:
+class Throughput:
     """Images a second: median, lowest and highest of the slices."""
 
     median: float
@@ -57,7 +57,7 @@ class Rate:
     high: float
 
     @classmethod
-    def of(cls, rates: Sequence[float]) -> Rate:
+    def of(cls, rates: Sequence[float]) -> Throughput:
         """Raises ValueError without a slice."""
         return cls(median(rates), min(rates), max(rates))
 
@@ -141,7 +141,7 @@ def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device
     yield f"\n{verdict.sentence(in_memory=in_memory)}"
 
 
-def measure(advance: Callable[[], object], images: int, seconds: float, device: torch.device, *, rounds: int = 1) -> Rate:
+def measure(advance: Callable[[], object], images: int, seconds: float, device: torch.device, *, rounds: int = 1) -> Throughput:
     """The rate of `advance`, which takes a batch of `images`, in slices of about `seconds` together.
 
     `rounds` batches are made at once, one a worker, so only whole rounds are timed, and not the first, in which workers start.
@@ -159,7 +159,7 @@ def measure(advance: Callable[[], object], images: int, seconds: float, device: 
             done += rounds
         _settle(device)
         rates.append(done * images / (perf_counter() - started))
-    return Rate.of(rates)
+    return Throughput.of(rates)
 
 
 def _loading(loop: training.Loop, workers: int) -> Callable[[], object]:
@@ -202,7 +202,7 @@ def _stepping(loop: training.Loop) -> Callable[[], object]:
     return advance
 
 
-def _together(spec: Pretrain, place: training.Place, expected: float, seconds: float) -> tuple[Rate, dict[str, float]]:
+def _together(spec: Pretrain, place: training.Place, expected: float, seconds: float) -> tuple[Throughput, dict[str, float]]:
     """A pretraining that is stopped when the time is over: its rate, and the share of the time of a step by part.
 
     Both are read from its own metrics, without the first line, in which workers start. It writes a line as often as it would in
@@ -225,7 +225,7 @@ def _together(spec: Pretrain, place: training.Place, expected: float, seconds: f
     each = math.ceil(len(lines) / SLICES)
     rates = [harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)]
     whole = sum(1e3 * spec.batch_size / line["img_s"] for line in lines)
-    return Rate.of(rates), {part: sum(line[f"{part}_ms"] for line in lines) / whole for part in PARTS}
+    return Throughput.of(rates), {part: sum(line[f"{part}_ms"] for line in lines) / whole for part in PARTS}
 
 
 def room_for_workers(site: Site, cores: int, *, on_gpu: bool) -> int:

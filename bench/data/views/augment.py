@@ -53,14 +53,14 @@ class Draw:
         """The parameters of some of the images."""
         return Draw(*(getattr(self, f.name)[index] for f in fields(self)))
 
-    def images(self) -> list[Row]:
+    def images(self) -> list[OneDraw]:
         """The same as Python numbers, image by image; without the angle."""
         columns = (self.area_BT, self.ratio_BT, self.corner_B2, self.flip_B, self.jitter_B, self.order_B4, self.factor_B4)
         more = (self.gray_B, self.blur_B, self.sigma_B, self.solarize_B, self.policy_BP4)
-        return [Row(*values) for values in zip(*(column.tolist() for column in (*columns, *more)), strict=True)]
+        return [OneDraw(*values) for values in zip(*(column.tolist() for column in (*columns, *more)), strict=True)]
 
 
-class Row(NamedTuple):
+class OneDraw(NamedTuple):
     """What is drawn for one image: a row of each tensor of `Draw`."""
 
     areas: list[float]
@@ -305,7 +305,7 @@ def boxes(spec: Augment, drawn: Draw, aspect_B: Tensor) -> Tensor:
     return torch.cat([corner[:, :1] * (1 - height), corner[:, 1:] * (1 - width), height, width], dim=1)
 
 
-def pixel_box(spec: Augment, row: Row, height: int, width: int) -> tuple[int, int, int, int]:
+def pixel_box(spec: Augment, row: OneDraw, height: int, width: int) -> tuple[int, int, int, int]:
     """Top, left, height and width of an image's crop in whole pixels, digit for digit as torchvision's RandomResizedCrop."""
     for area, ratio in zip(row.areas, row.ratios, strict=True):
         w, h = round(math.sqrt(area * height * width * ratio)), round(math.sqrt(area * height * width / ratio))

@@ -13,11 +13,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from bench.data.views import augment, policies
-from bench.data.views.augment import Row
+from bench.data.views.augment import OneDraw
 from bench.spec import Augment
 
 
-def view(image_CHW: Tensor, spec: Augment, row: Row) -> Tensor:
+def view(image_CHW: Tensor, spec: Augment, row: OneDraw) -> Tensor:
     """uint8 image (3, H, W) -> the finished uint8 view (3, size, size)."""
     from torchvision.transforms import functional as T  # imported when used: slow to import
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.views import augment, policies
-from bench.data.views.augment import GRAY_WEIGHTS, NUDGE, Row
+from bench.data.views.augment import GRAY_WEIGHTS, NUDGE, OneDraw
 from bench.spec import Augment
 
 HUE = 3  # its number among the operations of a jitter
@@ -41,7 +41,7 @@ class Painter:
         self.spare, self.chroma = np.empty((3, pixels), np.uint8), bytearray(pixels)
         self.windows: dict[int, tuple[_Windows, _Windows]] = {}
 
-    def paint(self, crop_CHW: Tensor, spec: Augment, row: Row, out_CHW: Tensor) -> None:
+    def paint(self, crop_CHW: Tensor, spec: Augment, row: OneDraw, out_CHW: Tensor) -> None:
         """uint8 crop (3, size, size), stored in any order -> the view, written to the contiguous uint8 `out_CHW`, which may be the crop."""
         out = out_CHW.numpy()
         if out_CHW is not crop_CHW:
@@ -61,7 +61,7 @@ class Painter:
             chosen = (out >= math.ceil(spec.solarize_threshold * 255)).view(np.uint8)
             np.bitwise_xor(out, np.negative(chosen, out=chosen), out=out)  # with 255 it is 255 - level
 
-    def _jitter(self, out: NDArray[np.uint8], spec: Augment, row: Row) -> None:
+    def _jitter(self, out: NDArray[np.uint8], spec: Augment, row: OneDraw) -> None:
         """In place. The view is in `view`, or in `x` after an operation on 32-bit numbers; going back to bytes cuts off the fraction."""
         active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
         view, spare, in_x = out, self.spare, False

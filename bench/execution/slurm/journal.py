@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.errors import InputCorrupt
 from bench.execution.slurm import squeue as state
-from bench.execution.slurm.squeue import Row
+from bench.execution.slurm.squeue import QueueRow
 from bench.files import read_json, write_json
 from bench.runs.folder import Runs
 
@@ -106,11 +106,11 @@ def read_submission(folder: Path) -> Submission:
 
 
 @dataclass(frozen=True)
-class View:
+class QueueView:
     """Every submitted job's newest submission, and what Slurm says of it."""
 
     submissions: tuple[Submission, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[QueueRow, ...]
     unknown: str = ""  # why Slurm could not be asked; "" when it answered
 
     @cached_property
@@ -119,10 +119,10 @@ class View:
         return {job: (submission, number) for submission in known for number, job in enumerate(submission.jobs)}
 
     @cached_property
-    def _by_id(self) -> dict[str, Row]:
+    def _by_id(self) -> dict[str, QueueRow]:
         return {row.id: row for row in self.rows}
 
-    def row(self, job: str) -> Row | None:
+    def row(self, job: str) -> QueueRow | None:
         """None when the job was never submitted. State "GONE": Slurm does not know it any more; "UNKNOWN": it did not answer."""
         if job not in self._newest:
             return None
@@ -130,7 +130,7 @@ class View:
         found = self._by_id.get(submission.id_of(number))
         if found is not None and found.name.endswith(MARK + submission.token):
             return found
-        return Row(submission.id_of(number), "UNKNOWN" if self.unknown else "GONE")
+        return QueueRow(submission.id_of(number), "UNKNOWN" if self.unknown else "GONE")
 
     def folder(self, job: str, root: Path) -> Path | None:
         """Where the job's newest submission lies under the journal's folder."""
@@ -142,11 +142,11 @@ class View:
         return {job: row.id for job, row in rows.items() if row is not None and row.alive}
 
 
-def look(journal: Journal) -> View:
+def look(journal: Journal) -> QueueView:
     """Ask Slurm once. Raises BenchError when it does not answer."""
     known = journal.read()
     if not known:
-        return View((), ())
+        return QueueView((), ())
     users = {submission.user for submission in known}
     rows = state.queue(users)
     listed = {row.id.partition("_")[0] for row in rows} | {row.name.rpartition(MARK)[2] for row in rows}
@@ -154,10 +154,10 @@ def look(journal: Journal) -> View:
     if lost:
         seen = {row.id for row in rows}
         rows += [row for row in state.history(users, min(s.submitted for s in lost)) if row.id not in seen]
-    return View(tuple(known), tuple(rows))
+    return QueueView(tuple(known), tuple(rows))
 
 
-def adopt(journal: Journal, view: View) -> View:
+def adopt(journal: Journal, view: QueueView) -> QueueView:
     """Find the submissions again whose driver died before it wrote Slurm's answer down. Only with the lock held."""
     found = []
     for submission in view.submissions:
@@ -174,7 +174,7 @@ def adopt(journal: Journal, view: View) -> View:
     return replace(view, submissions=tuple(found))
 
 
-def prune(journal: Journal, view: View) -> None:
+def prune(journal: Journal, view: QueueView) -> None:
     """Remove the folders of submissions whose jobs are all done and gone from the queue."""
     queued = {row.name.rpartition(MARK)[2] for row in view.rows if row.alive}
     for submission in view.submissions:

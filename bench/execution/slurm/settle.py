@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from bench.execution.slurm import squeue as state
-from bench.execution.slurm.journal import View
-from bench.execution.slurm.squeue import Row
+from bench.execution.slurm.journal import QueueView
+from bench.execution.slurm.squeue import QueueRow
 from bench.runs.folder import RunFolder, Runs, State
 
 MOUNT_SECONDS = 5.0  # how late a file written on a node may show here, at least; looking at the folder hurries it
@@ -49,7 +49,7 @@ class Job(Protocol):
         """Jobs that must be done before it."""
 
 
-def settle(jobs: Iterable[Job], runs: Runs, view: View) -> None:
+def settle(jobs: Iterable[Job], runs: Runs, view: QueueView) -> None:
     """Record why each job that has left Slurm's queue without a result did so, unless its worker said so itself.
 
     `jobs` in topological order. A job that Slurm dropped because its parent failed is blocked; one that would wait for
@@ -71,14 +71,14 @@ def settle(jobs: Iterable[Job], runs: Runs, view: View) -> None:
         state.call(["scancel", *hopeless])
 
 
-def sentence(row: Row, run: RunFolder) -> str:
+def sentence(row: QueueRow, run: RunFolder) -> str:
     """How Slurm says that a job ended, and what to do."""
     where = f" on {row.node}" if row.node else ""
     resume = "; it goes on from its checkpoint" if run.checkpoint.exists() else ""
     return f"Slurm job {row.id} ended{where} as {row.state}: {_ENDS.get(row.state, 'no result')}{resume}; log: {run.log}"
 
 
-def ended_for_sure(row: Row | None, run: RunFolder, gone_since: dict[str, float]) -> bool:
+def ended_for_sure(row: QueueRow | None, run: RunFolder, gone_since: dict[str, float]) -> bool:
     """Whether a watched job is over: it has an end of its own, or it left the queue a while ago (shared file systems lag)."""
     if _has_ended(run):
         return True
@@ -88,7 +88,7 @@ def ended_for_sure(row: Row | None, run: RunFolder, gone_since: dict[str, float]
     return time.monotonic() - gone_since.setdefault(run.job_id, time.monotonic()) >= MOUNT_SECONDS
 
 
-def states_of(jobs: Collection[Job], runs: Runs, view: View) -> dict[str, str]:
+def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, str]:
     """One word a job: the run folder's, or where it says too little, Slurm's: queued, starting, ending, blocked, lost."""
     words: dict[str, str] = {}
     for job in jobs:
@@ -105,7 +105,7 @@ def states_of(jobs: Collection[Job], runs: Runs, view: View) -> dict[str, str]:
     return words
 
 
-def note(job: Job, runs: Runs, row: Row | None, word: str) -> str:
+def note(job: Job, runs: Runs, row: QueueRow | None, word: str) -> str:
     """What `bench status` says beside a job that is or was in Slurm's queue."""
     if row is None:
         return ""

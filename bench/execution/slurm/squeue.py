@@ -25,7 +25,7 @@ NEVER = {"DependencyNeverSatisfied"}  # where kill-on-invalid-dep is not heeded,
 
 
 @dataclass(frozen=True)
-class Row:
+class QueueRow:
     """One job, or one element of an array, as Slurm sees it."""
 
     id: str  # "123", or "123_4" for an array's element
@@ -60,13 +60,13 @@ def call(command: list[str], text: str = "") -> str:
     return found.stdout
 
 
-def queue(users: Iterable[str]) -> list[Row]:
+def queue(users: Iterable[str]) -> list[QueueRow]:
     """All jobs of some users that slurmctld knows, finished ones too while it remembers them (MinJobAge). Raises BenchError."""
     out = call(["squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}", "--format=%i|%T|%M|%l|%r|%N|%j"])
     return [row for row in map(_queue_row, out.splitlines()) if row is not None]
 
 
-def history(users: Iterable[str], since: float) -> list[Row]:
+def history(users: Iterable[str], since: float) -> list[QueueRow]:
     """The same from accounting, for jobs that were there since a time; nothing on a cluster without slurmdbd."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--array", f"--starttime={start}", f"--user={','.join(sorted(users))}"]
@@ -76,7 +76,7 @@ def history(users: Iterable[str], since: float) -> list[Row]:
         print(f"accounting is left out: {one_line(error)}") if "disabled" not in str(error) and "no sacct" not in str(error) else None
         return []
     rows = [row for row in map(_queue_row, out.splitlines()) if row is not None]
-    return [Row(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows]  # "CANCELLED by 0"
+    return [QueueRow(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows]  # "CANCELLED by 0"
 
 
 def user() -> str:
@@ -96,9 +96,9 @@ def seconds_of(text: str) -> float:
         return 0.0
 
 
-def _queue_row(line: str) -> Row | None:
+def _queue_row(line: str) -> QueueRow | None:
     parts = line.split("|", 6)  # the name last: it is the only one that could hold a "|"
     if len(parts) < 7 or "[" in parts[0]:
         return None
     number, state, elapsed, limit, reason, node, name = parts
-    return Row(number, state, elapsed, limit, reason, "" if node.startswith("None") else node, name)
+    return QueueRow(number, state, elapsed, limit, reason, "" if node.startswith("None") else node, name)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.execution.slurm import squeue as state
-from bench.execution.slurm.journal import Journal, Submission, View, adopt, look, prune
+from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt, look, prune
 from bench.execution.slurm.settle import Job, settle
 from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import write_atomic
@@ -107,7 +107,7 @@ def cancel(runs: Runs, jobs: Iterable[str]) -> int:
     return len(ids)
 
 
-def _decided(journal: Journal, jobs: Sequence[Job]) -> View:
+def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
     """What Slurm says, once no wanted job is between running and ended."""
     deadline = time.monotonic() + ENDING_SECONDS
     while True:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bench.errors import BenchError, one_line
 from bench.execution.events import Event, Summary, Watcher
-from bench.execution.slurm.journal import Journal, View, look
+from bench.execution.slurm.journal import Journal, QueueView, look
 from bench.execution.slurm.settle import ended_for_sure, settle
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
@@ -26,7 +26,7 @@ def watch(graph: JobGraph, runs: Runs, progress: Watcher, poll: float = POLL_SEC
     left = {job.id: job for job in jobs if job.id not in set(already)}
     started: set[str] = set()
     gone: dict[str, float] = {}
-    view = _ask(journal, View((), (), "not asked yet"), progress)
+    view = _ask(journal, QueueView((), (), "not asked yet"), progress)
     asked = time.monotonic()
     while left:
         over = [job for job in left.values() if ended_for_sure(view.row(job.id), runs[job.id], gone)]
@@ -64,7 +64,7 @@ def standing(jobs: Sequence[str], runs: Runs) -> Summary:
     return Summary(done=done, already=done, failed=tuple(job for job in failed if job not in blocked), blocked=tuple(blocked), stopped=())
 
 
-def _ask(journal: Journal, before: View, progress: Watcher) -> View:
+def _ask(journal: Journal, before: QueueView, progress: Watcher) -> QueueView:
     """What Slurm says now; while it does not answer, nothing counts as ended but what its run folder says."""
     try:
         return look(journal)

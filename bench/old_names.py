@@ -1,0 +1,61 @@
+"""Modules that moved in version 0.2, for plug-ins that import them by their old names: they go on for one release, with a warning.
+
+One finder at the end of Python's search: nothing is looked up here unless an import would fail otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+MOVED = {
+    "bench.data.augment": "bench.data.views.augment",
+    "bench.data.lists": "bench.data.share",
+    "bench.distributed": "bench.training.ranks",
+    "bench.encoders": "bench.networks.encoders",
+    "bench.network": "bench.networks.network",
+    "bench.scales": "bench.planning.translate",
+    "bench.site": "bench.settings.site",
+    "evals._accuracy": "evals.parts.accuracy",
+    "evals._average_precision": "evals.parts.average_precision",
+    "evals._detection_weights": "evals.detection.weights",
+    "evals._features": "evals.parts.features",
+    "evals._finetune": "evals.parts.finetune",
+    "evals._heads": "evals.parts.heads",
+    "methods._branches": "methods.parts.branches",
+    "methods._heads": "methods.parts.heads",
+    "methods._momentum": "methods.parts.momentum",
+    "methods._progress": "methods.parts.clock",
+    "methods._views": "methods.parts.views",
+}
+
+
+class _Alias(Loader):
+    """Puts the module of the new name in the place of the old one."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        sys.modules[module.__name__] = importlib.import_module(MOVED[module.__name__])
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in MOVED:
+            return None
+        text = f"{name} is called {MOVED[name]} since version 0.2; the old name goes with the next release."
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        return spec_from_loader(name, _Alias())
+
+
+def install() -> None:
+    """Let old names answer in this process."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
