@@ -17,7 +17,8 @@ from torch import Tensor
 
 from bench.data.decoding import SHARD, decode_bytes, read_bytes
 from bench.data.location import fetch_folder, root_of
-from bench.data.sets.packed import FORMAT, IMAGES, PACKS, QUALITY, list_in
+from bench.data.sets import packed
+from bench.data.sets.packed import FORMAT, QUALITY, list_in
 from bench.data.splits import SPLITS, Files, Split, SplitData, compact
 from bench.errors import BenchError, InputCorrupt
 from bench.files import atomic_path, make_folder, read_json, write_json
@@ -26,6 +27,7 @@ from bench.machine import cores
 from bench.seeding import generator
 from bench.settings.site import Site
 
+IMAGES = 10_000  # of a shard: about 300 MB, a few minutes of a core
 SAMPLE = 64  # images of the training split from which the size is estimated
 
 
@@ -71,8 +73,8 @@ def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers
     from bench.data.datasets import LOADERS
 
     name = f"{source}-{size}"
-    if name not in PACKS:
-        known = ", ".join(f"{source} --size {size}" for source, size in PACKS.values())
+    if name not in packed.PACKS:
+        known = ", ".join(f"{source} --size {size}" for source, size in packed.PACKS.values())
         raise BenchError(f"there is no packed data set {name}; what can be packed: {known}.")
     folder = out or fetch_folder(name, site)
     make_folder(folder)
@@ -109,7 +111,7 @@ def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers
 def _shards(source: str, size: int, folder: Path, root: Path, splits: Mapping[Split, SplitData]) -> Iterator[_Shard]:
     for split in SPLITS:
         data = splits[split]
-        assert isinstance(data, Files)  # as all sources of PACKS
+        assert isinstance(data, Files)  # as all sources of packed.PACKS
         for number, start in enumerate(range(0, len(data), IMAGES)):
             rows = torch.arange(start, min(start + IMAGES, len(data)))
             yield _Shard(folder / f"{split}-{number:04}{SHARD}", source, size, root, data.rows(rows))

@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pack of the tests' patches, in shards of ten."""
     monkeypatch.setattr(packed, "PACKS", {NAME: ("imagenet", SIZE)})
-    monkeypatch.setattr(packed, "IMAGES", 10)
+    monkeypatch.setattr(packing, "IMAGES", 10)
     known = packed.load_pack
     from bench.data import catalogue, datasets
 

@@ -30,7 +30,6 @@ from bench.settings.site import Site
 
 FORMAT = 1
 QUALITY = 90
-IMAGES = 10_000  # of a shard: about 300 MB, a few minutes of a core
 PACKS: Mapping[str, tuple[str, int]] = {"imagenet-256": ("imagenet", 256)}  # name -> source, shorter side in pixels
 
 
