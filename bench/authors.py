@@ -6,9 +6,11 @@
     hours = 9
     devices = 32
 
-    [weights.simclr_1x]           # a file that `bench run --released` takes; the name is what rows and bench.toml call it
+    [weights.simclr_1x]           # a file that `bench run --released` takes; the name is what rows and bench.toml call
+    it
     paper = "SimCLR (arXiv:2002.05709)"
-    network = "resnet50"          # and width = 1, padding = "torch" (or "tensorflow"), normalize = "imagenet" (or "none")
+    network = "resnet50"          # and width = 1, padding = "torch" (or "tensorflow"), normalize = "imagenet" (or
+    "none")
     url = "https://..."           # of the file itself; else by_hand = "where a browser or a tool of the host finds it"
     sha256 = "0676ba61"           # its beginning, as far as it is published
     top1 = 69.1                   # linear evaluation on ImageNet, percent, as the authors' page says beside the link

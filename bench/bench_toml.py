@@ -16,7 +16,8 @@
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
-    workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a GPU,
+    workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a
+    GPU,
                                 # none (0) for a CPU. `bench doctor --throughput` says how many to use
 
     [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
@@ -50,7 +51,11 @@ from bench.settings.slurm import read_slurm
 KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "workers"}, "notify": {"command"}}
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
 OVERRIDES: Mapping[str, type] = {"chunks": int, "compile": bool, "exact_views": bool, "data": dict}  # keys of [recipe]
-WORDS: Mapping[type, str] = {int: "a whole number of at least 1", bool: "true or false", dict: 'a table such as { imagenet = "imagenet-256" }'}
+WORDS: Mapping[type, str] = {
+    int: "a whole number of at least 1",
+    bool: "true or false",
+    dict: 'a table such as { imagenet = "imagenet-256" }',
+}
 
 
 def find_site(start: Path | None = None) -> Site:
@@ -87,7 +92,9 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
         raise BenchError(f"{file}: chunks stands under [recipe], not [local]: it changes numbers.")
     for key in body:
         if key not in known:
-            raise unknown_name(f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known)
+            raise unknown_name(
+                f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known
+            )
     wanted = int if section == "local" else str
     for key, value in body.items():
         if key == "workers" and type(value) is int and value == 0:
@@ -107,7 +114,9 @@ def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict
             raise unknown_name(f"weights under [released] of {file}", name, catalogue())
         entry = {"path": value} if isinstance(value, str) else value
         if not isinstance(entry, dict) or not entry or not all(isinstance(v, str) and v for v in entry.values()):
-            raise BenchError(f'{file}: released.{name} is {value!r}, expected a path or {{ path = "...", sha256 = "..." }}.')
+            raise BenchError(
+                f'{file}: released.{name} is {value!r}, expected a path or {{ path = "...", sha256 = "..." }}.'
+            )
         for key in entry:
             if key not in {"path", "sha256"}:
                 raise unknown_name(f"key of released.{name} in {file}", key, {"path", "sha256"})
@@ -164,6 +173,7 @@ def _check_stand_in(file: str, name: str, other: object) -> None:
     here, there = DATA_SETS[name], DATA_SETS[other]
     if (here.classes, here.boxes) != (there.classes, there.boxes):
         raise BenchError(
-            f"{file}: recipe.data puts {other} in the place of {name}, but it has {there.classes} classes instead of {here.classes}: "
+            f"{file}: recipe.data puts {other} in the place of {name}, but it has {there.classes} classes instead of "
+            f"{here.classes}: "
             "the numbers of one say nothing about the other."
         )

@@ -25,20 +25,36 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Tables = Annotated[list[str] | None, typer.Option("--table", "-t", help="Table to regenerate, e.g. simclr_table6. May be given several times.")]
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", "-t", help="Table to regenerate, e.g. simclr_table6. May be given several times."),
+]
 All = Annotated[bool, typer.Option("--all", help="All tables.")]
-ScaleName = Annotated[str, typer.Option("--scale", "-s", help="embedded (two CPU cores, minutes), smoke, cifar or paper.")]
-Seeds = Annotated[int, typer.Option("--seeds", help="Repeat every number with so many seeds; the table shows mean and sd.")]
-Rows = Annotated[list[str] | None, typer.Option("--rows", help="Only this row: its label, full name or method. May be given several times.")]
+ScaleName = Annotated[
+    str, typer.Option("--scale", "-s", help="embedded (two CPU cores, minutes), smoke, cifar or paper.")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", help="Repeat every number with so many seeds; the table shows mean and sd.")
+]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option("--rows", help="Only this row: its label, full name or method. May be given several times."),
+]
 Columns = Annotated[list[str] | None, typer.Option("--columns", help="Only this column. May be given several times.")]
-Released = Annotated[bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")]
-ExecutorName = Annotated[str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")]
+Released = Annotated[
+    bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
+]
 
 
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="methods, evals, tables, scales or datasets.")] = "tables",
-    missing: Annotated[bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")] = False,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")
+    ] = False,
 ) -> None:
     """What there is: methods, evals, tables, scales, datasets."""
     from bench.commands.list import show
@@ -55,9 +71,15 @@ def plan(
     rows: Rows = None,
     columns: Columns = None,
     released: Released = False,
-    nodes: Annotated[int | None, typer.Option("--nodes", help="Also simulate this plan on a cluster of so many nodes.")] = None,
-    time_limit: Annotated[float | None, typer.Option("--time-limit", help="Of that cluster, in hours; default: none.")] = None,
-    preemption_rate: Annotated[float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")] = 0.0,
+    nodes: Annotated[
+        int | None, typer.Option("--nodes", help="Also simulate this plan on a cluster of so many nodes.")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", help="Of that cluster, in hours; default: none.")
+    ] = None,
+    preemption_rate: Annotated[
+        float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")
+    ] = 0.0,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
     from bench.commands.plan import show_plan
@@ -82,38 +104,69 @@ def run(
     columns: Columns = None,
     released: Released = False,
     executor: ExecutorName = "local",
-    watch: Annotated[bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")] = False,
-    force: Annotated[list[str] | None, typer.Option("--force", help="Run this job again even if it is done: its id or the beginning.")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")
+    ] = False,
+    force: Annotated[
+        list[str] | None,
+        typer.Option("--force", help="Run this job again even if it is done: its id or the beginning."),
+    ] = None,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
-    raise typer.Exit(running.run(_request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch))
+    raise typer.Exit(
+        running.run(
+            _request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch
+        )
+    )
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="A file with the weights of an encoder, in any layout of weights/layouts.py.")],
-    protocol: Annotated[list[str], typer.Option("--protocol", "-p", help="An evaluation, see `bench list evals`. May be given several times.")],
-    network: Annotated[str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")] = None,
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            "--checkpoint", help="A file with the weights of an encoder, in any layout of weights/layouts.py."
+        ),
+    ],
+    protocol: Annotated[
+        list[str],
+        typer.Option("--protocol", "-p", help="An evaluation, see `bench list evals`. May be given several times."),
+    ],
+    network: Annotated[
+        str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")
+    ] = None,
     width: Annotated[int | None, typer.Option("--width", help="Its width: 1, 2, 4.")] = None,
     normalize: Annotated[
-        str | None, typer.Option("--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1).")
+        str | None,
+        typer.Option(
+            "--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1)."
+        ),
     ] = None,
     scale: ScaleName = "embedded",
-    dataset: Annotated[str, typer.Option("--dataset", help="In the papers' words; the scale translates it.")] = "imagenet",
-    variant: Annotated[str, typer.Option("--variant", help="A paper's own settings of the protocol, e.g. simclr.")] = "",
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="In the papers' words; the scale translates it.")
+    ] = "imagenet",
+    variant: Annotated[
+        str, typer.Option("--variant", help="A paper's own settings of the protocol, e.g. simclr.")
+    ] = "",
     executor: ExecutorName = "local",
 ) -> None:
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
     from bench.commands import evaluate as evaluating
 
-    asked = evaluating.CheckpointRequest(_site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant)
+    asked = evaluating.CheckpointRequest(
+        _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant
+    )
     raise typer.Exit(evaluating.run(asked, executor))
 
 
 @app.command()
-def status(table: Tables = None, watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs.")] = False) -> None:
+def status(
+    table: Tables = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs.")] = False,
+) -> None:
     """The state of every table that was run here; with --table, of every job."""
     from bench.commands import jobs
 
@@ -160,17 +213,30 @@ def retry(
 @app.command()
 def doctor(
     throughput: Annotated[
-        bool, typer.Option("--throughput", help="Measure loader and training step instead: which one is the bottleneck, how many workers to use.")
+        bool,
+        typer.Option(
+            "--throughput",
+            help="Measure loader and training step instead: which one is the bottleneck, how many workers to use.",
+        ),
     ] = False,
     scale: Annotated[
-        str | None, typer.Option("--scale", "-s", help="With --throughput: whose recipe; default: embedded, or paper for images on disk.")
+        str | None,
+        typer.Option(
+            "--scale", "-s", help="With --throughput: whose recipe; default: embedded, or paper for images on disk."
+        ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="With --throughput: another data set than the scale's, see `bench list datasets`.")
+        str | None,
+        typer.Option("--data", help="With --throughput: another data set than the scale's, see `bench list datasets`."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="With --throughput: length of each measurement; default: 10.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="With --throughput: length of each measurement; default: 10.")
+    ] = None,
 ) -> None:
-    """What works on this machine and site, what does not, and what to do about it; exit code 1 when something is broken."""
+    """What works on this machine and site, what does not, and what to do about it.
+
+    Exit code 1 when something is broken.
+    """
     if throughput:
         from bench.commands.throughput import measure as measuring
 
@@ -187,25 +253,43 @@ def check(
     table: Tables = None,
     all_: All = False,
     scale: ScaleName = "embedded",
-    junit: Annotated[Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, a test case a cell.")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Make the finished results the new reference instead.")] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", help="Also write the outcome as JUnit XML, a test case a cell.")
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make the finished results the new reference instead.")
+    ] = False,
     references: Annotated[
-        Path | None, typer.Option("--references", help="Folder of the references; default: results/reference of the project.")
+        Path | None,
+        typer.Option("--references", help="Folder of the references; default: results/reference of the project."),
     ] = None,
 ) -> None:
-    """Hold the results of a table against its reference; exit code 1 names the cells that regressed, went missing or changed protocol."""
+    """Hold the results of a table against its reference.
+
+    Exit code 1 names the cells that regressed, went missing or changed protocol.
+    """
     from bench.commands.check import check_tables
 
-    raise typer.Exit(check_tables(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_))
+    raise typer.Exit(
+        check_tables(_request(table, all_, scale, 1, None, None), junit, references, update=update, everything=all_)
+    )
 
 
 @app.command()
 def report(
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; default: [paths] report of bench.toml, else reports/out.")] = None,
-    serve: Annotated[
-        int | None, typer.Option("--serve", min=0, max=65535, help="Then serve it on this port of 127.0.0.1, rebuilt while jobs run.")
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write; default: [paths] report of bench.toml, else reports/out."),
     ] = None,
-    records: Annotated[bool, typer.Option("--records", help="Of the results that are committed with the project instead.")] = False,
+    serve: Annotated[
+        int | None,
+        typer.Option(
+            "--serve", min=0, max=65535, help="Then serve it on this port of 127.0.0.1, rebuilt while jobs run."
+        ),
+    ] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="Of the results that are committed with the project instead.")
+    ] = False,
 ) -> None:
     """Build the HTML report of everything that was run here: one folder that opens offline."""
     from bench.commands import report as reporting
@@ -213,7 +297,9 @@ def report(
     reporting.report(_site(), out, serve, recorded=records)
 
 
-data_app = typer.Typer(help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 DataName = Annotated[str, typer.Argument(help="A data set or a published list: see `bench data list`.")]
 
@@ -243,7 +329,7 @@ def data_check(name: DataName) -> None:
 
 @data_app.command("fetch")
 def data_fetch(name: DataName) -> None:
-    """Download a data set that torchvision can get, or a published list, to [data] of bench.toml or to data/NAME beside it."""
+    """Download a data set torchvision can get, or a published list, to [data] of bench.toml or data/NAME beside it."""
     from bench.commands.data import fetch
 
     site = _site()
@@ -255,11 +341,17 @@ def data_pack(
     name: DataName,
     size: Annotated[int, typer.Option("--size", help="Shorter side of the packed images in pixels.")] = 256,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE.")
+        Path | None,
+        typer.Option(
+            "--out", help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE."
+        ),
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
 ) -> None:
-    """Make smaller images packed into large files, as the data set NAME-SIZE; the same command goes on after a stop and mends damage."""
+    """Make smaller images packed into large files, as the data set NAME-SIZE.
+
+    The same command goes on after a stop and mends damage.
+    """
     from bench.data import packing
 
     made = packing.pack(name, size, _site(), out=out, workers=workers)

@@ -8,11 +8,12 @@ A file methods/<name>.py exports
 Beside it may lie methods/<name>.toml: the authors' released weights and published hours (bench/authors.py).
 
 A file evals/<name>.py exports
-    Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, RESUMES, FEATURES
-    and MISSING: the class `Evaluation` below has a field for each.
+    Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, RESUMES,
+    FEATURES and MISSING: the class `Evaluation` below has a field for each.
 
-bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public names
-in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an underscore.
+bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
+names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
+underscore.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ class Batch:
 class Method(Protocol):
     """An nn.Module made by `Method(config, encoder, facts)`, which keeps the encoder as `self.encoder`.
 
-    Optional: `before_step(progress)` is called between backward and the optimizer's step, for gradients that must not act
-    (prototypes that are frozen at first). A projector between representation and embedding, if there is one, is kept as
-    `self.projector`.
+    Optional: `before_step(progress)` is called between backward and the optimizer's step, for gradients that must not
+    act (prototypes that are frozen at first). A projector between representation and embedding, if there is one, is
+    kept as `self.projector`.
 
     The engine calls `embed` on each rank's images, gathers every tensor of the result over the ranks with gradient,
     and hands the global batch to `loss`. So a loss knows nothing of ranks.
@@ -180,14 +181,18 @@ class Evaluation:
     variants: Mapping[str, Mapping[str, Any]]  # VARIANTS = {}, by name and scale
     needs_projector: bool  # NEEDS_PROJECTOR = False: the subject comes with the method's projector where it has one
     uses_ranks: bool  # USES_RANKS = False: it trains over all ranks and so gets the resources of a pretraining
-    resumes: bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
+    resumes: (
+        bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
+    )
     # FEATURES = None: nothing is known. Splits whose cached features it reads: with them there it needs no pass over
     # the backbone.
     features: tuple[str, ...] | None
     missing: Callable[[], str]  # MISSING: why it cannot run here (a package), in one line; "" when it can
     describe: Callable[[Any], str]  # Config.describe(): the protocol in a sentence; else the file's first line
     summary: Callable[[Any], str]  # Config.summary(): settings of a network that it trains, for a plan; else ""
-    cost: Callable[[Any, Backbone], Cost | None]  # Config.cost(backbone), where it trains a network of its own; else None
+    cost: Callable[
+        [Any, Backbone], Cost | None
+    ]  # Config.cost(backbone), where it trains a network of its own; else None
     # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
     # pass and of a training epoch; else None.
     passes: Callable[[Any], tuple[float, float] | None]

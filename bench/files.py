@@ -42,7 +42,11 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise disk_full(folder) if is_disk_full(error) else BenchError(f"the folder {folder} cannot be made: {error.strerror}.") from error
+        raise (
+            disk_full(folder)
+            if is_disk_full(error)
+            else BenchError(f"the folder {folder} cannot be made: {error.strerror}.")
+        ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BenchError(f"the folder {folder} cannot be written to.")
 
@@ -89,11 +93,16 @@ def set_aside(path: Path) -> Path:
 
 def disk_full(path: Path) -> BenchError:
     """The one line for a full disk."""
-    return BenchError(f"the disk is full: could not write {path}. Free some space and run the same command again; nothing finished is lost.")
+    return BenchError(
+        f"the disk is full: could not write {path}. Free some space and run the same command again; nothing finished "
+        "is lost."
+    )
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether the error comes from a full disk or an exceeded quota (torch wraps it in a RuntimeError)."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, RuntimeError) and ("No space left" in str(error) or "file write failed" in str(error) or "unexpected pos" in str(error))
+    return isinstance(error, RuntimeError) and (
+        "No space left" in str(error) or "file write failed" in str(error) or "unexpected pos" in str(error)
+    )

@@ -18,7 +18,8 @@ from bench.errors import BenchError
 from bench.files import Json
 from bench.plugins import resolve
 
-# Classes whose name stands in ids and in files on disk, by where they live today. A class that moves is entered here, and no id changes.
+# Classes whose name stands in ids and in files on disk, by where they live today. A class that moves is entered here,
+# and no id changes.
 MOVED = {"evals.detection.recipes:Narrow": "evals._detection_recipes:Narrow"}
 _FORMER = {former: name for name, former in MOVED.items()}
 
@@ -45,7 +46,8 @@ def to_json(value: object) -> str:
 def _text(value: object) -> tuple[str, bool]:
     """The text, and whether it is that of the object for ever, as of frozen dataclasses all the way down.
 
-    A plan asks for the texts of thousands of specs that share their parts, encoders above all: each part is written once.
+    A plan asks for the texts of thousands of specs that share their parts, encoders above all: each part is written
+    once.
     """
     if isinstance(value, tuple):
         items = [_text(item) for item in value]
@@ -66,7 +68,8 @@ def _text(value: object) -> tuple[str, bool]:
     return text, lasting
 
 
-# Texts by identity: equal objects may differ in their text (True == 1). Beside its text each object is held, so that no other gets its id.
+# Texts by identity: equal objects may differ in their text (True == 1). Beside its text each object is held, so that no
+# other gets its id.
 _TEXTS: dict[int, tuple[object, str]] = {}
 _TEXTS_KEPT = 30_000  # below 100 MB with whole specs of 3 kB
 
@@ -83,7 +86,9 @@ def _taking_part(value: object) -> Iterator[tuple[str, object]]:
 @cache
 def _fields(cls: type) -> tuple[tuple[str, object], ...]:
     """Names of the fields that can take part, each with the value at which it is left out."""
-    return tuple((f.name, f.metadata.get("omit_when", MISSING)) for f in fields(cls) if f.metadata.get("identity", True))
+    return tuple(
+        (f.name, f.metadata.get("omit_when", MISSING)) for f in fields(cls) if f.metadata.get("identity", True)
+    )
 
 
 @cache
@@ -132,5 +137,7 @@ def from_json(data: Json) -> object:
         raise BenchError(f"{name} does not accept this spec ({error}): it was written by another version.") from error
     for key, item in body.items():  # VERSION and the like: fixed by the class
         if getattr(made, key, MISSING) != item:
-            raise BenchError(f"{name}.{key} is {getattr(made, key, 'gone')} here and {item} in the spec: run the table anew.")
+            raise BenchError(
+                f"{name}.{key} is {getattr(made, key, 'gone')} here and {item} in the spec: run the table anew."
+            )
     return made

@@ -1,4 +1,4 @@
-"""Modules that moved in version 0.2, for plug-ins that import them by their old names: they go on for one release, with a warning.
+"""Modules that moved in version 0.2: plug-ins that import them by old names go on for one release, with a warning.
 
 One finder at the end of Python's search: nothing is looked up here unless an import would fail otherwise.
 """

@@ -104,7 +104,10 @@ def evaluation(name: str) -> Evaluation:
 
 
 def table(name: str) -> object:
-    """What results/tables/<name>.py exports as TABLE. Raises BenchError with the valid names, or when it exports none."""
+    """What results/tables/<name>.py exports as TABLE.
+
+    Raises BenchError with the valid names, or when it exports none.
+    """
     found = vars(load("table", name)).get("TABLE")
     if found is None:
         raise BenchError(f"results/tables/{name}.py must export TABLE, a Table.")
@@ -197,7 +200,10 @@ def _recipes(module: ModuleType, allowed: Mapping[str, Any], kind: type) -> tupl
     """RECIPES and VARIANTS, after a look at all names in capitals."""
     _check_capitals(module, allowed)
     recipes, variants = _needed(module, "RECIPES"), vars(module).get("VARIANTS", {})
-    for name, found in {"RECIPES": recipes, **{f"VARIANTS[{variant!r}]": found for variant, found in variants.items()}}.items():
+    for name, found in {
+        "RECIPES": recipes,
+        **{f"VARIANTS[{variant!r}]": found for variant, found in variants.items()},
+    }.items():
         _check_values(_file(module), name, found, kind)
     return recipes, variants
 
@@ -210,7 +216,9 @@ def _check_capitals(module: ModuleType, allowed: Mapping[str, Any]) -> None:
             wanted = allowed[name].__name__.lower()
             raise BenchError(f"{_file(module)}: {name} is {found[name]!r:.80}, expected a {wanted}.")
     unknown = found.keys() - allowed.keys()
-    for name in sorted(unknown.intersection(_assigned(module)) if unknown else ()):  # imported constants are no one's promise
+    for name in sorted(
+        unknown.intersection(_assigned(module)) if unknown else ()
+    ):  # imported constants are no one's promise
         error = unknown_name(f"name in {_file(module)}", name, allowed)
         raise BenchError(f"{error} A constant of your own begins with an underscore: _{name}.")
 
@@ -219,13 +227,17 @@ def _assigned(module: ModuleType) -> set[str]:
     """Names that the file itself gives a value to, at its top."""
     targets: list[ast.expr] = []
     for node in ast.parse(Path(str(module.__file__)).read_text()).body:
-        targets += node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        targets += (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
     return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
 
 
 def _check_values(file: str, name: str, value: object, kind: type) -> None:
     if not isinstance(value, Mapping) or not value or not all(isinstance(item, kind) for item in value.values()):
-        raise BenchError(f"{file}: {name} is {value!r:.80}, expected a mapping from names to objects of {kind.__name__}.")
+        raise BenchError(
+            f"{file}: {name} is {value!r:.80}, expected a mapping from names to objects of {kind.__name__}."
+        )
 
 
 def _nothing(*_: object) -> None:

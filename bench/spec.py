@@ -29,9 +29,12 @@ class Backbone:
     base_channels: int = 64  # channels of the stem and the first stage at width 1
     stem: Literal["imagenet", "cifar", "small"] = "imagenet"  # 7x7/2 + max-pool, 3x3/1, 3x3/2
     zero_init_residual: bool = True
-    normalize: Literal["none", "imagenet"] = "none"  # input statistics; part of the encoder, so no evaluation can forget it
-    # Of the imagenet stem's max-pool: one pixel on every side ("torch"), or TensorFlow's "SAME", which for even sizes pads only
-    # the right and the lower side: weights trained there expect it. Their strided convolutions pad as here (bench/networks/encoders.py).
+    normalize: Literal["none", "imagenet"] = (
+        "none"  # input statistics; part of the encoder, so no evaluation can forget it
+    )
+    # Of the imagenet stem's max-pool: one pixel on every side ("torch"), or TensorFlow's "SAME", which for even sizes
+    # pads only the right and the lower side: weights trained there expect it. Their strided convolutions pad as here
+    # (bench/networks/encoders.py).
     padding: Literal["torch", "tensorflow"] = field(default="torch", metadata={"omit_when": "torch"})
 
 
@@ -56,7 +59,8 @@ class Augment:
     solarize_threshold: float = 0.5  # of 1.0
     # Learned or random policies of whole operations, between flip and jitter; see bench/data/views/policies.py.
     policy: Literal["none", "autoaugment", "randaugment"] = field(default="none", metadata={"omit_when": "none"})
-    # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed (bench/data/views/exact.py).
+    # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed
+    # (bench/data/views/exact.py).
     exact: bool = field(default=False, metadata={"omit_when": False})
 
 
@@ -91,11 +95,15 @@ class Optim:
     final_lr_ratio: float = 0.0
     # lars: |w| / |g + d w| ("update"), or |w| / (|g| + d |w|) ("separate", the form of OpenSelfSup and TWIST)
     lars_norm: Literal["update", "separate"] = field(default="update", metadata={"omit_when": "update"})
-    final_weight_decay: float | None = field(default=None, metadata={"omit_when": None})  # None: constant; else a cosine to it
+    final_weight_decay: float | None = field(
+        default=None, metadata={"omit_when": None}
+    )  # None: constant; else a cosine to it
     clip_norm: float | None = field(default=None, metadata={"omit_when": None})  # largest global gradient norm
     # Shares of the run at which the rate falls to a tenth, instead of the cosine (MoCo v1: 120 and 160 of 200 epochs).
     milestones: tuple[float, ...] = field(default=(), metadata={"omit_when": ()})
-    constant: str = field(default="", metadata={"omit_when": ""})  # module whose rate stays at its peak (SimSiam's predictor)
+    constant: str = field(
+        default="", metadata={"omit_when": ""}
+    )  # module whose rate stays at its peak (SimSiam's predictor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +119,15 @@ class Pretrain:
     epochs: float
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
-    start: Pretrain | None = field(default=None, metadata={"omit_when": None})  # go on from the weights of another pretraining
+    start: Pretrain | None = field(
+        default=None, metadata={"omit_when": None}
+    )  # go on from the weights of another pretraining
     # Sub-batches of a gradient-cached step: the loss stays that of the whole batch, memory is that of one sub-batch.
     # Not a resource: batch norm sees one sub-batch at a time.
     chunks: int = field(default=1, metadata={"omit_when": 1})
-    compile: bool = field(default=False, metadata={"omit_when": False})  # the encoder, by torch.compile: other roundings
+    compile: bool = field(
+        default=False, metadata={"omit_when": False}
+    )  # the encoder, by torch.compile: other roundings
     VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
 
     def __post_init__(self) -> None:
@@ -144,7 +156,10 @@ class Pixels:
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """Weights in a file that was not trained here. Another file is another encoder: its hash is identity, its place is not."""
+    """Weights in a file that was not trained here.
+
+    Another file is another encoder: its hash is identity, its place is not.
+    """
 
     name: str  # weights of methods/*.toml, or "file" for a checkpoint of one's own
     backbone: Backbone

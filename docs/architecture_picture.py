@@ -85,7 +85,10 @@ def picture(bands: list[Band]) -> str:
         f'<rect width="{total}" height="{bottom}" rx="10" fill="#fffdf9"/>',
         *arrows,
         *rooms,
-        *(f'<text class="about" x="{MARGIN}" y="{bottom - 42 + 20 * n}">{line}</text>' for n, line in enumerate(legend)),
+        *(
+            f'<text class="about" x="{MARGIN}" y="{bottom - 42 + 20 * n}">{line}</text>'
+            for n, line in enumerate(legend)
+        ),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
@@ -121,7 +124,10 @@ def _fitting(text: str, width: float) -> str:
 def _between(upper: tuple[float, float, float, float], lower: tuple[float, float, float, float]) -> str:
     """An arrow straight down, in the middle of what both boxes span."""
     x = (max(upper[0], lower[0]) + min(upper[0] + upper[2], lower[0] + lower[2])) / 2
-    return f'<path d="M{x:.0f} {upper[1] + upper[3]:.0f}V{lower[1] - 1:.0f}" stroke="#6e7781" stroke-width="2" fill="none" marker-end="url(#tip)"/>'
+    return (
+        f'<path d="M{x:.0f} {upper[1] + upper[3]:.0f}V{lower[1] - 1:.0f}" stroke="#6e7781" stroke-width="2" '
+        'fill="none" marker-end="url(#tip)"/>'
+    )
 
 
 class _Plan:

@@ -1,8 +1,10 @@
 """Write docs/performance.md from a run of tests/perf. No number in it is typed.
 
-pytest tests/perf --benchmark-json=FILE; python docs/make_performance.py FILE     # rewrite docs/performance.json and .md
+pytest tests/perf --benchmark-json=FILE; python docs/make_performance.py FILE     # rewrite docs/performance.json and
+.md
 python docs/make_performance.py FILE --out FOLDER                                 # elsewhere, for the short form
-python docs/make_performance.py                                                   # the page again, from docs/performance.json
+python docs/make_performance.py                                                   # the page again, from
+docs/performance.json
 """
 
 from __future__ import annotations
@@ -25,40 +27,58 @@ GROUPS = {
     "probe": "Evaluation of frozen features",
 }
 HOW = {
-    "loader": "JPEGs of 500 x 375 px with 100 kB each, two views by BYOL's recipe. The usual way reads each image with Pillow and runs "
+    "loader": "JPEGs of 500 x 375 px with 100 kB each, two views by BYOL's recipe. The usual way reads each image "
+    "with Pillow and runs "
     "torchvision's v1 transforms on it. CPU time of one image, both views.",
-    "training": "SimCLR on 3,500 digits, batch 256, SGD. Setting B: a ResNet-10 of 16 channels (307,536 parameters) and a projector "
-    "128-256-128, 18 steps; setting A: a ResNet-18 with CIFAR's stem, 2 steps; the step before them does not count. Both sides train the "
-    "same module; `bench` also logs, and the share of its checkpoints is added. Images a second of CPU time, two views each. `bench` gives "
-    "each image's four colour operations an order of its own, as torchvision does; the references' own augmentation is one matrix an image.",
+    "training": "SimCLR on 3,500 digits, batch 256, SGD. Setting B: a ResNet-10 of 16 channels (307,536 parameters) "
+    "and a projector "
+    "128-256-128, 18 steps; setting A: a ResNet-18 with CIFAR's stem, 2 steps; the step before them does not "
+    "count. Both sides train the "
+    "same module; `bench` also logs, and the share of its checkpoints is added. Images a second of CPU time, two "
+    "views each. `bench` gives "
+    "each image's four colour operations an order of its own, as torchvision does; the references' own "
+    "augmentation is one matrix an image.",
     "start-up": "CPU time of a command with all its processes, imports included, files in the cache of the system.",
-    "probe": "An untrained network of setting B: features of 4,000 images with 128 numbers each (3,500 to train heads, 500 to choose one) "
+    "probe": "An untrained network of setting B: features of 4,000 images with 128 numbers each (3,500 to train "
+    "heads, 500 to choose one) "
     "and of 1,000 test images, heads trained for 40 epochs.",
 }
 INTRODUCTION = (
-    "Every budget of the project beside what was measured, in one run of `make perf`. Ways that are compared run in turn, round by round, each in "
-    "one thread; values are medians over the rounds, and a ratio is the median of the rounds' ratios. Ratios carry over to other machines, "
+    "Every budget of the project beside what was measured, in one run of `make perf`. Ways that are compared run "
+    "in turn, round by round, each in "
+    "one thread; values are medians over the rounds, and a ratio is the median of the rounds' ratios. Ratios "
+    "carry over to other machines, "
     "seconds do so less."
 )
 DERIVED = (
-    "Peers are not installed here. Their rates were measured on another machine (one core of an AMD EPYC with AVX512-BF16) in the same setting "
-    "beside the same reference loop. Derived is: the ratio to the reference loop here, times that loop's rate there, over the peer's rate there. "
+    "Peers are not installed here. Their rates were measured on another machine (one core of an AMD EPYC with "
+    "AVX512-BF16) in the same setting "
+    "beside the same reference loop. Derived is: the ratio to the reference loop here, times that loop's rate "
+    "there, over the peer's rate there. "
     "It is no measurement side by side, and where the processors differ in bfloat16 it carries that difference."
 )
 SHORT = (
-    "**The short form: one round of less work each. It shows that everything can be measured; its numbers are no result, and no goal is "
+    "**The short form: one round of less work each. It shows that everything can be measured; its numbers are no "
+    "result, and no goal is "
     "held against them.**"
 )
 
 
 def summary_of(run: Mapping[str, Any]) -> Summary:
-    """What is kept of pytest-benchmark's JSON: machine, versions, commit, date and a line a measurement. Raises KeyError for JSON of other tests."""
+    """What is kept of pytest-benchmark's JSON: machine, versions, commit, date and a line a measurement.
+
+    Raises KeyError for JSON of other tests.
+    """
     commit, machine = run["commit_info"], run["machine_info"]["performance"]
     return {
         "date": run["datetime"][:10],
         "commit": (commit.get("id") or "unknown")[:7] + ("+changes" if commit.get("dirty") else ""),
         "machine": machine,
-        "lines": [{"group": one["group"], **_judged(one["extra_info"], machine)} for one in run["benchmarks"] if one["extra_info"]],
+        "lines": [
+            {"group": one["group"], **_judged(one["extra_info"], machine)}
+            for one in run["benchmarks"]
+            if one["extra_info"]
+        ],
     }
 
 
@@ -76,13 +96,21 @@ def _page(summary: Summary) -> Iterator[str]:
     machine = summary["machine"]
     lines: list[Line] = summary["lines"]
     verdicts = [verdict for line in lines for verdict in (*_verdicts(line), _against_peer(line)[2]) if verdict]
-    yield from ("# Performance", "", "<!-- made by docs/make_performance.py from a run of tests/perf, not typed -->", "")
+    yield from (
+        "# Performance",
+        "",
+        "<!-- made by docs/make_performance.py from a run of tests/perf, not typed -->",
+        "",
+    )
     if machine["short"]:
         yield from (SHORT, "")
     yield from (INTRODUCTION, "")
     flags = ", ".join(machine["flags"]) or "no vector flags"
     yield f"- {machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}; {flags}"
-    yield f"- {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}; {machine['threads']} thread"
+    yield (
+        f"- {', '.join(f'{name} {number}' for name, number in machine['versions'].items())}; {machine['threads']} "
+        "thread"
+    )
     yield f"- commit {summary['commit']}, {summary['date']}"
     if verdicts:
         yield f"- {verdicts.count('met')} of {len(verdicts)} goals met"
@@ -95,22 +123,33 @@ def _page(summary: Summary) -> Iterator[str]:
     derived = [line for line in lines if line["published"]]
     if derived:
         yield from ("", "## Against the fastest peer, derived", "", DERIVED, "")
-        yield from ("| what | peer, its rate there | reference there | derived | goal | |", "|---|---:|---:|---:|---:|---|")
+        yield from (
+            "| what | peer, its rate there | reference there | derived | goal | |",
+            "|---|---:|---:|---:|---:|---|",
+        )
         for line in derived:
             there = line["published"]
             ratio, goal, verdict = _against_peer(line)
-            yield f"| {line['what']} | {there['peer']}: {there['peer_rate']:,g} | {there['usual_rate']:,g} | {ratio} | {goal} | {_strong(verdict)} |"
+            yield (
+                f"| {line['what']} | {there['peer']}: {there['peer_rate']:,g} | {there['usual_rate']:,g} | {ratio} "
+                f"| {goal} | {_strong(verdict)} |"
+            )
 
 
 def _table(lines: list[Line]) -> Iterator[str]:
     yield from ("| what | measured | beside it | ratio | goal | |", "|---|---:|---|---:|---:|---|")
     for line in lines:
-        value = f"{_figures(line['value'])} {line['unit']}" + (f" ({_figures(line['wall'])} s by the clock)" if line["wall"] is not None else "")
+        value = f"{_figures(line['value'])} {line['unit']}" + (
+            f" ({_figures(line['wall'])} s by the clock)" if line["wall"] is not None else ""
+        )
         beside = f"{line['beside']}: {_figures(line['beside_value'])}" if line["beside"] else ""
         ratio = "" if line["ratio"] is None else f"{line['ratio']:.2f} {line['comparison']} it"
         verdict = ", ".join(map(_strong, _verdicts(line)))
         note = f"; {line['note']}" if line["note"] else ""
-        yield f"| {line['what']}{note} | {value} | {beside} | {ratio} | {', '.join(map(_goal, line['goals'].items()))} | {verdict} |"
+        yield (
+            f"| {line['what']}{note} | {value} | {beside} | {ratio} | "
+            f"{', '.join(map(_goal, line['goals'].items()))} | {verdict} |"
+        )
 
 
 def _verdicts(line: Line) -> list[str]:
@@ -150,7 +189,9 @@ def _figures(value: float) -> str:
 def main() -> int:
     """Write the page, and the summary when a run is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("run", type=Path, nargs="?", help="JSON of pytest-benchmark; default: the page again from performance.json")
+    parser.add_argument(
+        "run", type=Path, nargs="?", help="JSON of pytest-benchmark; default: the page again from performance.json"
+    )
     parser.add_argument("--out", type=Path, default=DOCS)
     asked = parser.parse_args()
     kept = asked.out / "performance.json"

@@ -111,7 +111,9 @@ def _order(table: Table, cells: Sequence[reference.Measured]) -> tuple[float | N
     """Kendall's tau of the column whose order is compared, and its rows."""
     means = {cell.row: cell.mean for cell in cells if cell.column == table.order_by}
     pairs = [
-        (printed, means[row.name]) for row in table.rows if row.name in means and (printed := number(row.printed.get(table.order_by, ""))) is not None
+        (printed, means[row.name])
+        for row in table.rows
+        if row.name in means and (printed := number(row.printed.get(table.order_by, ""))) is not None
     ]
     return kendall_tau(pairs), len(pairs)
 

@@ -22,7 +22,11 @@ from results.store import Store
 from results.view import view
 
 DOCS = Path(__file__).parent
-PAGES = {"all_methods": "all_methods.md", "simclr_table1": "simclr_table1_embedded.md", "simclr_table6": "simclr_table6_embedded.md"}
+PAGES = {
+    "all_methods": "all_methods.md",
+    "simclr_table1": "simclr_table1_embedded.md",
+    "simclr_table6": "simclr_table6_embedded.md",
+}
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -41,7 +45,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--out", type=Path, default=DOCS)
     asked = parser.parse_args()
-    stale = {page: text for page, text in pages() if not (asked.out / page).exists() or (asked.out / page).read_text(encoding="utf-8") != text}
+    stale = {
+        page: text
+        for page, text in pages()
+        if not (asked.out / page).exists() or (asked.out / page).read_text(encoding="utf-8") != text
+    }
     if asked.check:
         for page in stale:
             print(f"{page} does not show what the committed results say: python docs/make_tables.py")

@@ -1,9 +1,9 @@
-"""Detection and instance segmentation on COCO 2017 with Detectron2: the encoder under a Mask R-CNN, all layers fine-tuned.
+"""Detection and instance segmentation on COCO 2017 with Detectron2: encoder under a Mask R-CNN, all layers fine-tuned.
 
 Trained on train2017, tested on val2017. AP of boxes and of masks is pycocotools': the mean over classes and over the
 thresholds 0.5 to 0.95 of the intersection over union, at most 100 detections an image; AP50 and AP75 are those of one
-threshold. Papers choose nothing on the way; neither does this. Baselines that a table prints beside it are copied from other
-papers and may have had another recipe.
+threshold. Papers choose nothing on the way; neither does this. Baselines that a table prints beside it are copied from
+other papers and may have had another recipe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from bench.spec import Backbone
 from evals.detection import recipes
 from evals.detection.compat import missing as missing_packages
 
-METRICS = {f"{kind}_{name}": Metric("%", higher_is_better=True) for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")}
+METRICS = {
+    f"{kind}_{name}": Metric("%", higher_is_better=True) for kind in ("box", "mask") for name in ("ap", "ap50", "ap75")
+}
 RESUMES = True
 USES_RANKS = True
 MISSING = missing_packages
@@ -51,7 +53,10 @@ VARIANTS = {
 
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
-    """AP of boxes and masks on the test images, in percent. Raises BenchError where Detectron2 is missing or the data are not whole."""
+    """AP of boxes and masks on the test images, in percent.
+
+    Raises BenchError where Detectron2 is missing or the data are not whole.
+    """
     from evals.detection.engine import run
 
     return run(config, subject, context, masks=True)

@@ -1,9 +1,10 @@
-"""Detection on VOC07+12 with Detectron2: the encoder under a Faster R-CNN, all layers fine-tuned, boxes tested on VOC2007.
+"""Detection on VOC07+12 with Detectron2: encoder under a Faster R-CNN, all layers fine-tuned, boxes tested on VOC2007.
 
-Trained on the trainval images of VOC2007 and VOC2012, tested on VOC2007's test images. AP is the mean over the thresholds
-0.5 to 0.95 of the intersection over union, AP50 and AP75 are those of one threshold, each the mean over the classes of the
-2007 metric (11 points), as Detectron2's PascalVOCDetectionEvaluator has it. Papers choose nothing on the way; neither does
-this. Baselines that a table prints beside it are copied from other papers and may have had another recipe.
+Trained on the trainval images of VOC2007 and VOC2012, tested on VOC2007's test images. AP is the mean over the
+thresholds 0.5 to 0.95 of the intersection over union, AP50 and AP75 are those of one threshold, each the mean over the
+classes of the 2007 metric (11 points), as Detectron2's PascalVOCDetectionEvaluator has it. Papers choose nothing on the
+way; neither does this. Baselines that a table prints beside it are copied from other papers and may have had another
+recipe.
 """
 
 from __future__ import annotations
@@ -49,7 +50,10 @@ VARIANTS = {
 
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
-    """AP of boxes on the test images, in percent. Raises BenchError where Detectron2 is missing or the data are not whole."""
+    """AP of boxes on the test images, in percent.
+
+    Raises BenchError where Detectron2 is missing or the data are not whole.
+    """
     from evals.detection.engine import run
 
     return run(config, subject, context, masks=False)

@@ -29,7 +29,10 @@ class Config:
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
-        return f"{self.neighbours} nearest neighbours by cosine, votes weighted with temperature {self.temperature:g}, nothing trained or chosen"
+        return (
+            f"{self.neighbours} nearest neighbours by cosine, votes weighted with temperature "
+            f"{self.temperature:g}, nothing trained or chosen"
+        )
 
 
 RECIPES = {"embedded": Config(neighbours=20), "cifar": Config(), "paper": Config()}
@@ -49,6 +52,8 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
         chunk = test_x[start : start + 1000]
         near = (F.normalize(chunk.to(context.device), dim=1) @ memory.T).topk(neighbours, dim=1)
         weight = torch.exp((near.values - 1) / config.temperature)  # minus 1: the same order, no overflow
-        votes.append(torch.zeros(len(weight), classes, device=weight.device).scatter_add_(1, targets[near.indices], weight).cpu())
+        votes.append(
+            torch.zeros(len(weight), classes, device=weight.device).scatter_add_(1, targets[near.indices], weight).cpu()
+        )
     scores = torch.cat(votes)
     return Outcome(metrics={"top1": top_k(scores, test_y, 1), "top5": top_k(scores, test_y, 5)})

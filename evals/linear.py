@@ -47,9 +47,14 @@ class Config:
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
-        labels = "all training labels" if self.label_fraction == 1 else f"{self.label_fraction:.0%} of the training labels"
+        labels = (
+            "all training labels" if self.label_fraction == 1 else f"{self.label_fraction:.0%} of the training labels"
+        )
         grid = len(self.learning_rates) * len(self.weight_decays)
-        return f"linear classifier on frozen features, {labels}, {self.epochs} epochs, best of {grid} heads on the held-out split, last epoch"
+        return (
+            f"linear classifier on frozen features, {labels}, {self.epochs} epochs, best of {grid} heads on the "
+            "held-out split, last epoch"
+        )
 
 
 # 40 epochs choose as well as 100 on the digits (within 0.3 points of 1,000 images) in 0.4 of the time.
@@ -82,9 +87,13 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     grid = [(lr, wd) for lr in config.learning_rates for wd in config.weight_decays]
     for head, (lr, wd) in enumerate(grid):
         logits = val_x @ weights[head] + biases[head]
-        scores.append(top_k(logits, val_y, 1) if logits.isfinite().all() else -1.0)  # a head that diverged is never chosen
+        scores.append(
+            top_k(logits, val_y, 1) if logits.isfinite().all() else -1.0
+        )  # a head that diverged is never chosen
         table.append({"learning_rate": lr, "weight_decay": wd, "val_top1": scores[-1]})
-    best = max(range(len(grid)), key=lambda head: (scores[head], -head))  # ties go to the first: least rate, least decay
+    best = max(
+        range(len(grid)), key=lambda head: (scores[head], -head)
+    )  # ties go to the first: least rate, least decay
     if scores[best] < 0:
         raise BenchError("every head of the linear evaluation diverged.")
     logits = standardised(splits["test"][0]) @ weights[best] + biases[best]

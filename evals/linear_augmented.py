@@ -1,4 +1,4 @@
-"""Linear evaluation on augmented images by the papers' own protocols: random crops and flips, SGD, a fixed number of epochs.
+"""Linear evaluation on augmented images by papers' protocols: random crops and flips, SGD, a fixed number of epochs.
 
 The head is trained on the features of a frozen backbone, in evaluation mode, on crops drawn anew in every epoch. With
 one head (the papers' settings) it trains on all official training images and nothing is chosen; with a grid, all heads
@@ -50,14 +50,21 @@ _RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _DECAYS = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
 # Digits are not mirror-symmetric: no flips. Rates are higher than the papers': 64 small features of a tiny network, few
 # steps. The crops are the papers'.
-_EMBEDDED = Config(learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), batch_size=128, epochs=10, schedule="cosine_step", flip=0.0, start="zero")
+_EMBEDDED = Config(
+    learning_rates=(0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+    batch_size=128,
+    epochs=10,
+    schedule="cosine_step",
+    flip=0.0,
+    start="zero",
+)
 _CIFAR = Config(learning_rates=_RATES, weight_decays=_DECAYS, epochs=30)
 
 RECIPES = {"embedded": _EMBEDDED, "cifar": _CIFAR, "paper": Config(learning_rates=_RATES, weight_decays=_DECAYS)}
 
-# facebookresearch/barlowtwins, evaluate.py, on which those of VICReg, DirectCLR and TWIST are built: SGD with momentum 0.9
-# and decay of weights and bias, batch 256, 100 epochs, cosine stepped once an epoch, N(0, 0.01) and bias 0, crops of 8 to
-# 100 % and flips, Resize(256) and CenterCrop(224); the best epoch on val is kept and printed.
+# facebookresearch/barlowtwins, evaluate.py, on which those of VICReg, DirectCLR and TWIST are built: SGD with momentum
+# 0.9 and decay of weights and bias, batch 256, 100 epochs, cosine stepped once an epoch, N(0, 0.01) and bias 0, crops
+# of 8 to 100 % and flips, Resize(256) and CenterCrop(224); the best epoch on val is kept and printed.
 _BARLOW_TWINS = Config(
     learning_rates=(0.3,),  # appendix B.1; not scaled with the batch
     weight_decays=(1e-6,),
@@ -69,12 +76,19 @@ _BARLOW_TWINS = Config(
 
 _PAPER = {
     "barlow_twins": _BARLOW_TWINS,
-    # arXiv:2105.04906, appendix C.2 and README: rate 0.02. The appendix has crops of 20 to 100 %; here those of evaluate.py
-    # (8 to 100 %), with which README gives 73.2 % for the released weights.
-    "vicreg": Config(learning_rates=(0.02,), weight_decays=(1e-6,), batch_size=256, epochs=100, schedule="cosine_epoch", best_epoch_reported=True),
-    # arXiv:2002.05709, appendix B.6: Nesterov momentum 0.9, rate 0.1 x 4096 / 256 = 1.6, 90 epochs, no regularisation (README's
-    # command has a decay of 1e-6). From google-research/simclr: cosine per step, head initialised at 0 (README), test
-    # images cropped to the central 87.5 %, which is 224 of 256.
+    # arXiv:2105.04906, appendix C.2 and README: rate 0.02. The appendix has crops of 20 to 100 %; here those of
+    # evaluate.py (8 to 100 %), with which README gives 73.2 % for the released weights.
+    "vicreg": Config(
+        learning_rates=(0.02,),
+        weight_decays=(1e-6,),
+        batch_size=256,
+        epochs=100,
+        schedule="cosine_epoch",
+        best_epoch_reported=True,
+    ),
+    # arXiv:2002.05709, appendix B.6: Nesterov momentum 0.9, rate 0.1 x 4096 / 256 = 1.6, 90 epochs, no regularisation
+    # (README's command has a decay of 1e-6). From google-research/simclr: cosine per step, head initialised at 0
+    # (README), test images cropped to the central 87.5 %, which is 224 of 256.
     "simclr": Config(
         nesterov=True,
         learning_rates=(0.1,),
@@ -86,19 +100,41 @@ _PAPER = {
         start="zero",
     ),
     # bytedance/TWIST, README (--lr-classifier 0.2 --batch-size 1024 --weight-decay 0) and evaluate.py; not scaled.
-    "twist": Config(learning_rates=(0.2,), batch_size=1024, epochs=100, schedule="cosine_epoch", best_epoch_reported=True),
-    # bytedance/TWIST, README (--lr 0.02 for DeiT-S, 0.0015 for ViT-B, x batch / 256, 8 x 128 images) and evaluate_vitlinear.py:
-    # no decay, class tokens of the last 4 blocks, the best epoch printed.
+    "twist": Config(
+        learning_rates=(0.2,), batch_size=1024, epochs=100, schedule="cosine_epoch", best_epoch_reported=True
+    ),
+    # bytedance/TWIST, README (--lr 0.02 for DeiT-S, 0.0015 for ViT-B, x batch / 256, 8 x 128 images) and
+    # evaluate_vitlinear.py: no decay, class tokens of the last 4 blocks, the best epoch printed.
     "twist_vit": Config(
-        learning_rates=(0.02,), rate_scaling="linear", batch_size=1024, epochs=100, schedule="cosine_epoch", last_blocks=4, best_epoch_reported=True
+        learning_rates=(0.02,),
+        rate_scaling="linear",
+        batch_size=1024,
+        epochs=100,
+        schedule="cosine_epoch",
+        last_blocks=4,
+        best_epoch_reported=True,
     ),
     "twist_vit_base": Config(
-        learning_rates=(0.0015,), rate_scaling="linear", batch_size=1024, epochs=100, schedule="cosine_epoch", last_blocks=4, best_epoch_reported=True
+        learning_rates=(0.0015,),
+        rate_scaling="linear",
+        batch_size=1024,
+        epochs=100,
+        schedule="cosine_epoch",
+        last_blocks=4,
+        best_epoch_reported=True,
     ),
-    # facebookresearch/directclr, linear_probe.py: Barlow Twins' with rate 0.1 (README, table 1: about 62.7 % best epoch).
-    "directclr": Config(learning_rates=(0.1,), weight_decays=(1e-6,), batch_size=256, epochs=100, schedule="cosine_epoch", best_epoch_reported=True),
-    # google-research/fnc, README: Nesterov momentum, 0.005 x sqrt(1024) = 0.16, no decay, 90 epochs, head at 0; data_util.py:
-    # crops of 20 to 100 %, test crop of 87.5 %; model_util.py: cosine per step.
+    # facebookresearch/directclr, linear_probe.py: Barlow Twins' with rate 0.1 (README, table 1: about 62.7 % best
+    # epoch).
+    "directclr": Config(
+        learning_rates=(0.1,),
+        weight_decays=(1e-6,),
+        batch_size=256,
+        epochs=100,
+        schedule="cosine_epoch",
+        best_epoch_reported=True,
+    ),
+    # google-research/fnc, README: Nesterov momentum, 0.005 x sqrt(1024) = 0.16, no decay, 90 epochs, head at 0;
+    # data_util.py: crops of 20 to 100 %, test crop of 87.5 %; model_util.py: cosine per step.
     "fnc": Config(
         nesterov=True,
         learning_rates=(0.005,),
@@ -110,8 +146,9 @@ _PAPER = {
         test_resize=1 / 0.875,
         start="zero",
     ),
-    # wanggrun/triplet, r50_last_cos_for_LessSslEpoch.py and ..._for_MoreSslEpoch.py: no decay, batch 8 x 32, cosine per epoch from
-    # the first, times a line over 10 epochs from 1e-4 (mmcv's warm-up). Short is for 200 epochs of pretraining, long for 1000.
+    # wanggrun/triplet, r50_last_cos_for_LessSslEpoch.py and ..._for_MoreSslEpoch.py: no decay, batch 8 x 32, cosine per
+    # epoch from the first, times a line over 10 epochs from 1e-4 (mmcv's warm-up). Short is for 200 epochs of
+    # pretraining, long for 1000.
     "truncated_triplet_short": Config(
         learning_rates=(0.15,), batch_size=256, epochs=100, schedule="cosine_epoch", warmup_epochs=10, warmup_start=1e-4
     ),

@@ -1,8 +1,9 @@
-"""Dimensional collapse of linear networks, where it can be watched: DirectCLR's toy settings (arXiv:2110.09348, sections 4, 5).
+"""Dimensional collapse of linear networks, to be watched: DirectCLR's toy settings (arXiv:2110.09348, sections 4, 5).
 
 One layer (figure 3): z = W x, x ~ N(0, I) of 16 coordinates; the augmentation adds noise of variance k to the last 8.
 Two layers (figures 5, 6): z = W2 W1 x, weak noise on all coordinates, initial singular values exp(-0.35 i).
-The encoder and the data of the spec are not used: this evaluation trains its own 16 x 16 layers; tables give it `pixels`.
+The encoder and the data of the spec are not used: this evaluation trains its own 16 x 16 layers; tables give it
+`pixels`.
 Loss "code" is the released toy_task's: cross entropy of z_i . z'_j / 0.1 from one view to the other, embeddings not
 normalised. Loss "paper" is that of the theory, with squared distances and negatives from the own view: there
 dW/dt = W X exactly, X = S0 - S1 the weighted covariances of data and augmentation (section 4.2), and W shrinks along
@@ -44,7 +45,9 @@ METRICS: dict[str, Metric] = {
     "two_layers_effective_rank": Metric("", higher_is_better=True),
     "two_layers_above_1e-2": Metric("", higher_is_better=True),
     "two_layers_alignment": Metric("", higher_is_better=True),  # mean of the diagonal of |V2^T U1|
-    "two_layers_block_alignment": Metric("", higher_is_better=True),  # its share within the kept and within the collapsed directions
+    "two_layers_block_alignment": Metric(
+        "", higher_is_better=True
+    ),  # its share within the kept and within the collapsed directions
 }
 
 
@@ -68,7 +71,10 @@ class Config:
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         loss = "as in the released code" if self.loss == "code" else "as in the paper's theory"
-        return f"neither encoder nor data: linear layers of {_WIDTH} x {_WIDTH} on Gaussian vectors, InfoNCE {loss}, {self.steps} steps"
+        return (
+            f"neither encoder nor data: linear layers of {_WIDTH} x {_WIDTH} on Gaussian vectors, InfoNCE {loss}, "
+            f"{self.steps} steps"
+        )
 
 
 RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config()}
@@ -120,14 +126,17 @@ def train(config: Config, seed: int, *, layers: int, augmented: int, variance: f
             gradient = linear.paper_gradient(product, x + noise[0], x + noise[1])
         else:
             gradient = linear.code_gradient(product, x + noise[0], x + noise[1], temperature=config.temperature)
-        weights = [weight - rate * part for weight, part in zip(weights, linear.layer_gradients(weights, gradient), strict=True)]
+        weights = [
+            weight - rate * part
+            for weight, part in zip(weights, linear.layer_gradients(weights, gradient), strict=True)
+        ]
         if step + 1 in shown:
             history.append((step + 1, weights))
     return history
 
 
 def dynamics(history: list[tuple[int, list[Tensor]]]) -> dict[str, Json]:
-    """Singular values of both layers and of the embedding's covariance over the steps, their alignment, its last matrix."""
+    """Singular values of both layers and of the embedding's covariance over steps, their alignment, its last matrix."""
     alignments = [linear.alignment_matrix(*weights) for _, weights in history]
     return {
         "steps": [step for step, _ in history],

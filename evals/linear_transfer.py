@@ -1,11 +1,11 @@
-"""Linear evaluation on another data set: Places205 and iNaturalist 2018 as VISSL does it, batch norm and a linear layer.
+"""Linear evaluation on another data set: Places205 and iNaturalist 2018 as VISSL does it, batch norm and linear layer.
 
 The head sees random crops and flips of the official training images through a frozen backbone in evaluation mode; its
 rate falls by 10 at fixed epochs; the LAST epoch is reported and nothing is chosen (with a grid: on `val`).
 `mean_class_top1` averages over the classes, for long-tailed data; on iNat18, whose validation images are three a class,
-it equals top-1. From VISSL's eval_resnet_8gpu_transfer_{places205,inaturalist18}_linear.yaml: Nesterov momentum 0.9, batch
-8 x 32 with synchronised batch norm (momentum 0.1, eps 1e-5, scale and shift not decayed), bias decayed, the linear
-layer as PyTorch starts it, crops of 8 to 100 %, 256 / 224 at test time.
+it equals top-1. From VISSL's eval_resnet_8gpu_transfer_{places205,inaturalist18}_linear.yaml: Nesterov momentum 0.9,
+batch 8 x 32 with synchronised batch norm (momentum 0.1, eps 1e-5, scale and shift not decayed), bias decayed, the
+linear layer as PyTorch starts it, crops of 8 to 100 %, 256 / 224 at test time.
 What differs: VISSL's config pools the last stage to 2 x 2 cells (8192 features) besides; which feature Barlow Twins and
 VICReg reported is not said. Here it is the average over the image (2048). Resampling, last partial batches and ranks:
 see evals/parts/augmented_heads.py.
@@ -45,21 +45,39 @@ class Config(Training):
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Top-1, top-5 and mean per-class top-1 of the last epoch on the test split, in percent."""
     trained = train(config, subject, context)
-    metrics = {"top1": top_k(trained.scores, trained.labels, 1), "mean_class_top1": mean_class_top1(trained.scores, trained.labels)}
+    metrics = {
+        "top1": top_k(trained.scores, trained.labels, 1),
+        "mean_class_top1": mean_class_top1(trained.scores, trained.labels),
+    }
     if trained.classes >= 5:
         metrics["top5"] = top_k(trained.scores, trained.labels, 5)
     return Outcome(metrics=metrics, details=trained.details)
 
 
-# arXiv:2103.03230, appendix C.1 (PIRL's settings): rate 0.01, decay 5e-4, 14 epochs on Places205, 84 on iNat18, the rate
-# divided by 10 "at two equally spaced points". VISSL's configs for the same divide three times: after 4, 8, 12 and 24, 48, 72.
-_BARLOW_TWINS = Config(learning_rates=(0.01,), weight_decays=(5e-4,), batch_size=256, epochs=14, schedule="milestones", milestones=(14 / 3, 28 / 3))
+# arXiv:2103.03230, appendix C.1 (PIRL's settings): rate 0.01, decay 5e-4, 14 epochs on Places205, 84 on iNat18, the
+# rate divided by 10 "at two equally spaced points". VISSL's configs for the same divide three times: after 4, 8, 12 and
+# 24, 48, 72.
+_BARLOW_TWINS = Config(
+    learning_rates=(0.01,),
+    weight_decays=(5e-4,),
+    batch_size=256,
+    epochs=14,
+    schedule="milestones",
+    milestones=(14 / 3, 28 / 3),
+)
 # arXiv:2105.04906, appendix C.3; VISSL's config with these values, the author says in issue 17.
-_VICREG = Config(learning_rates=(0.003,), weight_decays=(1e-4,), batch_size=256, epochs=28, schedule="milestones", milestones=(4, 8, 12))
+_VICREG = Config(
+    learning_rates=(0.003,),
+    weight_decays=(1e-4,),
+    batch_size=256,
+    epochs=28,
+    schedule="milestones",
+    milestones=(4, 8, 12),
+)
 
-# Digits are not mirror-symmetric: no flips. Two of them side by side are not to be told from a small crop: 40 to 100 %, as in
-# pretraining at this scale (with 8 to 100 % SimCLR's encoder reached 14 instead of 25 % on the pairs). Few steps and small
-# features need higher rates than the papers'.
+# Digits are not mirror-symmetric: no flips. Two of them side by side are not to be told from a small crop: 40 to 100 %,
+# as in pretraining at this scale (with 8 to 100 % SimCLR's encoder reached 14 instead of 25 % on the pairs). Few steps
+# and small features need higher rates than the papers'.
 _EMBEDDED = Config(
     learning_rates=(0.03, 0.1, 0.3, 1.0),
     weight_decays=(5e-4,),

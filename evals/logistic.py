@@ -65,13 +65,15 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 < self.weakest <= self.strongest or self.penalties < 1:
             raise BenchError(
-                f"logistic: expected 0 < weakest <= strongest and at least 1 penalty, found {self.weakest}, {self.strongest}, {self.penalties}."
+                f"logistic: expected 0 < weakest <= strongest and at least 1 penalty, found {self.weakest}, "
+                f"{self.strongest}, {self.penalties}."
             )
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         return (
-            f"logistic regression (L-BFGS) on frozen features, no augmentation, best of {self.penalties} l2 penalties on the held-out split, "
+            f"logistic regression (L-BFGS) on frozen features, no augmentation, best of {self.penalties} l2 "
+            "penalties on the held-out split, "
             "trained again on train + val"
         )
 
@@ -93,7 +95,12 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     best = max(range(len(heads)), key=scores.__getitem__)  # ties go to the first, the strongest penalty
     final = next(fits(config, splits["trainval"], classes, [heads[best].penalty], start=heads[best]))
     path: list[Json] = [
-        {"penalty": head.penalty, metric: score, "iterations": head.iterations, "converged": head.gradient <= config.tolerance}
+        {
+            "penalty": head.penalty,
+            metric: score,
+            "iterations": head.iterations,
+            "converged": head.gradient <= config.tolerance,
+        }
         for head, score in zip(heads, scores, strict=True)
     ]
     details: dict[str, Json] = {
@@ -101,7 +108,11 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
         "chosen": path[best],
         "path": path,
         "fits_not_converged": sum(head.gradient > config.tolerance for head in heads),
-        "final": {"penalty": final.penalty, "iterations": final.iterations, "converged": final.gradient <= config.tolerance},
+        "final": {
+            "penalty": final.penalty,
+            "iterations": final.iterations,
+            "converged": final.gradient <= config.tolerance,
+        },
         **{f"{name}_images": len(splits[name][1]) for name in ("train", "val", "test")},
     }
     x, y = splits["test"]
@@ -111,7 +122,9 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
 
 def _penalties(config: Config) -> list[float]:
     """Strongest first."""
-    exponents = torch.linspace(math.log10(config.strongest), math.log10(config.weakest), config.penalties, dtype=torch.float64)
+    exponents = torch.linspace(
+        math.log10(config.strongest), math.log10(config.weakest), config.penalties, dtype=torch.float64
+    )
     return (10**exponents).tolist()
 
 
@@ -130,7 +143,9 @@ class Head:
         return x_ND @ self.weight_DC + self.bias_C
 
 
-def fits(config: Config, train: tuple[Tensor, Tensor], classes: int, penalties: Sequence[float], start: Head | None = None) -> Iterator[Head]:
+def fits(
+    config: Config, train: tuple[Tensor, Tensor], classes: int, penalties: Sequence[float], start: Head | None = None
+) -> Iterator[Head]:
     """A head for each penalty, in this order, each started from the one before: float64 features (N, D), labels."""
     x, y = train
     images = len(x)
@@ -159,7 +174,7 @@ def _minimised(
     start: tuple[Tensor, Tensor],
     scales: tuple[Tensor, float],
 ) -> tuple[Tensor, Tensor, int, float]:
-    """L-BFGS on the mean objective over weights and biases divided by their scales: weights, biases, iterations, gradient."""
+    """L-BFGS on the mean objective, weights and biases divided by scales: weights, biases, iterations, gradient."""
     images = len(z_ND)
     free = torch.cat([start[0] / scales[0], start[1][None] / scales[1]]).requires_grad_()
 

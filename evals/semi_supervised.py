@@ -9,8 +9,8 @@ The supervised rows of the papers' tables (25.4 / 56.4 top-1) are S4L's baseline
 "scratch_1pct" and "scratch_10pct", for an encoder that was never trained.
 
 What differs from the papers' codes: every step has a full batch (theirs end an epoch with what is left, SimCLR's let a
-batch reach into the next epoch), the number of steps is that of the epochs all the same; crops are resized with
-bicubic interpolation (bilinear in the three PyTorch codes); batch norm sees the whole batch of 256, there one GPU's part.
+batch reach into the next epoch), the number of steps is that of the epochs all the same; crops are resized with bicubic
+interpolation (bilinear in the three PyTorch codes); batch norm sees the whole batch of 256, there one GPU's part.
 """
 
 from __future__ import annotations
@@ -52,10 +52,12 @@ class Config(FineTuning):
 # Batch norm there sees all 4096 images, here 256 at a time.
 _SIMCLR = Config(nesterov=True, lr_backbone=0.8, lr_head=0.8, batch_size=4096, chunks=16, epochs=60, head="zero")
 
-# arXiv:2103.03230, appendix B.2, one setting for both budgets: what the printed numbers are described with. The released
-# command has schedule="cosine_epoch" instead, with lr_backbone 0.002 until June 2021 and 0.005 since; with the latter a
-# user got 55.1 and 68.9 (issue 14), printed are 55.0 and 69.7.
-_BARLOW_TWINS = Config(lr_backbone=0.002, lr_head=0.5, schedule="milestones", milestones=(12, 16), factor=0.2, epochs=20, tests=20)
+# arXiv:2103.03230, appendix B.2, one setting for both budgets: what the printed numbers are described with. The
+# released command has schedule="cosine_epoch" instead, with lr_backbone 0.002 until June 2021 and 0.005 since; with the
+# latter a user got 55.1 and 68.9 (issue 14), printed are 55.0 and 69.7.
+_BARLOW_TWINS = Config(
+    lr_backbone=0.002, lr_head=0.5, schedule="milestones", milestones=(12, 16), factor=0.2, epochs=20, tests=20
+)
 
 # arXiv:2105.04906, appendix C.2, and facebookresearch/vicreg, README and evaluate.py, which agree.
 _VICREG = Config(lr_backbone=0.03, lr_head=0.08, schedule="cosine_epoch", epochs=20, tests=20)
@@ -63,8 +65,8 @@ _VICREG = Config(lr_backbone=0.03, lr_head=0.08, schedule="cosine_epoch", epochs
 # arXiv:2110.07402: bytedance/TWIST, README and evaluate.py.
 _TWIST = Config(lr_backbone=0.04, lr_head=0.2, schedule="cosine_epoch", epochs=20, tests=20)
 
-# arXiv:2011.11765: google-research/fnc, README: LARS, 0.005 x sqrt(1024), the first projector layer stays, crops from 0.2
-# of the area (data_util.py). It has no command for 10 %: 30 epochs are those of SimCLR v2 (arXiv:2006.10029), whose
+# arXiv:2011.11765: google-research/fnc, README: LARS, 0.005 x sqrt(1024), the first projector layer stays, crops from
+# 0.2 of the area (data_util.py). It has no command for 10 %: 30 epochs are those of SimCLR v2 (arXiv:2006.10029), whose
 # protocol this is.
 _FNC = Config(
     optimizer="lars",
@@ -78,8 +80,9 @@ _FNC = Config(
     projector_layers=1,
 )
 
-# google-research/s4l, config/supervised_imagenet_{1p,10p}.sh. Left out: its noise of hue, saturation and value (1 % only).
-# It has lists of its own (13,000 and 128,000 images) and a ResNet-50 v2; here labels and network are those of the table.
+# google-research/s4l, config/supervised_imagenet_{1p,10p}.sh. Left out: its noise of hue, saturation and value (1 %
+# only). It has lists of its own (13,000 and 128,000 images) and a ResNet-50 v2; here labels and network are those of
+# the table.
 _SCRATCH_1 = Config(
     lr_backbone=0.01,
     lr_head=0.01,
@@ -90,14 +93,23 @@ _SCRATCH_1 = Config(
     warmup_epochs=5,
     crop_scale=(0.05, 1.0),
 )
-_SCRATCH_10 = replace(_SCRATCH_1, label_fraction=0.1, lr_backbone=0.1, lr_head=0.1, weight_decay=1e-3, milestones=(140, 160, 180), epochs=200)
+_SCRATCH_10 = replace(
+    _SCRATCH_1,
+    label_fraction=0.1,
+    lr_backbone=0.1,
+    lr_head=0.1,
+    weight_decay=1e-3,
+    milestones=(140, 160, 180),
+    epochs=200,
+)
 
 # Digits: crops alone, as the papers have crops and mirrors alone (a mirrored digit is no digit). Chosen on `val` after
-# training on `train`, SimCLR's encoders of seeds 0 and 1, mean top-1 of 2 to 4 runs. Five settings a budget with turns of
-# 25 degrees, rates of network / classifier; 1 %: 0.01 / 0.1 85.9, 0.03 / 0.1 86.1 (taken), 0.1 / 0.1 85.1, 0.03 / 0.03 and
-# 400 steps 84.9, 0.03 / 0.1 with frozen batch norm diverged; 10 %: 0.01 / 0.1 91.1, 0.03 / 0.1 92.3, 0.1 / 0.1 93.3,
-# 0.2 / 0.2 92.6, 0.2 / 0.1 and 400 steps 93.8 (taken). Then without turns, which no paper has: 88.7 and 93.7. With turns
-# an untrained network gets as far as SimCLR's at 10 %; without, 90.8. A frozen linear head, best of 30: 85.3 and 92.9.
+# training on `train`, SimCLR's encoders of seeds 0 and 1, mean top-1 of 2 to 4 runs. Five settings a budget with turns
+# of 25 degrees, rates of network / classifier; 1 %: 0.01 / 0.1 85.9, 0.03 / 0.1 86.1 (taken), 0.1 / 0.1 85.1, 0.03 /
+# 0.03 and 400 steps 84.9, 0.03 / 0.1 with frozen batch norm diverged; 10 %: 0.01 / 0.1 91.1, 0.03 / 0.1 92.3, 0.1 / 0.1
+# 93.3, 0.2 / 0.2 92.6, 0.2 / 0.1 and 400 steps 93.8 (taken). Then without turns, which no paper has: 88.7 and 93.7.
+# With turns an untrained network gets as far as SimCLR's at 10 %; without, 90.8. A frozen linear head, best of 30: 85.3
+# and 92.9.
 _DIGITS_1 = Config(
     lr_backbone=0.03,
     lr_head=0.1,
@@ -161,7 +173,9 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Accuracies on the test split, in percent."""
     images, source = labelled(context, config)
     tuned = fine_tune(config, subject, context, images)
-    curve: list[Json] = [{"epoch": round(score.epoch, 2), "top1": score.top1, "top5": score.top5} for score in tuned.scores]
+    curve: list[Json] = [
+        {"epoch": round(score.epoch, 2), "top1": score.top1, "top5": score.top5} for score in tuned.scores
+    ]
     return Outcome(
         metrics={
             "top1": tuned.scores[-1].top1,
@@ -169,7 +183,13 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
             "best_top1": max(score.top1 for score in tuned.scores),
             "best_top5": max(score.top5 for score in tuned.scores),
         },
-        details={"labels": source, "train_images": len(images), "batch_size": tuned.batch_size, "steps": tuned.steps, "tests": curve},
+        details={
+            "labels": source,
+            "train_images": len(images),
+            "batch_size": tuned.batch_size,
+            "steps": tuned.steps,
+            "tests": curve,
+        },
     )
 
 

@@ -24,7 +24,9 @@ from evals.parts.features import BATCH, features_of
 NEEDS_PROJECTOR = True
 FEATURES = ("train", "val", "test")
 _SPACES = ("representation", "embedding")
-METRICS: dict[str, Metric] = {f"{space}_{name}": metric for space in _SPACES for name, metric in spectrum.METRICS.items()}
+METRICS: dict[str, Metric] = {
+    f"{space}_{name}": metric for space in _SPACES for name, metric in spectrum.METRICS.items()
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,10 @@ class Config:
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         rows = "l2-normalised" if self.normalize else "raw"
-        return f"singular values of the covariance of the {rows} representation and embedding on the test split, nothing trained or chosen"
+        return (
+            f"singular values of the covariance of the {rows} representation and embedding on the test split, "
+            "nothing trained or chosen"
+        )
 
 
 RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config()}
@@ -46,7 +51,9 @@ RECIPES = {"embedded": Config(), "cifar": Config(), "paper": Config()}
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Effective rank and numbers of values above a share of the largest; the spectra themselves in the details."""
     representation = features_of(subject, context)["test"][0]
-    embedding = representation if subject.projector is None else _projected(subject.projector, representation, context.device)
+    embedding = (
+        representation if subject.projector is None else _projected(subject.projector, representation, context.device)
+    )
     metrics: dict[str, float] = {}
     spectra: list[Json] = []
     for space, z in zip(_SPACES, (representation, embedding), strict=True):

@@ -1,16 +1,16 @@
 """Linear SVMs on frozen features, one for each class: the VOC07 column of Barlow Twins and VICReg (VISSL's protocol).
 
-Barlow Twins (arXiv:2103.03230, appendix C.1) and VICReg (arXiv:2105.04906, appendix C.3) train them with VISSL: features
-divided by their length, scikit-learn's LinearSVC (squared hinge, l2, twice the weight on positives), the cost chosen for
-each class by average precision in 3-fold cross-validation, trained again on all of `trainval`, mean average precision
-over the classes of `test`. A label -1 ("difficult") is a negative in training; its image is left out of the test of that
-class. Labels that are class numbers are taken one against the rest, so any data set can be used.
-`map` is the area under the interpolated precision-recall curve, which VISSL reports; `map_11_point` is VOC2007's own.
-Variants: "vissl" squashes the image to a square as VISSL's configuration does; "centre_crop" is what VICReg's text says.
-Against VISSL: the folds are shuffled with the job's seed (VISSL cuts them in the order of the images, which for data
-sorted by class leaves whole classes out of the negatives of a fold); equal scores share a point of the curve; a squashed
-image is resized once, not first to 256. `dual=False` reaches the minimum of the same objective with a few Newton steps;
-the dual solver of the paper's recipe stops at its limit of 2000 sweeps when the cost is large, which is counted.
+Barlow Twins (arXiv:2103.03230, appendix C.1) and VICReg (arXiv:2105.04906, appendix C.3) train them with VISSL:
+features divided by their length, scikit-learn's LinearSVC (squared hinge, l2, twice the weight on positives), the cost
+chosen for each class by average precision in 3-fold cross-validation, trained again on all of `trainval`, mean average
+precision over the classes of `test`. A label -1 ("difficult") is a negative in training; its image is left out of the
+test of that class. Labels that are class numbers are taken one against the rest, so any data set can be used. `map` is
+the area under the interpolated precision-recall curve, which VISSL reports; `map_11_point` is VOC2007's own. Variants:
+"vissl" squashes the image to a square as VISSL's configuration does; "centre_crop" is what VICReg's text says. Against
+VISSL: the folds are shuffled with the job's seed (VISSL cuts them in the order of the images, which for data sorted by
+class leaves whole classes out of the negatives of a fold); equal scores share a point of the curve; a squashed image is
+resized once, not first to 256. `dual=False` reaches the minimum of the same objective with a few Newton steps; the dual
+solver of the paper's recipe stops at its limit of 2000 sweeps when the cost is large, which is counted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Config:
         """The protocol in one sentence, for column headings."""
         image = "images squashed to a square" if self.crop.squash else "centre crop"
         return (
-            f"linear SVM per class on frozen l2-normalised features, {image}, best of {len(self.costs)} costs by {self.folds}-fold "
+            f"linear SVM per class on frozen l2-normalised features, {image}, best of {len(self.costs)} costs by "
+            f"{self.folds}-fold "
             "cross-validation on train + val, mean average precision"
         )
 
@@ -159,8 +160,13 @@ def fit(config: Config, train: tuple[NDArray[np.float64], Tensor], context: Cont
     )
 
 
-def cross_validated(config: Config, x: NDArray[np.float64], positive: NDArray[np.bool_], cost: float, seed: int) -> tuple[float, int]:
-    """Mean over the folds of scikit-learn's average precision, as VISSL chooses, in percent; and how many fits hit the limit."""
+def cross_validated(
+    config: Config, x: NDArray[np.float64], positive: NDArray[np.bool_], cost: float, seed: int
+) -> tuple[float, int]:
+    """Mean over the folds of scikit-learn's average precision, as VISSL chooses, in percent.
+
+    And how many fits hit the limit.
+    """
     from sklearn.metrics import average_precision_score
     from sklearn.model_selection import StratifiedKFold
 

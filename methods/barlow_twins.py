@@ -80,7 +80,10 @@ class Method(nn.Module):
         """Two passes, as in the released code."""
         first, second = batch.views
         za = self.projector(self.encoder(first))
-        return {"za": za, "zb": self.projector(self.encoder(second)) if self.config.second is None else self.second(second)}
+        return {
+            "za": za,
+            "zb": self.projector(self.encoder(second)) if self.config.second is None else self.second(second),
+        }
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """Equation 1, with its two terms."""
@@ -91,7 +94,8 @@ class Method(nn.Module):
 
 
 RECIPES = {
-    "embedded": Recipe(  # of 11 settings on `val`: lambda from 0.005 to 0.02, rate 4e-3 or 8e-3, batch 128 or 256, 24 to 36 epochs
+    # of 11 settings on `val`: lambda from 0.005 to 0.02, rate 4e-3 or 8e-3, batch 128 or 256, 24 to 36 epochs
+    "embedded": Recipe(
         method=Config(lambda_=0.005, hidden=256, output=512),
         views=(digits(), digits()),
         optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=2.9, betas=(0.9, 0.99)),
@@ -102,7 +106,15 @@ RECIPES = {
     "cifar": Recipe(
         method=Config(hidden=2048, output=2048),
         views=(cifar(), cifar()),
-        optim=Optim(name="lars", lr=0.3, vector_lr=0.0072, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars",
+            lr=0.3,
+            vector_lr=0.0072,
+            weight_decay=1e-6,
+            warmup_epochs=10,
+            lars_momentum="popular",
+            final_lr_ratio=0.001,
+        ),
         batch_size=256,
         epochs=1000,
         precision="bf16",
@@ -110,7 +122,15 @@ RECIPES = {
     "paper": Recipe(  # section 2.2: batch 2048, rates 0.2 and 0.0048 x B / 256, cosine to a thousandth
         method=Config(),
         views=byol_pair(),
-        optim=Optim(name="lars", lr=1.6, vector_lr=0.0384, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars",
+            lr=1.6,
+            vector_lr=0.0384,
+            weight_decay=1e-6,
+            warmup_epochs=10,
+            lars_momentum="popular",
+            final_lr_ratio=0.001,
+        ),
         batch_size=2048,
         epochs=1000,
         precision="bf16",

@@ -43,7 +43,9 @@ def regression_loss(p_BD: Tensor, t_BD: Tensor) -> Tensor:
     B: images in the global batch. The target gets no gradient. Raises ValueError for unequal shapes.
     """
     if p_BD.ndim != 2 or p_BD.shape != t_BD.shape:
-        raise ValueError(f"expected equal (B, D) predictions and targets, got {tuple(p_BD.shape)} and {tuple(t_BD.shape)}")
+        raise ValueError(
+            f"expected equal (B, D) predictions and targets, got {tuple(p_BD.shape)} and {tuple(t_BD.shape)}"
+        )
     return (F.normalize(p_BD, dim=1) - F.normalize(t_BD.detach(), dim=1)).square().sum(dim=1).mean()
 
 
@@ -75,8 +77,8 @@ class Method(Bootstrap):
 _DIGITS = mild_digits()  # the others' stronger views cost 9 points of linear accuracy on `val`
 
 RECIPES = {
-    # Best on the `val` split of 6 settings: momentum 0.8, 0.97 or 0.99, rate 2e-3, 4e-3 or 6e-3, predictor (256, 128) or
-    # (1024, 128), batch 128 or 256, the views of the other methods or these.
+    # Best on the `val` split of 6 settings: momentum 0.8, 0.97 or 0.99, rate 2e-3, 4e-3 or 6e-3, predictor (256, 128)
+    # or (1024, 128), batch 128 or 256, the views of the other methods or these.
     "embedded": Recipe(
         method=Config(projector=(256, 128), predictor=(256, 128), momentum=0.8, output_norm=True),
         views=(_DIGITS, _DIGITS),
@@ -85,7 +87,8 @@ RECIPES = {
         epochs=24,
         precision="bf16",
     ),
-    "cifar": Recipe(  # the paper has none: SimCLR's batch and rate for CIFAR-10, the momentum of BYOL's shorter runs; not tuned
+    # the paper has none: SimCLR's batch and rate for CIFAR-10, the momentum of BYOL's shorter runs; not tuned
+    "cifar": Recipe(
         method=Config(projector=(2048, 256), predictor=(2048, 256), momentum=0.99),
         views=(cifar(), cifar()),
         optim=Optim(name="lars", lr=2.0, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular"),
@@ -104,8 +107,8 @@ RECIPES = {
     ),
 }
 
-# The code's preset for 100 epochs, with which VICReg's authors ran BYOL (arXiv:2105.04906, appendix C.4): rate 0.45 x B / 256 = 7.2,
-# weight decay 1e-6, momentum 0.99; elsewhere as RECIPES.
+# The code's preset for 100 epochs, with which VICReg's authors ran BYOL (arXiv:2105.04906, appendix C.4): rate 0.45 x B
+# / 256 = 7.2, weight decay 1e-6, momentum 0.99; elsewhere as RECIPES.
 VARIANTS = {
     "short": RECIPES
     | {

@@ -1,16 +1,16 @@
 """DINO: emerging properties in self-supervised vision transformers (arXiv:2104.14294, ICCV 2021).
 
-The student's views have to match the class distribution that a slow copy of it, the teacher, gives to other views of the
-image (equations 1 to 3); the teacher sees the global crops only, its logits are centred by a running mean and sharpened by a
-low temperature. RECIPES are ResNet-50's, the variants DeiT-S/16's and ViT-B/16's, all with the arguments that the authors
-published beside the weights (facebookresearch/dino, args.txt), not with the defaults of main_dino.py:
+The student's views have to match the class distribution that a slow copy of it, the teacher, gives to other views of
+the image (equations 1 to 3); the teacher sees the global crops only, its logits are centred by a running mean and
+sharpened by a low temperature. RECIPES are ResNet-50's, the variants DeiT-S/16's and ViT-B/16's, all with the arguments
+that the authors published beside the weights (facebookresearch/dino, args.txt), not with the defaults of main_dino.py:
 - ResNet-50: LARS, batch norm in the head, 60000 classes, six local crops; ViT: AdamW, weight decay 0.04 to 0.4, ten;
 - DeiT-S without clipping, ViT-B at 0.3, of each tensor by itself (the paper's code clips so; its default would be 3);
 - DeiT-S learns the lengths of the last layer's rows, the others keep them at 1;
 - the teacher is evaluated: after the last step the encoder takes its weights.
-The code decays a ViT's class token and positions, here they are not; its crops are bicubic; schedules start at exactly 0.
-Each rank takes the loss of its own images, which depends on the others' only through the center, so that no rank has to hold
-the logits of all; that of the center is exact too, because the last layer is linear.
+The code decays a ViT's class token and positions, here they are not; its crops are bicubic; schedules start at exactly
+0. Each rank takes the loss of its own images, which depends on the others' only through the center, so that no rank has
+to hold the logits of all; that of the center is exact too, because the last layer is linear.
 """
 
 from __future__ import annotations
@@ -57,21 +57,33 @@ class Config:
     def check(self, pretrain: Pretrain) -> None:
         """Enough views and classes, values in their ranges."""
         if len(pretrain.views) < _GLOBAL:
-            raise BenchError(f"dino needs at least {_GLOBAL} views, the first two of them global crops, found {len(pretrain.views)}.")
+            raise BenchError(
+                f"dino needs at least {_GLOBAL} views, the first two of them global crops, found {len(pretrain.views)}."
+            )
         if self.classes < 2:
             raise BenchError(f"dino: classes is {self.classes}, expected at least 2.")
         if min(self.student_temperature, *self.teacher_temperature) <= 0:
             raise BenchError(
-                f"dino: temperatures are {self.student_temperature} (student) and {self.teacher_temperature} (teacher), expected more than 0."
+                f"dino: temperatures are {self.student_temperature} (student) and {self.teacher_temperature} "
+                "(teacher), expected more than 0."
             )
         if not (0 <= self.momentum <= 1 and 0 <= self.center_momentum < 1):
-            raise BenchError(f"dino: momentum is {self.momentum} and center_momentum {self.center_momentum}, expected 0 to 1, the second below 1.")
+            raise BenchError(
+                f"dino: momentum is {self.momentum} and center_momentum {self.center_momentum}, expected 0 to 1, the "
+                "second below 1."
+            )
         if min(self.temperature_epochs, self.frozen_epochs) < 0:
-            raise BenchError(f"dino: temperature_epochs is {self.temperature_epochs} and frozen_epochs {self.frozen_epochs}, expected at least 0.")
+            raise BenchError(
+                f"dino: temperature_epochs is {self.temperature_epochs} and frozen_epochs {self.frozen_epochs}, "
+                "expected at least 0."
+            )
         if self.clip is not None and self.clip <= 0:
             raise BenchError(f"dino: clip is {self.clip}, expected None or more than 0.")
         if not 0 <= self.drop_path < 1 or (self.drop_path and pretrain.backbone.name in RESNETS):
-            raise BenchError(f"dino: drop_path is {self.drop_path}, expected 0 to below 1, and 0 for a ResNet ({pretrain.backbone.name}).")
+            raise BenchError(
+                f"dino: drop_path is {self.drop_path}, expected 0 to below 1, and 0 for a ResNet "
+                f"({pretrain.backbone.name})."
+            )
 
 
 # -- Head, loss and schedules. V: student's views, T: teacher's views, B: images, K: classes.
@@ -91,10 +103,10 @@ def projector(feature_dim: int, hidden: int, bottleneck: int, *, norm: bool) -> 
 
 
 class LastLayer(nn.Module):
-    """Linear layer without bias whose rows are unit vectors and, where asked for, a gain for each that learns from 1 on.
+    """Linear layer without bias whose rows are unit vectors and, if asked for, a gain for each that learns from 1 on.
 
-    As weight normalisation, of which it is a special case, it keeps the unnormalised rows as parameters, so the teacher's
-    are averages of those.
+    As weight normalisation, of which it is a special case, it keeps the unnormalised rows as parameters, so the
+    teacher's are averages of those.
     """
 
     def __init__(self, inputs: int, classes: int, *, learn_gain: bool) -> None:
@@ -116,16 +128,31 @@ class LastLayer(nn.Module):
 
 
 def dino_loss(
-    teacher: Sequence[Tensor], student: Sequence[Tensor], center_K: Tensor, *, teacher_temperature: float, student_temperature: float
+    teacher: Sequence[Tensor],
+    student: Sequence[Tensor],
+    center_K: Tensor,
+    *,
+    teacher_temperature: float,
+    student_temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy and the teacher's entropy of each image, (B,) both; the mean of the first is the loss (equations 1 to 3).
+    """Cross entropy and the teacher's entropy of each image, (B,) both.
+
+    The mean of the first is the loss (equations 1 to 3).
 
     teacher, student: (B, K) logits a view. The teacher's are centred and sharpened, and no gradient reaches them; the
     cross entropy is the mean over the pairs of different views. Raises ValueError for shapes that do not fit.
     """
     shapes = {tuple(rows.shape) for rows in (*teacher, *student)}
-    if len(shapes) != 1 or len(student) < 2 or not 1 <= len(teacher) <= len(student) or teacher[0].shape[1:] != center_K.shape:
-        raise ValueError(f"expected equal (B, K) logits of 2 or more views and a (K,) center, got {sorted(shapes)} and {tuple(center_K.shape)}")
+    if (
+        len(shapes) != 1
+        or len(student) < 2
+        or not 1 <= len(teacher) <= len(student)
+        or teacher[0].shape[1:] != center_K.shape
+    ):
+        raise ValueError(
+            f"expected equal (B, K) logits of 2 or more views and a (K,) center, got {sorted(shapes)} and "
+            f"{tuple(center_K.shape)}"
+        )
     log_p = [(view / student_temperature).log_softmax(dim=1) for view in student]
     log_q = [((view.detach() - center_K) / teacher_temperature).log_softmax(dim=1) for view in teacher]
     pairs = [(q.exp(), view) for own, q in enumerate(log_q) for other, view in enumerate(log_p) if other != own]
@@ -140,7 +167,10 @@ def temperature_of(epoch: int, first: float, last: float, epochs: int) -> float:
 
 @torch.no_grad()
 def clip_each(parameters: Sequence[nn.Parameter], largest: float) -> None:
-    """Scale the gradient of each tensor by itself down to a largest norm, as the released utils.py; not that of all together."""
+    """Scale the gradient of each tensor by itself down to a largest norm, as the released utils.py.
+
+    Not that of all together.
+    """
     for parameter in parameters:
         if parameter.grad is not None:
             parameter.grad.mul_((largest / (parameter.grad.norm() + 1e-6)).clamp(max=1))
@@ -173,7 +203,7 @@ class Method(nn.Module):
         self.batch_center: Tensor | None = None  # of the step under way
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss and teacher's entropy of each image, and the unit bottlenecks: z of the student's first view, t0 and t1 of the teacher."""
+        """Each image's loss and teacher's entropy; unit bottlenecks z (student's first view), t0 and t1 (teacher)."""
         c = self.config
         student = self.last.unit(torch.cat(logits_of(self.encoder, self.projector, batch.views)))
         with torch.no_grad():
@@ -184,11 +214,19 @@ class Method(nn.Module):
                 targets.chunk(_GLOBAL),
                 self.last(student).chunk(len(batch.views)),
                 self.center,
-                teacher_temperature=temperature_of(self._epoch(self.clock.value(self.progress)), *c.teacher_temperature, c.temperature_epochs),
+                teacher_temperature=temperature_of(
+                    self._epoch(self.clock.value(self.progress)), *c.teacher_temperature, c.temperature_epochs
+                ),
                 student_temperature=c.student_temperature,
             )
         t0, t1 = teacher.chunk(_GLOBAL)
-        return {"z": student[: len(t0)].detach(), "cross_entropy": cross_entropy_B, "entropy": entropy_B, "t0": t0, "t1": t1}
+        return {
+            "z": student[: len(t0)].detach(),
+            "cross_entropy": cross_entropy_B,
+            "entropy": entropy_B,
+            "t0": t0,
+            "t1": t1,
+        }
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """The mean over images; what is left of it above the entropy is the divergence of student and teacher."""
@@ -206,7 +244,10 @@ class Method(nn.Module):
                 parameter.grad = None
 
     def after_step(self, progress: float) -> None:
-        """Center (equation 4) and teacher follow; the code's step number starts at 0, so its momentum is that before the step."""
+        """Center (equation 4) and teacher follow.
+
+        The code's step number starts at 0, so its momentum is that before the step.
+        """
         if self.batch_center is not None:
             self.center.lerp_(self.batch_center, 1 - self.config.center_momentum)
             self.batch_center = None
@@ -225,10 +266,19 @@ class Method(nn.Module):
 _DIGITS = mild_digits()  # BYOL's: weaker views for a teacher that is no better yet
 
 RECIPES = {
-    # The best of 5 settings on `val`, seed 0. 512 classes with a bottleneck of 64 at a rate of 8e-3 end near the uniform
-    # distribution, for temperatures from 0.02 to 0.07; momentum 0.95 at temperature 0.03 keeps few classes; batch 64 is no better.
+    # The best of 5 settings on `val`, seed 0. 512 classes with a bottleneck of 64 at a rate of 8e-3 end near the
+    # uniform distribution, for temperatures from 0.02 to 0.07; momentum 0.95 at temperature 0.03 keeps few classes;
+    # batch 64 is no better.
     "embedded": Recipe(
-        method=Config(classes=256, hidden=256, bottleneck=32, norm=True, teacher_temperature=(0.03, 0.04), temperature_epochs=6, momentum=0.98),
+        method=Config(
+            classes=256,
+            hidden=256,
+            bottleneck=32,
+            norm=True,
+            teacher_temperature=(0.03, 0.04),
+            temperature_epochs=6,
+            momentum=0.98,
+        ),
         views=(_DIGITS, _DIGITS),
         optim=Optim(name="adamw", lr=3e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99)),
         batch_size=128,
@@ -247,7 +297,14 @@ RECIPES = {
     "paper": Recipe(  # dino_resnet50_pretrain/args.txt: 80 GPUs x 51 images, rate 0.3 x B / 256; 75.3 %
         method=Config(classes=60000, norm=True, temperature_epochs=50),
         views=byol_crops(6, large=(0.14, 1.0), small=(0.05, 0.14)),
-        optim=Optim(name="lars", lr=4.78125, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.0048 / 4.78125),
+        optim=Optim(
+            name="lars",
+            lr=4.78125,
+            weight_decay=1e-6,
+            warmup_epochs=10,
+            lars_momentum="popular",
+            final_lr_ratio=0.0048 / 4.78125,
+        ),
         batch_size=4080,
         epochs=800,
         precision="fp32",
@@ -261,12 +318,17 @@ RECIPES = {
 
 
 def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
-    """1024 images (16 GPUs x 64, 32 x 32), ten local crops, weight decay from 0.04 to 0.4; `rate` is that of 256 images."""
+    """1024 images (16 GPUs x 64, 32 x 32), ten local crops, weight decay from 0.04 to 0.4.
+
+    `rate` is that of 256 images.
+    """
     lr = rate * 1024 / 256
     return Recipe(
         method=method,
         views=byol_crops(10, large=(0.25, 1.0), small=(0.05, 0.25)),
-        optim=Optim(name="adamw", lr=lr, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr_ratio=final / lr),
+        optim=Optim(
+            name="adamw", lr=lr, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=10, final_lr_ratio=final / lr
+        ),
         batch_size=1024,
         epochs=epochs,
         precision="fp32",
@@ -282,7 +344,10 @@ def _small(recipe: Recipe, *, learn_gain: bool) -> Recipe:
 
 
 def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Mapping[str, Recipe]]:
-    """The runs by name and scale. `recipes` are those of methods/dino.py, `default` is its Config with a ViT's defaults."""
+    """The runs by name and scale.
+
+    `recipes` are those of methods/dino.py, `default` is its Config with a ViT's defaults.
+    """
     small = replace(default, learn_gain=True, drop_path=0.1)  # type: ignore[type-var]
     base = replace(default, temperature_epochs=50, frozen_epochs=3, clip=0.3, drop_path=0.1)  # type: ignore[type-var]
     papers = {

@@ -35,7 +35,9 @@ class Config:
 
     # "direct" is DirectCLR, the fixed low-rank diagonal projector of table 2; see `projector_of` for the others.
     projector: Literal["direct", "none", "linear", "two_layer", "orthogonal", "diagonal", "low_rank"] = "direct"
-    d0: float = 360  # channels that the loss sees (direct, low_rank): a number, or below 1 a share of the representation
+    d0: float = (
+        360  # channels that the loss sees (direct, low_rank): a number, or below 1 a share of the representation
+    )
     temperature: float = 0.1
     hidden: int = 2048  # two_layer: 2048 -> 2048 -> 128
     output: int = 128  # two_layer, linear
@@ -52,17 +54,23 @@ class Config:
 
 
 def channels(d0: float, width: int) -> int:
-    """Number of channels that `d0` means for a representation of `width`. Raises BenchError unless it is in 1..width."""
+    """Number of channels that `d0` means for a representation of `width`.
+
+    Raises BenchError unless it is in 1..width.
+    """
     if d0 >= 1 and d0 != round(d0):
         raise BenchError(f"directclr: d0 is {d0}, expected a whole number of channels, or a share below 1.")
     found = round(d0 * width) if d0 < 1 else round(d0)
     if not 1 <= found <= width:
-        raise BenchError(f"directclr: d0 is {d0:g}, which asks for {found} channels of a representation of {width}: expected 1 to {width}.")
+        raise BenchError(
+            f"directclr: d0 is {d0:g}, which asks for {found} channels of a representation of {width}: expected 1 to "
+            f"{width}."
+        )
     return found
 
 
 def info_nce(za_BD: Tensor, zb_BD: Tensor, *, temperature: float) -> Tensor:
-    """Cross entropy of each embedding's cosine similarities to the B embeddings of the other view, over both directions.
+    """Cross entropy of each embedding's cosine similarities to the other view's B embeddings, over both directions.
 
     B: images in the global batch. The positive of row i is row i of the other view; nothing of its own view takes part.
     Section 6.2, with the sign and the temperature of the released code. Raises ValueError for unequal shapes.
@@ -197,10 +205,14 @@ RECIPES = {
         epochs=36,
         precision="bf16",
     ),
-    "cifar": Recipe(  # ours: the paper has no CIFAR; SimCLR's settings there (arXiv:2002.05709, appendix B.9), the paper's share of channels
+    # ours: the paper has no CIFAR; SimCLR's settings there (arXiv:2002.05709, appendix B.9), the paper's share of
+    # channels
+    "cifar": Recipe(
         method=Config(d0=360 / 2048, temperature=0.5, hidden=512),
         views=(cifar(), cifar()),
-        optim=Optim(name="lars", lr=2.0, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=2.0, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001
+        ),
         batch_size=512,
         epochs=1000,
         precision="bf16",
@@ -210,7 +222,9 @@ RECIPES = {
     "paper": Recipe(
         method=Config(),
         views=byol_pair(),
-        optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001
+        ),
         batch_size=4096,
         epochs=100,
         precision="bf16",

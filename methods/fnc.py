@@ -6,7 +6,8 @@ methods/_false_negatives.py. The first two views are the main ones, the rest the
 The `paper` recipe is the released code (google-research/fnc), which made the headline numbers. Unlike the paper's text:
 - it has attraction only, and searches with ALL views of the image; the text with the support views;
 - multi-crop: every view is an anchor and a positive of the others; the 100-epoch studies are also without;
-- a slow encoder fills a memory; anchors meet the memory only. It begins as zeros, kept here: an unfilled slot adds exp(0)
+- a slow encoder fills a memory; anchors meet the memory only. It begins as zeros, kept here: an unfilled slot adds
+  exp(0)
   to the denominator in the first ceil(memory / views) - 1 steps. It is never a false negative (there by the threshold);
 - the loss is twice the mean over anchors (`loss_factor`): it shifts the rate of biases and norms, and weight decay;
 - RandAugment (there between jitter and grayscale, here before the jitter); the studies name SimCLR's pipeline only.
@@ -61,11 +62,26 @@ class Config:
         top_k = most if self.top_k is None else self.top_k
         for wrong, message in (
             (views < 2, f"needs 2 main views and any number of support views, found {views} in all"),
-            (finds and self.search == "support" and views == 2, "search='support' needs support views after the 2 main ones, found none"),
-            (finds and self.top_k is None and self.threshold is None, f"{self.mode} needs top_k, threshold or both, found neither"),
-            (finds and not 1 <= top_k <= most, f"top_k is {top_k}, expected 1 to {most}, the negatives in a batch of {pretrain.batch_size}"),
-            (finds and not -1 <= (self.threshold or 0) < 1, f"threshold is {self.threshold}, expected a cosine from -1 to below 1"),
-            (self.memory < 0 or 0 < self.memory < anchors, f"memory is {self.memory} batches, expected 0 or at least the {anchors} of one step"),
+            (
+                finds and self.search == "support" and views == 2,
+                "search='support' needs support views after the 2 main ones, found none",
+            ),
+            (
+                finds and self.top_k is None and self.threshold is None,
+                f"{self.mode} needs top_k, threshold or both, found neither",
+            ),
+            (
+                finds and not 1 <= top_k <= most,
+                f"top_k is {top_k}, expected 1 to {most}, the negatives in a batch of {pretrain.batch_size}",
+            ),
+            (
+                finds and not -1 <= (self.threshold or 0) < 1,
+                f"threshold is {self.threshold}, expected a cosine from -1 to below 1",
+            ),
+            (
+                self.memory < 0 or 0 < self.memory < anchors,
+                f"memory is {self.memory} batches, expected 0 or at least the {anchors} of one step",
+            ),
             (not 0 <= self.momentum < 1, f"momentum is {self.momentum}, expected 0 to below 1"),
             (self.temperature <= 0, f"temperature is {self.temperature}, expected more than 0"),
         ):
@@ -75,8 +91,8 @@ class Config:
 
 # -- The search for false negatives, and NT-Xent that leaves them out or attracts them.
 #
-# A: views that are anchors, B: images of the global batch, S: views that the search uses, C: candidates (what anchors are
-# compared with), D: width. All rows have unit length. Candidate a * B + b is view a of image b, or that view's slow
+# A: views that are anchors, B: images of the global batch, S: views that the search uses, C: candidates (what anchors
+# are compared with), D: width. All rows have unit length. Candidate a * B + b is view a of image b, or that view's slow
 # embedding; what follows the first A * B are older images.
 
 Mode = Literal["none", "elimination", "attraction"]
@@ -103,8 +119,8 @@ def own_candidates(images: int, views: int, candidates_CD: Tensor) -> Tensor:
 def false_negatives(search_SBD: Tensor, candidates_CD: Tensor, views: int, *, search: Search, score: Score) -> Tensor:
     """F_i of the paper for each of an image's A = `views` anchors: (A, B, C), bool.
 
-    `search_SBD` holds all views; `search` says which of them a candidate is compared with. The anchors of an image share
-    their false negatives, except in the search with the anchor alone.
+    `search_SBD` holds all views; `search` says which of them a candidate is compared with. The anchors of an image
+    share their false negatives, except in the search with the anchor alone.
     """
     own_BC = own_candidates(search_SBD.shape[1], views, candidates_CD)
     groups = {"all": [search_SBD], "support": [search_SBD[2:]], "anchor": list(search_SBD[:views, None])}[search]
@@ -113,12 +129,18 @@ def false_negatives(search_SBD: Tensor, candidates_CD: Tensor, views: int, *, se
 
 @torch.no_grad()
 def most_similar(
-    search_SBD: Tensor, candidates_CD: Tensor, own_BC: Tensor, *, aggregate: Aggregate, top_k: int | None, threshold: float | None
+    search_SBD: Tensor,
+    candidates_CD: Tensor,
+    own_BC: Tensor,
+    *,
+    aggregate: Aggregate,
+    top_k: int | None,
+    threshold: float | None,
 ) -> Tensor:
     """The `top_k` best-scoring candidates among those above `threshold` (None: no such bound): (B, C), bool.
 
-    A candidate's score is the max or mean of its cosines to the image's views. Never found are the image's own views, and
-    rows of zeros (unfilled slots of a memory).
+    A candidate's score is the max or mean of its cosines to the image's views. Never found are the image's own views,
+    and rows of zeros (unfilled slots of a memory).
     """
     if aggregate == "mean":
         score_BC = search_SBD.mean(dim=0) @ candidates_CD.T  # cosines are linear in the view
@@ -132,7 +154,9 @@ def most_similar(
     return found_BC
 
 
-def fnc_loss(anchors_ABD: Tensor, candidates_CD: Tensor, false_ABC: Tensor | None, *, mode: Mode, temperature: float) -> Tensor:
+def fnc_loss(
+    anchors_ABD: Tensor, candidates_CD: Tensor, false_ABC: Tensor | None, *, mode: Mode, temperature: float
+) -> Tensor:
     """Equation 1 (none, `false_ABC` is not read), 2 (elimination) or 3 (attraction), averaged over the A * B anchors.
 
     Anchor (a, b) leaves out candidate a * B + b, itself; the other views of its image are positives, and of several
@@ -175,20 +199,28 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        self.projector = mlp((facts.feature_dim, config.hidden, config.hidden, config.output), last_norm=True, last_shift=False)
+        self.projector = mlp(
+            (facts.feature_dim, config.hidden, config.hidden, config.output), last_norm=True, last_shift=False
+        )
         self.slow = slow_copy(nn.Sequential(encoder, self.projector)) if config.memory else None
         if config.memory:
             self.register_buffer("memory", torch.zeros(config.memory * facts.batch_size, config.output))
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """view0, view1, ... and slow0, slow1, ...: anchors and slow views in one pass each, support views without gradient."""
+        """view0, ... and slow0, ...: anchors and slow views in one pass each, support views without gradient."""
         anchors = batch.views if self.config.multi_crop else batch.views[:2]
         found = _named("view", self.projector(self.encoder(torch.cat(anchors))), len(anchors))
         with torch.no_grad():
             if self.slow is not None:
                 found |= _named("slow", self.slow(torch.cat(batch.views)), len(batch.views))
-            elif (support := batch.views[len(anchors) :]) and self.config.mode != "none" and self.config.search != "anchor":
-                found |= _named("view", self.projector(self.encoder(torch.cat(support))), len(support), start=len(anchors))
+            elif (
+                (support := batch.views[len(anchors) :])
+                and self.config.mode != "none"
+                and self.config.search != "anchor"
+            ):
+                found |= _named(
+                    "view", self.projector(self.encoder(torch.cat(support))), len(support), start=len(anchors)
+                )
         return found
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -203,11 +235,18 @@ class Method(nn.Module):
             # A new tensor, not a write in place: backward still reads it.
             candidates_CD = self.memory = torch.cat([newest, self.memory[: len(self.memory) - len(newest)]])
         if c.mode == "none":
-            return {"loss": c.loss_factor * fnc_loss(anchors_ABD, candidates_CD, None, mode="none", temperature=c.temperature)}
+            return {
+                "loss": c.loss_factor
+                * fnc_loss(anchors_ABD, candidates_CD, None, mode="none", temperature=c.temperature)
+            }
         score = partial(most_similar, aggregate=c.aggregate, top_k=c.top_k, threshold=c.threshold)
         false_ABC = false_negatives(search_SBD, candidates_CD, len(anchors_ABD), search=c.search, score=score)
         loss = c.loss_factor * fnc_loss(anchors_ABD, candidates_CD, false_ABC, mode=c.mode, temperature=c.temperature)
-        return {"loss": loss, "false_negatives": false_ABC.sum(dim=2).float().mean(), "same_label": same_label(false_ABC, labels)}
+        return {
+            "loss": loss,
+            "false_negatives": false_ABC.sum(dim=2).float().mean(),
+            "same_label": same_label(false_ABC, labels),
+        }
 
     def after_step(self, progress: float) -> None:
         """Move the slow copies."""
@@ -253,21 +292,27 @@ RECIPES = {
 
 
 def _study(scale: str, *, views: int, mode: Mode, multi_crop: bool, slow: bool) -> Recipe:
-    """A run of the paper's studies (tables 1 to 3): 100 epochs, SimCLR's own views; away from ImageNet the length of RECIPES."""
+    """A run of the paper's studies (tables 1 to 3): 100 epochs, SimCLR's own views.
+
+    Away from ImageNet the length of RECIPES.
+    """
     recipe = RECIPES[scale]
     own = recipe.method
     memory, momentum = (16, 0.999) if scale == "paper" else (4, 0.97)  # a short run needs a faster slow encoder
     assert isinstance(own, Config)
     method = replace(own, mode=mode, multi_crop=multi_crop, memory=memory if slow else 0, momentum=momentum)
     if scale == "paper" and mode != "none" and not slow:
-        # The figures of section 4: support views only, max; elimination is best with the 8 most similar, attraction with 4.
+        # The figures of section 4: support views only, max; elimination is best with the 8 most similar, attraction
+        # with 4.
         method = replace(method, search="support", top_k=8 if mode == "elimination" else 4)
-    made = tuple(replace(recipe.views[0], policy="none") for _ in range(min(views, len(recipe.views)) if views > 2 else 2))
+    made = tuple(
+        replace(recipe.views[0], policy="none") for _ in range(min(views, len(recipe.views)) if views > 2 else 2)
+    )
     return replace(recipe, method=method, views=made, epochs=100 if scale == "paper" else recipe.epochs)
 
 
-# Views, mode, multi-crop, slow encoder with memory. The support views are 8 (section 4.2's choice); without a search and
-# without multi-crop only the two main views are made.
+# Views, mode, multi-crop, slow encoder with memory. The support views are 8 (section 4.2's choice); without a search
+# and without multi-crop only the two main views are made.
 _STUDIES: Mapping[str, tuple[int, Mode, bool, bool]] = {
     "simclr": (2, "none", False, False),
     "elimination": (10, "elimination", False, False),

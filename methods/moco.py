@@ -1,12 +1,12 @@
 """MoCo v1 and v2: momentum contrast (arXiv:1911.05722, CVPR 2020; arXiv:2003.04297).
 
-A query meets the key of its image's other view, made by a slow encoder, and a queue of older keys (equation 1). RECIPES are
-v2: a projector of two layers, temperature 0.2, SimCLR-like views with blur, a cosine. The variant `v1` has one linear layer,
-temperature 0.07, weaker views and a rate that falls in steps.
-The released code (facebookresearch/moco) keeps batch norm within each GPU and shuffles the keys between GPUs, so that a query
-cannot recognise its key by the batch's statistics. Here batch norm is that of the global batch, as everywhere in this project:
-no shuffling helps there, and on ImageNet the two are not known to agree. The code's v1 turns views gray before the jitter, here
-after it. Residuals are not zero-initialised (torchvision's default, which the code takes).
+A query meets the key of its image's other view, made by a slow encoder, and a queue of older keys (equation 1). RECIPES
+are v2: a projector of two layers, temperature 0.2, SimCLR-like views with blur, a cosine. The variant `v1` has one
+linear layer, temperature 0.07, weaker views and a rate that falls in steps. The released code (facebookresearch/moco)
+keeps batch norm within each GPU and shuffles the keys between GPUs, so that a query cannot recognise its key by the
+batch's statistics. Here batch norm is that of the global batch, as everywhere in this project: no shuffling helps
+there, and on ImageNet the two are not known to agree. The code's v1 turns views gray before the jitter, here after it.
+Residuals are not zero-initialised (torchvision's default, which the code takes).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Config:
     momentum: float = 0.999  # m
     hidden: int | None = 2048  # of the projector; None: one linear layer (v1)
     output: int = 128
-    norm: bool = False  # batch norm after every layer of the projector; neither paper nor code has it, short runs on digits need it
+    # batch norm after every layer of the projector; neither paper nor code has it, short runs on digits need it
+    norm: bool = False
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -42,7 +43,10 @@ class Config:
         if len(pretrain.views) != 2:
             raise BenchError(f"moco needs 2 views, found {len(pretrain.views)}.")
         if self.temperature <= 0 or not 0 <= self.momentum < 1:
-            raise BenchError(f"moco: temperature is {self.temperature}, expected more than 0; momentum is {self.momentum}, expected 0 to below 1.")
+            raise BenchError(
+                f"moco: temperature is {self.temperature}, expected more than 0; momentum is {self.momentum}, "
+                "expected 0 to below 1."
+            )
         if self.queue < pretrain.batch_size or self.queue % pretrain.batch_size:
             raise BenchError(f"moco: queue is {self.queue}, expected a multiple of the batch of {pretrain.batch_size}.")
 
@@ -55,7 +59,8 @@ def moco_loss(q_BD: Tensor, k_BD: Tensor, queue_KD: Tensor, *, temperature: floa
     """
     if q_BD.ndim != 2 or q_BD.shape != k_BD.shape or queue_KD.ndim != 2 or queue_KD.shape[1] != q_BD.shape[1]:
         raise ValueError(
-            f"expected (B, D) queries and keys and a (K, D) queue, got {tuple(q_BD.shape)}, {tuple(k_BD.shape)}, {tuple(queue_KD.shape)}"
+            f"expected (B, D) queries and keys and a (K, D) queue, got {tuple(q_BD.shape)}, {tuple(k_BD.shape)}, "
+            f"{tuple(queue_KD.shape)}"
         )
     q, k = F.normalize(q_BD, dim=1), F.normalize(k_BD.detach(), dim=1)
     positive_B1 = (q * k).sum(dim=1, keepdim=True)
@@ -72,7 +77,11 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = encoder
-        widths = (facts.feature_dim, config.output) if config.hidden is None else (facts.feature_dim, config.hidden, config.output)
+        widths = (
+            (facts.feature_dim, config.output)
+            if config.hidden is None
+            else (facts.feature_dim, config.hidden, config.output)
+        )
         if config.norm:
             self.projector = mlp(widths, last_norm=True)
         elif config.hidden is None:
@@ -101,13 +110,15 @@ class Method(nn.Module):
         move_towards(self.slow, nn.Sequential(self.encoder, self.projector), self.config.momentum)
 
 
-_V2_VIEW = Augment(size=224, crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5)
+_V2_VIEW = Augment(
+    size=224, crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5
+)
 # main_moco.py without --aug-plus: gray first, then jitter on every image; here in the order of every other pipeline.
 _V1_VIEW = replace(_V2_VIEW, jitter=1.0, hue=0.4, blur=0.0)
 
 RECIPES = {
-    # Of 5 settings on `val`: batch norm in the projector or none (12 points), these views or the stronger ones, rates 3e-3 to
-    # 8e-3, 16 or 26 epochs.
+    # Of 5 settings on `val`: batch norm in the projector or none (12 points), these views or the stronger ones, rates
+    # 3e-3 to 8e-3, 16 or 26 epochs.
     "embedded": Recipe(
         method=Config(queue=2048, momentum=0.97, hidden=256, norm=True),
         views=(mild_digits(), mild_digits()),
@@ -116,7 +127,8 @@ RECIPES = {
         epochs=26,
         precision="bf16",
     ),
-    "cifar": Recipe(  # the authors' CIFAR demo: queue 4096, momentum 0.99, temperature 0.1, lr 0.06 at batch 512, 200 epochs
+    # the authors' CIFAR demo: queue 4096, momentum 0.99, temperature 0.1, lr 0.06 at batch 512, 200 epochs
+    "cifar": Recipe(
         method=Config(queue=4096, momentum=0.99, temperature=0.1, hidden=None),
         views=(cifar(), cifar()),
         optim=Optim(name="sgd", lr=0.06, weight_decay=5e-4, warmup_epochs=0, vector_weight_decay=True),

@@ -73,7 +73,10 @@ class Method(nn.Module):
             self.second = second_branch(config.second, facts, tail, last_norm=True, last_shift=False)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        """Both views in one pass, so that batch norm sees 2N views as in the released code; one pass each with two branches."""
+        """Both views in one pass, so that batch norm sees 2N views as in the released code.
+
+        One pass each with two branches.
+        """
         if self.config.second is not None:
             return {"za": self.projector(self.encoder(batch.views[0])), "zb": self.second(batch.views[1])}
         za, zb = self.projector(self.encoder(torch.cat(batch.views))).chunk(2)

@@ -39,7 +39,9 @@ class Config:
 def negative_cosine(p_BD: Tensor, z_BD: Tensor) -> Tensor:
     """Mean of -cos(p, z) with z taken as constant (equations 1 and 3). Raises ValueError for unequal shapes."""
     if p_BD.ndim != 2 or p_BD.shape != z_BD.shape:
-        raise ValueError(f"expected equal (B, D) predictions and projections, got {tuple(p_BD.shape)} and {tuple(z_BD.shape)}")
+        raise ValueError(
+            f"expected equal (B, D) predictions and projections, got {tuple(p_BD.shape)} and {tuple(z_BD.shape)}"
+        )
     return -F.cosine_similarity(p_BD, z_BD.detach(), dim=1).mean()
 
 
@@ -73,21 +75,29 @@ class Method(nn.Module):
 
 
 # MoCo v2's pipeline (section 3): strength 0.4, hue 0.1, blur half of the time.
-_PAPER_VIEW = Augment(size=224, crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5)
+_PAPER_VIEW = Augment(
+    size=224, crop_scale=(0.2, 1.0), brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5
+)
 
 RECIPES = {
-    "embedded": Recipe(  # of 3 settings on `val`: these views (the stronger ones cost 7 points) and the stronger ones, rate 2e-3 or 4e-3
+    # of 3 settings on `val`: these views (the stronger ones cost 7 points) and the stronger ones, rate 2e-3 or 4e-3
+    "embedded": Recipe(
         method=Config(hidden=256, bottleneck=64),
         views=(mild_digits(), mild_digits()),
-        optim=Optim(name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99), constant="predictor"),
+        optim=Optim(
+            name="adamw", lr=4e-3, weight_decay=1e-4, warmup_epochs=2.6, betas=(0.9, 0.99), constant="predictor"
+        ),
         batch_size=128,
         epochs=26,
         precision="bf16",
     ),
-    "cifar": Recipe(  # appendix D: lr 0.03, weight decay 5e-4, batch 512, 800 epochs, two layers in the projector (here three)
+    # appendix D: lr 0.03, weight decay 5e-4, batch 512, 800 epochs, two layers in the projector (here three)
+    "cifar": Recipe(
         method=Config(),
         views=(cifar(), cifar()),
-        optim=Optim(name="sgd", lr=0.03, weight_decay=5e-4, warmup_epochs=0, vector_weight_decay=True, constant="predictor"),
+        optim=Optim(
+            name="sgd", lr=0.03, weight_decay=5e-4, warmup_epochs=0, vector_weight_decay=True, constant="predictor"
+        ),
         batch_size=512,
         epochs=800,
         precision="bf16",
@@ -95,7 +105,9 @@ RECIPES = {
     "paper": Recipe(  # section 3: lr 0.05 x 512 / 256, 100 epochs in the ablations, 800 in table 4
         method=Config(),
         views=(_PAPER_VIEW, _PAPER_VIEW),
-        optim=Optim(name="sgd", lr=0.1, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, constant="predictor"),
+        optim=Optim(
+            name="sgd", lr=0.1, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, constant="predictor"
+        ),
         batch_size=512,
         epochs=800,
         precision="fp32",

@@ -1,13 +1,14 @@
 """SwAV: unsupervised learning of visual features by contrasting cluster assignments (arXiv:2006.09882, NeurIPS 2020).
 
-Two views of each image are assigned to prototypes, equally many images to each (Sinkhorn-Knopp on the GLOBAL batch), and
-every other view has to predict the assignment (equations 1 to 3). RECIPES have two views of 224 pixels, the variant
-`multicrop` six more of 96. The released code (facebookresearch/swav) made the printed numbers; what it has and this file too:
+Two views of each image are assigned to prototypes, equally many images to each (Sinkhorn-Knopp on the GLOBAL batch),
+and every other view has to predict the assignment (equations 1 to 3). RECIPES have two views of 224 pixels, the variant
+`multicrop` six more of 96. The released code (facebookresearch/swav) made the printed numbers; what it has and this
+file too:
 - prototypes are unit vectors before each forward pass and do not learn in the first epoch (313 steps);
 - crops of one size share an encoder pass, all crops one pass of the projector, which decides what batch norm sees;
 - LARC on all parameters, biases and norms included: |w| / (|g| + d |w|), the learning rate outside the momentum.
-The code starts its warm-up at a rate of 0.3, here it starts at 0; its batch norm sees groups of 8 GPUs (512 images), here
-the global batch. No script is released for 800 epochs without multi-crop: it is the one for 400, twice as long.
+The code starts its warm-up at a rate of 0.3, here it starts at 0; its batch norm sees groups of 8 GPUs (512 images),
+here the global batch. No script is released for 800 epochs without multi-crop: it is the one for 400, twice as long.
 """
 
 from __future__ import annotations
@@ -51,26 +52,35 @@ class Config:
         if self.prototypes < 2:
             raise BenchError(f"swav: prototypes is {self.prototypes}, expected at least 2.")
         if self.temperature <= 0 or self.epsilon <= 0:
-            raise BenchError(f"swav: temperature is {self.temperature} and epsilon {self.epsilon}, expected more than 0.")
+            raise BenchError(
+                f"swav: temperature is {self.temperature} and epsilon {self.epsilon}, expected more than 0."
+            )
         if self.iterations < 1:
             raise BenchError(f"swav: iterations is {self.iterations}, expected at least 1.")
         if self.queue < 0 or self.queue % pretrain.batch_size:
-            raise BenchError(f"swav: queue is {self.queue}, expected 0 or a multiple of the batch of {pretrain.batch_size}.")
+            raise BenchError(
+                f"swav: queue is {self.queue}, expected 0 or a multiple of the batch of {pretrain.batch_size}."
+            )
         if self.frozen_steps < 0 or self.queue_epoch < 0:
-            raise BenchError(f"swav: frozen_steps is {self.frozen_steps} and queue_epoch {self.queue_epoch}, expected at least 0.")
+            raise BenchError(
+                f"swav: frozen_steps is {self.frozen_steps} and queue_epoch {self.queue_epoch}, expected at least 0."
+            )
 
 
 # -- Assignment and loss. B: global batch, K: prototypes.
 
 
 def sinkhorn(scores_BK: Tensor, *, epsilon: float, iterations: int) -> Tensor:
-    """Soft assignments of rows to prototypes: each row sums to 1, each prototype gets about B / K (equations 3 to 5, listing 1).
+    """Soft assignments of rows to prototypes: rows sum to 1, prototypes get about B / K (equations 3 to 5, listing 1).
 
-    exp(scores / epsilon), scaled in turn so that prototypes and rows have equal shares; the rows last. In logarithms, so
-    that no epsilon overflows and no prototype that is far from everything divides by 0. Raises ValueError for other shapes.
+    exp(scores / epsilon), scaled in turn so that prototypes and rows have equal shares; the rows last. In logarithms,
+    so that no epsilon overflows and no prototype that is far from everything divides by 0. Raises ValueError for other
+    shapes.
     """
     if scores_BK.ndim != 2 or iterations < 1:
-        raise ValueError(f"expected (B, K) scores and at least 1 iteration, got {tuple(scores_BK.shape)} and {iterations}")
+        raise ValueError(
+            f"expected (B, K) scores and at least 1 iteration, got {tuple(scores_BK.shape)} and {iterations}"
+        )
     log_q_BK = scores_BK / epsilon
     for _ in range(iterations):
         log_q_BK = log_q_BK - log_q_BK.logsumexp(dim=0, keepdim=True)
@@ -86,9 +96,16 @@ def swapped_prediction(scores: Sequence[Tensor], assignments: Sequence[Tensor], 
     """
     shapes = {tuple(rows.shape) for rows in (*scores, *assignments)}
     if len(shapes) != 1 or len(scores) < 2 or not 1 <= len(assignments) <= len(scores):
-        raise ValueError(f"expected equal (B, K) scores of 2 or more views and assignments of some, got {sorted(shapes)}")
+        raise ValueError(
+            f"expected equal (B, K) scores of 2 or more views and assignments of some, got {sorted(shapes)}"
+        )
     log_p = [(view / temperature).log_softmax(dim=1) for view in scores]
-    terms = [-(q * view).sum(dim=1).mean() for own, q in enumerate(assignments) for other, view in enumerate(log_p) if other != own]
+    terms = [
+        -(q * view).sum(dim=1).mean()
+        for own, q in enumerate(assignments)
+        for other, view in enumerate(log_p)
+        if other != own
+    ]
     return torch.stack(terms).mean()
 
 
@@ -104,7 +121,10 @@ class Method(nn.Module):
         self.encoder = encoder
         hidden = config.hidden * facts.backbone.width
         self.projector = nn.Sequential(
-            nn.Linear(facts.feature_dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, config.output)
+            nn.Linear(facts.feature_dim, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, config.output),
         )
         self.prototypes = nn.Linear(config.output, config.prototypes, bias=False)
         self.register_buffer("queue", torch.zeros(_ASSIGNED, config.queue, config.output) if config.queue else None)
@@ -128,7 +148,9 @@ class Method(nn.Module):
         c = self.config
         z, scores = ([rows for name, rows in embeddings.items() if name[0] == kind] for kind in "zs")
         with torch.no_grad():
-            assignments = [sinkhorn(s, epsilon=c.epsilon, iterations=c.iterations) for s in self._with_queue(scores[:_ASSIGNED])]
+            assignments = [
+                sinkhorn(s, epsilon=c.epsilon, iterations=c.iterations) for s in self._with_queue(scores[:_ASSIGNED])
+            ]
             if c.queue and self._steps_of_queue() >= 0:
                 self.queue = torch.cat([torch.stack(z).to(self.queue.dtype), self.queue], dim=1)[:, : c.queue]
         count = len(scores[0])
@@ -161,9 +183,9 @@ class Method(nn.Module):
 
 
 RECIPES = {
-    # Of 5 settings. Temperature 0.1 collapses: the loss stays at ln(64), or leaves it late with batch norm after the projector.
-    # Epsilon 0.05 is better on seed 0 (`val`, 1 % labels: 90 against 83) and falls to 66 on seed 2, 0.03 stays at 79: chosen on
-    # seeds 0 and 2. 128 prototypes do about as well.
+    # Of 5 settings. Temperature 0.1 collapses: the loss stays at ln(64), or leaves it late with batch norm after the
+    # projector. Epsilon 0.05 is better on seed 0 (`val`, 1 % labels: 90 against 83) and falls to 66 on seed 2, 0.03
+    # stays at 79: chosen on seeds 0 and 2. 128 prototypes do about as well.
     "embedded": Recipe(
         method=Config(prototypes=64, hidden=256, temperature=0.2, epsilon=0.03, frozen_steps=27),
         views=(digits(), digits()),

@@ -1,8 +1,8 @@
 """Truncated triplet: solving inefficiency of self-supervised representation learning (arXiv:2104.08760, ICCV 2021).
 
 On BYOL's body: the prediction of a view is pulled to the target projection of the other view of its image, and pushed
-from ONE deputy of all its negatives, max(gamma d(x, x+) - d(x, deputy), C). What printed the numbers is the released code
-(wanggrun/triplet), and the defaults here are that code's:
+from ONE deputy of all its negatives, max(gamma d(x, x+) - d(x, deputy), C). What printed the numbers is the released
+code (wanggrun/triplet), and the defaults here are that code's:
 - the deputy distance is the mean of the ranks 2 to 10 by distance; the printed smoothed rank k is 2 to 2k + 1, which
   no k makes 2 to 10; the median of the negatives is the first version of the paper (73.6 %);
 - negatives are the other images of one GPU's mini-batch (196), not of the global batch of 6272: `negatives_pool`;
@@ -35,7 +35,9 @@ from methods.parts.views import byol_pair, cifar, digits
 class Config:
     """The paper's symbols in words."""
 
-    deputy: Literal["rank", "smoothed", "released", "median", "hardest", "averaged"] = "released"  # the last two are printed with gamma 1
+    deputy: Literal["rank", "smoothed", "released", "median", "hardest", "averaged"] = (
+        "released"  # the last two are printed with gamma 1
+    )
     k: int = 5  # of "rank" and "smoothed"
     gamma: float = 2.0
     margin: float = 100.0  # -C
@@ -50,11 +52,18 @@ class Config:
 
     def check(self, pretrain: Pretrain) -> None:
         """Pools must divide the batch and hold the deputy's ranks; a network must take every side it is given."""
-        check_body("truncated_triplet", pretrain, projector=self.projector, predictor=self.predictor, momentum=self.momentum)
+        check_body(
+            "truncated_triplet", pretrain, projector=self.projector, predictor=self.predictor, momentum=self.momentum
+        )
         if self.gamma <= 0 or self.hinge not in ("code", "printed"):
-            raise BenchError(f"truncated_triplet: gamma is {self.gamma}, hinge {self.hinge!r}; expected gamma above 0, hinge 'code' or 'printed'.")
+            raise BenchError(
+                f"truncated_triplet: gamma is {self.gamma}, hinge {self.hinge!r}; expected gamma above 0, hinge "
+                "'code' or 'printed'."
+            )
         if self.random_resolution:
-            encoders.check_backbone(pretrain.backbone, [side for view in pretrain.views for side in sides(view.size, 96)])
+            encoders.check_backbone(
+                pretrain.backbone, [side for view in pretrain.views for side in sides(view.size, 96)]
+            )
         pool_of(self, pretrain.batch_size)
 
 
@@ -77,21 +86,31 @@ def pool_of(config: Config, images: int) -> int:
     """Images in a pool. Raises BenchError when pools do not divide the batch or the deputy's ranks do not exist."""
     size = images if config.negatives_pool is None else config.negatives_pool
     if size < 2 or images % size:
-        raise BenchError(f"truncated_triplet: a batch of {images} images does not divide into pools of {size}, at least 2.")
+        raise BenchError(
+            f"truncated_triplet: a batch of {images} images does not divide into pools of {size}, at least 2."
+        )
     first, last = ranks_of(config, size - 1)
     if not 1 <= first <= last < size:
-        raise BenchError(f"truncated_triplet: {config.deputy!r} needs ranks {first} to {last}; a pool of {size} has {size - 1} negatives.")
+        raise BenchError(
+            f"truncated_triplet: {config.deputy!r} needs ranks {first} to {last}; a pool of {size} has {size - 1} "
+            "negatives."
+        )
     return size
 
 
 def truncated_triplet_loss(p_BD: Tensor, t_BD: Tensor, config: Config) -> dict[str, Tensor]:
-    """Mean hinge of gamma d(p_i, t_i) - d(p_i, deputy), the deputy chosen among t_j, j != i of the same pool; one direction.
+    """Mean hinge of gamma d(p_i, t_i) - d(p_i, deputy), the deputy chosen among t_j, j != i of the same pool.
 
-    B: images in the global batch, in P pools of N. "averaged": the mean is over the hinges of all negatives, as printed.
-    `truncated` is the share of gaps that the hinge cuts off. Raises ValueError for unequal shapes, and as `pool_of`.
+    One direction.
+
+    B: images in the global batch, in P pools of N. "averaged": the mean is over the hinges of all negatives, as
+    printed. `truncated` is the share of gaps that the hinge cuts off. Raises ValueError for unequal shapes, and as
+    `pool_of`.
     """
     if p_BD.ndim != 2 or p_BD.shape != t_BD.shape:
-        raise ValueError(f"expected equal (B, D) predictions and targets, got {tuple(p_BD.shape)} and {tuple(t_BD.shape)}")
+        raise ValueError(
+            f"expected equal (B, D) predictions and targets, got {tuple(p_BD.shape)} and {tuple(t_BD.shape)}"
+        )
     size = pool_of(config, len(p_BD))
     first, last = ranks_of(config, size - 1)
     p_PND, t_PND = (F.normalize(x, dim=1).view(-1, size, x.shape[1]) for x in (p_BD, t_BD.detach()))
@@ -111,7 +130,9 @@ class Method(Bootstrap):
 
     def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
         heads = {"projector": config.projector, "predictor": config.predictor}
-        super().__init__(encoder, facts, **heads, output_norm=config.output_norm, output_bias=True, momentum=config.momentum)
+        super().__init__(
+            encoder, facts, **heads, output_norm=config.output_norm, output_bias=True, momentum=config.momentum
+        )
         self.config = config
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -129,9 +150,10 @@ class Method(Bootstrap):
 
 
 RECIPES = {
-    # Best on the `val` split of 16 settings: gamma 2 or 1, margin 100 or 1, pools of 16, 32, 64, 128 or 256, the deputy as released,
-    # smoothed or the median, momentum 0.8 or 0.9, a batch norm after the projector or none, rates from 3e-3 to 8e-3, batch 128 or
-    # 256, predictor (256, 128) or (1024, 128). Pools of 64 because the ranks 2 to 10 of 196 digits are all of the anchor's class.
+    # Best on the `val` split of 16 settings: gamma 2 or 1, margin 100 or 1, pools of 16, 32, 64, 128 or 256, the deputy
+    # as released, smoothed or the median, momentum 0.8 or 0.9, a batch norm after the projector or none, rates from
+    # 3e-3 to 8e-3, batch 128 or 256, predictor (256, 128) or (1024, 128). Pools of 64 because the ranks 2 to 10 of 196
+    # digits are all of the anchor's class.
     "embedded": Recipe(
         method=Config(negatives_pool=64, projector=(256, 128), predictor=(256, 128), momentum=0.9, output_norm=True),
         views=(digits(), digits()),
@@ -148,7 +170,8 @@ RECIPES = {
         epochs=1000,
         precision="bf16",
     ),
-    "paper": Recipe(  # configs/selfsup/triplet/r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090.py: 8 GPUs x 196 x 4, lr as it stands
+    # configs/selfsup/triplet/r50_bs4096_accumulate4_ep1000_fp16_triplet_gpu3090.py: 8 GPUs x 196 x 4, lr as it stands
+    "paper": Recipe(
         method=Config(negatives_pool=196, random_resolution=True),
         views=byol_pair(),
         optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_norm="separate"),

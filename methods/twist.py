@@ -48,7 +48,10 @@ class Config:
     small_init: bool = False  # projector weights from a truncated normal of 0.02, biases 0: the code's choice for ViT
     teacher: float | None = None  # momentum at the start of an EMA teacher, cosine to 1; None: no teacher
     stage: Literal["cluster", "self_label"] = "cluster"
-    keep: tuple[float, float] = (0.5, 0.6)  # self-labelling: share of images that get a label, cosine from first to last
+    keep: tuple[float, float] = (
+        0.5,
+        0.6,
+    )  # self-labelling: share of images that get a label, cosine from first to last
     # Self-labelling: consecutive images of the global batch among which the most confident are kept. The code has the
     # images of one GPU (128 for ResNet-50, 60 for ResNet-50 2x); None: the global batch.
     keep_among: int | None = None
@@ -57,14 +60,21 @@ class Config:
     def check(self, pretrain: Pretrain) -> None:
         """Enough views and classes, groups that divide the batch, and for self-labelling a first stage that fits."""
         if len(pretrain.views) < 2:
-            raise BenchError(f"twist needs at least 2 views, the first two of them global crops, found {len(pretrain.views)}.")
+            raise BenchError(
+                f"twist needs at least 2 views, the first two of them global crops, found {len(pretrain.views)}."
+            )
         if self.classes < 2:
             raise BenchError(f"twist: classes is {self.classes}, expected at least 2.")
         if self.temperature <= 0 or self.epsilon <= 0:
-            raise BenchError(f"twist: temperature is {self.temperature} and epsilon {self.epsilon}, expected more than 0.")
+            raise BenchError(
+                f"twist: temperature is {self.temperature} and epsilon {self.epsilon}, expected more than 0."
+            )
         for name, size in (("bunch", self.bunch), ("keep_among", self.keep_among)):
             if size is not None and (size < 2 or pretrain.batch_size % size):
-                raise BenchError(f"twist: {name} is {size}, expected None or 2 and more images that divide the batch of {pretrain.batch_size}.")
+                raise BenchError(
+                    f"twist: {name} is {size}, expected None or 2 and more images that divide the batch of "
+                    f"{pretrain.batch_size}."
+                )
         if self.teacher is not None and not 0 <= self.teacher <= 1:
             raise BenchError(f"twist: teacher is {self.teacher}, expected None or a momentum from 0 to 1.")
         if not all(0 < share <= 1 for share in self.keep):
@@ -75,11 +85,15 @@ class Config:
     def _check_start(self, start: Pretrain | None) -> None:
         first = None if start is None else start.method
         if self.teacher is not None:
-            raise BenchError("twist: the self-labelling stage has no teacher (the released code cannot run it with one).")
+            raise BenchError(
+                "twist: the self-labelling stage has no teacher (the released code cannot run it with one)."
+            )
         if not isinstance(first, Config) or first.stage != "cluster":
             raise BenchError("twist: the self-labelling stage needs a start: a twist pretraining with stage 'cluster'.")
         if (first.classes, first.hidden, first.teacher) != (self.classes, self.hidden, None):
-            raise BenchError("twist: the self-labelling stage needs the classes and hidden of its start, which must have no teacher.")
+            raise BenchError(
+                "twist: the self-labelling stage needs the classes and hidden of its start, which must have no teacher."
+            )
 
 
 # -- Projector, losses and the norm before the softmax. V: views, B: global batch, C: classes.
@@ -103,7 +117,10 @@ class BunchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(classes))
 
     def forward(self, z_VBC: Tensor) -> Tensor:
-        """(V, B, C) -> the same shape; in evaluation mode any (..., C). Raises BenchError for a batch that does not divide."""
+        """(V, B, C) -> the same shape; in evaluation mode any (..., C).
+
+        Raises BenchError for a batch that does not divide.
+        """
         if not self.training:
             return (z_VBC - self.running_mean) * (self.running_var + self.eps).rsqrt()
         bunch = self.bunch or z_VBC.shape[1]
@@ -120,7 +137,10 @@ class BunchNorm(nn.Module):
 
 
 def projector(feature_dim: int, hidden: int, classes: int, *, gelu: bool, small_init: bool) -> nn.Sequential:
-    """Three linear layers with bias, batch norm and activation after the first two; the norm after the third is BunchNorm."""
+    """Three linear layers with bias, batch norm and activation after the first two.
+
+    The norm after the third is BunchNorm.
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise((feature_dim, hidden, hidden)):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.GELU() if gelu else nn.ReLU(inplace=True)]
@@ -133,7 +153,7 @@ def projector(feature_dim: int, hidden: int, classes: int, *, gelu: bool, small_
 
 
 def twin_loss(z_VBC: Tensor, *, alpha: float, beta: float, temperature: float, epsilon: float) -> dict[str, Tensor]:
-    """Mean over pairs of views of KL both ways / 2 + alpha * mean entropy - beta * entropy of the mean (formula of section 3).
+    """Mean over pairs of views of KL both ways / 2 + alpha * mean entropy - beta * entropy of the mean (section 3).
 
     Pairs: each of the views 0 and 1 with every later one. The consistency has no temperature. Raises ValueError for
     anything but (V, B, C) logits of two or more views.
@@ -142,15 +162,21 @@ def twin_loss(z_VBC: Tensor, *, alpha: float, beta: float, temperature: float, e
     p, log_p = _distributions(z_VBC, 1.0, epsilon)
     sharp, log_sharp = (p, log_p) if temperature == 1 else _distributions(z_VBC, temperature, epsilon)
     pairs = [(i, j) for i in (0, 1) for j in range(i + 1, len(z_VBC))]
-    consistency = _mean([(_divergence(p[i], log_p[i], log_p[j]) + _divergence(p[j], log_p[j], log_p[i])) / 2 for i, j in pairs])
+    consistency = _mean(
+        [(_divergence(p[i], log_p[i], log_p[j]) + _divergence(p[j], log_p[j], log_p[i])) / 2 for i, j in pairs]
+    )
     entropy = [_entropy(*view) for view in zip(sharp, log_sharp, strict=True)]
     entropy_of_mean = [_entropy_of_mean(view, epsilon) for view in sharp]
     members = [view for pair in pairs for view in pair]
-    return _total(consistency, _mean([entropy[v] for v in members]), _mean([entropy_of_mean[v] for v in members]), alpha, beta)
+    return _total(
+        consistency, _mean([entropy[v] for v in members]), _mean([entropy_of_mean[v] for v in members]), alpha, beta
+    )
 
 
-def teacher_loss(t_TBC: Tensor, z_VBC: Tensor, *, alpha: float, beta: float, temperature: float, epsilon: float) -> dict[str, Tensor]:
-    """Mean of KL(teacher's view t || student's view v) over t != v, and the entropies of the student's views (engine.py).
+def teacher_loss(
+    t_TBC: Tensor, z_VBC: Tensor, *, alpha: float, beta: float, temperature: float, epsilon: float
+) -> dict[str, Tensor]:
+    """Mean of KL(teacher's view t || student's view v) over t != v, and entropies of the student's views (engine.py).
 
     T: the two global views. Raises ValueError as `twin_loss`.
     """
@@ -182,7 +208,9 @@ def self_label_loss(z_VBC: Tensor, *, keep: float, among: int | None) -> dict[st
         chosen_GA = (confidence_GA > threshold_G1).to(z_VBC.dtype)
         weight_B = (chosen_GA / chosen_GA.sum(dim=1, keepdim=True).clamp_min(1)).flatten() / groups
     other_BC = torch.where(first_B[:, None], z_VBC[1], z_VBC[0])
-    loss = _mean([(F.cross_entropy(view, target_B, reduction="none") * weight_B).sum() for view in (other_BC, *z_VBC[2:])])
+    loss = _mean(
+        [(F.cross_entropy(view, target_B, reduction="none") * weight_B).sum() for view in (other_BC, *z_VBC[2:])]
+    )
     return {"loss": loss, "kept": chosen_GA.mean(), "threshold": threshold_G1.mean()}
 
 
@@ -232,18 +260,29 @@ class Method(nn.Module):
         super().__init__()
         self.config, self.steps = config, facts.steps
         self.encoder = encoder
-        self.projector = projector(facts.feature_dim, config.hidden, config.classes, gelu=config.activation == "gelu", small_init=config.small_init)
+        self.projector = projector(
+            facts.feature_dim,
+            config.hidden,
+            config.classes,
+            gelu=config.activation == "gelu",
+            small_init=config.small_init,
+        )
         self.norm = BunchNorm(config.classes, config.bunch)
-        self.teacher = None if config.teacher is None else nn.ModuleList([slow_copy(self.encoder), slow_copy(self.projector)])
+        self.teacher = (
+            None if config.teacher is None else nn.ModuleList([slow_copy(self.encoder), slow_copy(self.projector)])
+        )
         self.teacher_norm = None if config.teacher is None else BunchNorm(config.classes, config.bunch)
-        # Share of the self-labelling stage that is done; a buffer, so that a checkpoint holds it. The first stage leaves it at 0.
+        # Share of the self-labelling stage that is done; a buffer, so that a checkpoint holds it. The first stage
+        # leaves it at 0.
         self.clock = Progress(self)
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Logits before the norm: z0, z1 of the global crops, z2 ... of local ones, and t0, t1 of the teacher."""
         logits = {f"z{number}": z for number, z in enumerate(logits_of(self.encoder, self.projector, batch.views))}
         if self.teacher is not None:
-            logits |= {f"t{number}": t for number, t in enumerate(logits_of(self.teacher[0], self.teacher[1], batch.views[:2]))}
+            logits |= {
+                f"t{number}": t for number, t in enumerate(logits_of(self.teacher[0], self.teacher[1], batch.views[:2]))
+            }
         return logits
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -258,7 +297,7 @@ class Method(nn.Module):
         return teacher_loss(t_TBC, z_VBC, alpha=c.alpha, beta=c.beta, temperature=c.temperature, epsilon=c.epsilon)
 
     def after_step(self, progress: float) -> None:
-        """Move the teacher; the code's step number starts at 0, so its momentum is that of the progress before the step."""
+        """Move the teacher; the code's steps start at 0, so its momentum is that of the progress before the step."""
         if self.config.stage == "self_label":
             self.clock.move(self.progress, progress)
         if self.teacher is not None and self.config.teacher is not None:
@@ -268,9 +307,9 @@ class Method(nn.Module):
 
 
 RECIPES = {
-    # The best of 5 settings on the `val` split, seed 0, then made as long as the budget allows. Temperature 1 stays on the
-    # plateau of near-uniform distributions for the few hundred steps there are; sharper entropies (0.4, 0.5, 0.6 tried) and
-    # small batches leave it.
+    # The best of 5 settings on the `val` split, seed 0, then made as long as the budget allows. Temperature 1 stays on
+    # the plateau of near-uniform distributions for the few hundred steps there are; sharper entropies (0.4, 0.5, 0.6
+    # tried) and small batches leave it.
     "embedded": Recipe(
         method=Config(classes=256, hidden=256, bunch=None, temperature=0.5),
         views=(digits(), digits()),
@@ -282,7 +321,9 @@ RECIPES = {
     "cifar": Recipe(  # untuned: the paper has no CIFAR; its rate 0.5 x B / 256, with fewer classes for fewer images
         method=Config(hidden=2048),
         views=(cifar(), cifar()),
-        optim=Optim(name="lars", lr=1.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=1.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001
+        ),
         batch_size=512,
         epochs=800,
         precision="bf16",
@@ -292,7 +333,9 @@ RECIPES = {
     "paper": Recipe(
         method=Config(classes=32768),
         views=byol_pair(),
-        optim=Optim(name="lars", lr=4.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=4.0, weight_decay=1.5e-6, warmup_epochs=10, lars_norm="separate", final_lr_ratio=0.001
+        ),
         batch_size=2048,
         epochs=800,
         precision="bf16",

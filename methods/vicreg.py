@@ -41,7 +41,9 @@ class Config:
     hidden: int = 8192  # section 4.2: 8192-8192-8192
     output: int = 8192
     layers: int = 3
-    second: Backbone | None = None  # table 5: encoder of the second branch, with an expander of its own; None shares both
+    second: Backbone | None = (
+        None  # table 5: encoder of the second branch, with an expander of its own; None shares both
+    )
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -68,7 +70,9 @@ def covariance_term(z_BD: Tensor) -> Tensor:
     return (squared_DD.sum() - squared_DD.diagonal().sum()) / z_BD.shape[1]
 
 
-def vicreg_loss(za_BD: Tensor, zb_BD: Tensor, *, invariance: float, variance: float, covariance: float, halve_variance: bool) -> dict[str, Tensor]:
+def vicreg_loss(
+    za_BD: Tensor, zb_BD: Tensor, *, invariance: float, variance: float, covariance: float, halve_variance: bool
+) -> dict[str, Tensor]:
     """Equation 6 in the averaged form of algorithm 1; the three terms come back without their coefficients.
 
     B: images in the global batch, D: embedding width. Raises ValueError for unequal shapes or fewer than 2 images.
@@ -120,7 +124,8 @@ class Method(nn.Module):
 
 
 RECIPES = {
-    "embedded": Recipe(  # 8 settings tried on `val`: rate 4e-3 or 8e-3 with output 128 or 256; 4e-3 with halved variance; batch 128
+    # 8 settings tried on `val`: rate 4e-3 or 8e-3 with output 128 or 256; 4e-3 with halved variance; batch 128
+    "embedded": Recipe(
         method=Config(hidden=256, output=128, layers=2),
         views=(digits(), digits()),
         optim=Optim(name="adamw", lr=8e-3, weight_decay=1e-4, warmup_epochs=2.8, betas=(0.9, 0.99)),
@@ -131,7 +136,9 @@ RECIPES = {
     "cifar": Recipe(  # untuned: the paper has no CIFAR; base rate 0.3 of its short runs, x 256 / 256
         method=Config(hidden=2048, output=2048),
         views=(cifar(), cifar()),
-        optim=Optim(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001
+        ),
         batch_size=256,
         epochs=1000,
         precision="bf16",
@@ -139,7 +146,9 @@ RECIPES = {
     "paper": Recipe(  # section 4.2: batch 2048, rate 0.2 x B / 256 for every parameter
         method=Config(halve_variance=True),
         views=byol_pair(),
-        optim=Optim(name="lars", lr=1.6, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001),
+        optim=Optim(
+            name="lars", lr=1.6, weight_decay=1e-6, warmup_epochs=10, lars_momentum="popular", final_lr_ratio=0.001
+        ),
         batch_size=2048,
         epochs=1000,
         precision="bf16",
@@ -148,4 +157,6 @@ RECIPES = {
 }
 
 # The 100-epoch runs of tables 5 and 7 (appendix C.4): rate 0.3 x B / 256 = 2.4; elsewhere as RECIPES.
-VARIANTS = {"short": RECIPES | {"paper": replace(RECIPES["paper"], optim=replace(RECIPES["paper"].optim, lr=2.4), epochs=100)}}
+VARIANTS = {
+    "short": RECIPES | {"paper": replace(RECIPES["paper"], optim=replace(RECIPES["paper"].optim, lr=2.4), epochs=100)}
+}

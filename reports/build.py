@@ -68,12 +68,20 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
         write_outputs(view, folder, durable=False)
         page = folder / view.scale / f"{view.table.id}.html"
         made_from = (view, *linked.of_view(view), tuple(other.scale for other in siblings))
-        page.write_text(memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, linked, siblings)), encoding="utf-8")
+        page.write_text(
+            memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, linked, siblings)),
+            encoding="utf-8",
+        )
     (folder / "jobs").mkdir()
     for job, record in linked.records.items():
-        uses = tuple((view.table.id, view.table.number, view.table.paper, view.scale, view.caveat, cells) for view, cells in linked.uses(job))
+        uses = tuple(
+            (view.table.id, view.table.number, view.table.paper, view.scale, view.caveat, cells)
+            for view, cells in linked.uses(job)
+        )
         made_from = (record, linked.records.get(record.parent), *linked.children.get(job, ()), uses)
-        (folder / "jobs" / f"{job}.html").write_text(memory.page(job, made_from, partial(job_page, record, linked)), encoding="utf-8")
+        (folder / "jobs" / f"{job}.html").write_text(
+            memory.page(job, made_from, partial(job_page, record, linked)), encoding="utf-8"
+        )
 
 
 def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobView]:

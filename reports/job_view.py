@@ -36,7 +36,9 @@ class JobView:
     curves: tuple[Mapping[str, float], ...]
     log: str
     problems: tuple[str, ...] = field(default=())
-    scenes: tuple[Mapping[str, Json], ...] = field(default=())  # of a detection job: test images with truth and predictions
+    scenes: tuple[Mapping[str, Json], ...] = field(
+        default=()
+    )  # of a detection job: test images with truth and predictions
 
     @property
     def seed(self) -> str:
@@ -53,7 +55,11 @@ class JobView:
     @property
     def protocol(self) -> str:
         """The evaluation's protocol in a sentence, "" for a pretraining."""
-        return plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol) if isinstance(self.spec, Evaluate) else ""
+        return (
+            plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol)
+            if isinstance(self.spec, Evaluate)
+            else ""
+        )
 
 
 def details_of(record: JobView | None) -> Mapping[str, Json]:
@@ -123,7 +129,9 @@ def _parent(spec: Spec | None, body: Mapping[str, object]) -> str:
     if spec is not None and not (isinstance(spec, Evaluate) and isinstance(spec.encoder, Pretrain)):
         return ""
     needs = body.get("needs")
-    found = [need for need in needs if isinstance(need, str) and _JOB_ID.fullmatch(need)] if isinstance(needs, list) else []
+    found = (
+        [need for need in needs if isinstance(need, str) and _JOB_ID.fullmatch(need)] if isinstance(needs, list) else []
+    )
     return found[0] if found else ""
 
 

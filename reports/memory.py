@@ -1,4 +1,4 @@
-"""What one build of a report leaves for the next in the same process: a report that is served is made anew every few seconds."""
+"""What one build of a report leaves for the next in its process: a served report is made anew every few seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Memory:
         return before[1]
 
     def page(self, name: str, made_from: tuple[object, ...], make: Callable[[], str]) -> str:
-        """The text of a page, made again when something that it is made of has changed. Records are compared by identity."""
+        """The text of a page, made again when something that it is made of has changed.
+
+        Records are compared by identity.
+        """
         before = self._pages.get(name)
         if before is None or not _same(before[0], made_from):
             before = self._pages[name] = (made_from, make())

@@ -24,7 +24,9 @@ LIVE = "X-Bench-Live"  # tells the pages' script to look for changes; see templa
 
 
 def views_of(runs: Runs, planned: Mapping[str, PlannedTable] = MappingProxyType({})) -> list[TableView]:
-    """Every table that was run under `runs`; one that cannot be shown is named and left out. Raises BenchError when there is none.
+    """Every table that was run under `runs`; one that cannot be shown is named and left out.
+
+    Raises BenchError when there is none.
 
     `planned`: tables that are planned already, by `table@scale`.
     """
@@ -53,8 +55,14 @@ def build_site(
     return build(views_of(runs, planned), runs, out or site.report, memory=memory)
 
 
-def serve(folder: Path, port: int, rebuild: Callable[[], object], changed: Callable[[], object], stop: threading.Event | None = None) -> None:
-    """Serve a folder on the loopback interface until `stop` is set or Ctrl-C, rebuilt whenever what `changed` returns differs.
+def serve(
+    folder: Path,
+    port: int,
+    rebuild: Callable[[], object],
+    changed: Callable[[], object],
+    stop: threading.Event | None = None,
+) -> None:
+    """Serve a folder on loopback until `stop` is set or Ctrl-C, rebuilt whenever what `changed` returns differs.
 
     A build that fails is named, and the report before it stays. Raises BenchError when the port is taken.
     """

@@ -1,4 +1,7 @@
-"""Which folder a report may replace. Apart from reports/build.py, so that `bench run` can ask before it draws anything."""
+"""Which folder a report may replace.
+
+Apart from reports/build.py, so that `bench run` can ask before it draws anything.
+"""
 
 from __future__ import annotations
 
@@ -14,4 +17,6 @@ def check_target(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise BenchError(f"{target} is a file, expected a folder for the report: give another --out.")
     if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
-        raise BenchError(f"{target} holds files that are no report, and a report replaces its folder: give another --out.")
+        raise BenchError(
+            f"{target} holds files that are no report, and a report replaces its folder: give another --out."
+        )

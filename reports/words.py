@@ -29,7 +29,10 @@ ALWAYS_COUNTED = ("done", "pending", "failed", "not implemented")  # in the inde
 
 
 def title(table: Table) -> str:
-    """What a table is called: "SimCLR, table 6", "DirectCLR, Fig. 3"; what has a name in place of a number goes by that."""
+    """What a table is called: "SimCLR, table 6", "DirectCLR, Fig. 3".
+
+    What has a name in place of a number goes by that.
+    """
     numbered = re.fullmatch(r"[A-Z]?\.?\d+\w?|[IVX]+", table.number)
     return f"{table.paper}, table {table.number}" if numbered else f"{table.paper}, {table.number}"
 
@@ -68,14 +71,20 @@ def agreement_sentence(agreement: Agreement) -> str:
             "it takes at least two, and both sides must differ)."
         )
     tau = f"{agreement.tau:.2f}".replace("-", "\N{MINUS SIGN}")
-    return f"{agreement.column}: Kendall's tau between the printed and the measured order is {tau} ({rows}). {_weight(agreement)}".strip()
+    return (
+        f"{agreement.column}: Kendall's tau between the printed and the measured order is {tau} ({rows}). "
+        f"{_weight(agreement)}"
+    ).strip()
 
 
 def _weight(agreement: Agreement) -> str:
     if agreement.rows >= FEW_ROWS:
         return ""
     if agreement.rows <= 6:
-        return f"This is weak evidence: {agreement.rows} rows in random order would agree fully 1 time in {math.factorial(agreement.rows)}."
+        return (
+            f"This is weak evidence: {agreement.rows} rows in random order would agree fully 1 time in "
+            f"{math.factorial(agreement.rows)}."
+        )
     return f"This is weak evidence: {agreement.rows} rows are few for a rank correlation."
 
 
@@ -98,7 +107,11 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def row(values: object) -> list[float]:
     """The numbers of a list; nothing when there is anything else in it."""
-    return [float(value) for value in values if is_number(value)] if isinstance(values, list) and all(map(is_number, values)) else []
+    return (
+        [float(value) for value in values if is_number(value)]
+        if isinstance(values, list) and all(map(is_number, values))
+        else []
+    )
 
 
 def matrix(rows: object) -> list[list[float]]:

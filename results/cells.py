@@ -32,7 +32,9 @@ class CellJob:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedTable:
-    """A table at a scale with the jobs of its cells. Made once: graph, remembered plan, view and report read it and plan nothing.
+    """A table at a scale with the jobs of its cells.
+
+    Made once: graph, remembered plan, view and report read it and plan nothing.
 
     `rows` and `columns` are names as they were asked for, empty for all.
     """
@@ -104,8 +106,8 @@ def plan_table(
 ) -> PlannedTable:
     """Plan all cells that can run.
 
-    A row is chosen by its label, its full name or its method. With `released`, rows take the authors' weights instead of
-    a pretraining; rows without them, and columns that change the pretraining, have no jobs. Raises BenchError for an
+    A row is chosen by its label, its full name or its method. With `released`, rows take the authors' weights instead
+    of a pretraining; rows without them, and columns that change the pretraining, have no jobs. Raises BenchError for an
     unknown row, column or recipe, and for `released` away from the published scale.
     """
     if seeds < 1:
@@ -122,7 +124,15 @@ def plan_table(
         except BenchError:
             if row.name in asked:
                 raise
-    return PlannedTable(table=table, scale=scale, seeds=seeds, rows=tuple(rows), columns=tuple(columns), released=released, cells=tuple(cells))
+    return PlannedTable(
+        table=table,
+        scale=scale,
+        seeds=seeds,
+        rows=tuple(rows),
+        columns=tuple(columns),
+        released=released,
+        cells=tuple(cells),
+    )
 
 
 def plan_again(stored: plans.StoredPlan) -> PlannedTable:
@@ -132,7 +142,9 @@ def plan_again(stored: plans.StoredPlan) -> PlannedTable:
     return plan_table(load_table(stored.table), scale, stored.seeds, **asked, released=stored.released)
 
 
-def _row_jobs(table: Table, row: Row, scale: scales.Scale, seeds: int, released: Mapping[str, str] | None) -> Iterator[CellJob]:
+def _row_jobs(
+    table: Table, row: Row, scale: scales.Scale, seeds: int, released: Mapping[str, str] | None
+) -> Iterator[CellJob]:
     if (row.method is None) if released is None else (row.released not in released):
         return
     for seed in range(seeds):
@@ -160,7 +172,10 @@ def check_released(scale: scales.Scale) -> None:
     """Raises BenchError at a scale whose networks are not the published ones."""
     if not scale.published:
         names = ", ".join(name for name, other in scales.SCALES.items() if other.published)
-        raise BenchError(f"--released needs --scale {names}: the authors' weights are those of ImageNet networks, at {scale.name!r} they fit none.")
+        raise BenchError(
+            f"--released needs --scale {names}: the authors' weights are those of ImageNet networks, at "
+            f"{scale.name!r} they fit none."
+        )
 
 
 def chosen_rows(table: Table, names: Iterable[str]) -> list[Row]:
@@ -186,14 +201,23 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
         return "read off the pretraining job"
     name, variant = protocol_at(column, scale, column.variant)
     evaluation = plugins.evaluation(name)
-    spec = translate.evaluation(scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0)
+    spec = translate.evaluation(
+        scale, Pixels(), name, variant=variant, dataset=column.dataset, options=column.options, seed=0
+    )
     here = scale.stand_in(column.dataset)
-    data = f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})" if here else spec.data.name
+    data = (
+        f"{scales.NAMES.get(column.dataset, column.dataset)} (here: {here}, {entry(spec.data.name).summary})"
+        if here
+        else spec.data.name
+    )
     return f"{data}: {evaluation.describe(spec.protocol)} (evals.{name} version {evaluation.version(spec.protocol)})"
 
 
 def stand_in_of(column: Column, table: Table, scale: scales.Scale) -> str:
-    """What a column that leaves the data set of the pretraining reads at this scale, e.g. "digits1797"; "" where that is as published."""
+    """What a column that leaves the data set of the pretraining reads at this scale, e.g.
+
+    "digits1797"; "" where that is as published.
+    """
     is_transfer = column.protocol is not None and column.dataset not in {row.dataset for row in table.rows}
     return scale.stand_in(column.dataset) if is_transfer else ""
 
@@ -213,7 +237,9 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
         full_run=row.full_run,
     )
     if isinstance(encoder, Pretrain):
-        from bench.planning.refusals import check_pretrain  # brings torch, which `bench list methods --missing` does without
+        from bench.planning.refusals import (
+            check_pretrain,
+        )  # brings torch, which `bench list methods --missing` does without
 
         check_pretrain(encoder)
     return encoder
@@ -226,7 +252,9 @@ def _released(row: Row, released: Mapping[str, str]) -> Released:
 def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
     if column.protocol is not None:
         protocol, variant = protocol_at(column, scale, row.variants.get(column.name, column.variant))
-        return translate.evaluation(scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed)
+        return translate.evaluation(
+            scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed
+        )
     return encoder if column.metric and isinstance(encoder, Pretrain) else None
 
 

@@ -14,12 +14,17 @@ from bench.planning.translate import Change
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column. `protocol` None: the metric comes from the encoder's own pretraining job (its parameter count, say)."""
+    """One column.
+
+    `protocol` None: the metric comes from the encoder's own pretraining job (its parameter count, say).
+    """
 
     name: str  # as printed; unique in the table
     metric: str = ""  # "": the column is printed only, nothing here measures it
     protocol: str | None = None  # a file of evals/
-    options: Mapping[str, Any] = field(default_factory=dict)  # fields of the protocol's Config that differ from its recipe
+    options: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields of the protocol's Config that differ from its recipe
     variant: str = ""  # one of the protocol's VARIANTS, e.g. the paper's own settings; "": its RECIPES
     elsewhere: str = ""  # protocol at scales that are not the published one, with its own RECIPES; "": the same
     dataset: str = "imagenet"  # in the paper's words
@@ -44,13 +49,19 @@ class Row:
     network: str = "resnet50"  # in the paper's words; a scale translates it
     width: int = 1
     epochs: float | None = None  # None: the method's headline run
-    full_run: float | None = None  # epochs that at other scales shrink to the whole recipe; None: those of the headline run
+    full_run: float | None = (
+        None  # epochs that at other scales shrink to the whole recipe; None: those of the headline run
+    )
     dataset: str = "imagenet"  # pretrained on
     change: Change | None = None  # what this row changes in the method's recipe
-    variants: Mapping[str, str] = field(default_factory=dict)  # column name -> variant of its protocol that this row has instead
+    variants: Mapping[str, str] = field(
+        default_factory=dict
+    )  # column name -> variant of its protocol that this row has instead
     untrained: tuple[str, ...] = ()  # columns in which the row starts from the same network, never trained
     without: tuple[str, ...] = ()  # columns that this row cannot have
-    printed: Mapping[str, str] = field(default_factory=dict)  # column name -> as printed, a number or a word; "" where the paper has none
+    printed: Mapping[str, str] = field(
+        default_factory=dict
+    )  # column name -> as printed, a number or a word; "" where the paper has none
     doubts: Mapping[str, str] = field(default_factory=dict)  # column name -> why the printed value is not certain
     note: str = ""
     released: str = ""  # the authors' weights for this row, a name in methods/*.toml; `bench run --released` takes them
@@ -83,7 +94,9 @@ class Table:
 
     def __post_init__(self, references: tuple[Row, ...]) -> None:
         if references:
-            warnings.warn(f"table {self.id}: `references` is called `anchors` since version 0.2.", FutureWarning, stacklevel=3)
+            warnings.warn(
+                f"table {self.id}: `references` is called `anchors` since version 0.2.", FutureWarning, stacklevel=3
+            )
             object.__setattr__(self, "anchors", references)
         names = [c.name for c in self.columns]
         rows = [r.name for r in (*self.rows, *self.anchors)]

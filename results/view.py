@@ -1,4 +1,7 @@
-"""A table with everything a reader sees: printed and measured values side by side. A pure function of table and store."""
+"""A table with everything a reader sees: printed and measured values side by side.
+
+A pure function of table and store.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,19 @@ from results.cells import CellJob, PlannedTable
 from results.store import Store
 from results.table import Column, Row, Table
 
-Status = Literal["done", "partial", "pending", "running", "failed", "blocked", "stopped", "cancelled", "not implemented", "not asked", "none"]
+Status = Literal[
+    "done",
+    "partial",
+    "pending",
+    "running",
+    "failed",
+    "blocked",
+    "stopped",
+    "cancelled",
+    "not implemented",
+    "not asked",
+    "none",
+]
 Verdict = Literal["match", "within noise", "below", "above", "not run"]
 
 
@@ -109,7 +124,9 @@ def view(planned: PlannedTable, store: Store) -> TableView:
     for row in (*table.rows, *table.anchors):
         for column in table.columns:
             jobs = by_cell.get((row.name, column.name), [])
-            cells[row.name, column.name] = _cell(row, column, jobs, store, scale, is_asked=planned.is_asked(row, column))
+            cells[row.name, column.name] = _cell(
+                row, column, jobs, store, scale, is_asked=planned.is_asked(row, column)
+            )
     compared = [column for column in table.columns if column.printed and column.higher_is_better is not None]
     return TableView(
         table=table,
@@ -135,7 +152,10 @@ def _with_source(row: Row, released: Mapping[str, str] | None) -> Row:
         return replace(row, note="; ".join(filter(None, (row.note, "no released weights: not run"))))
     entry = weights(row.released)
     by_authors = f", linear top-1 {entry.top1:g} by their own account" if entry.top1 is not None else ""
-    note = f"not pretrained here: weights {row.released} of {entry.paper}, sha256 {released[row.released][:12]}{by_authors}"
+    note = (
+        f"not pretrained here: weights {row.released} of {entry.paper}, sha256 "
+        f"{released[row.released][:12]}{by_authors}"
+    )
     return replace(row, note="; ".join(filter(None, (row.note, note))))
 
 
@@ -165,7 +185,9 @@ def _cell(row: Row, column: Column, jobs: Sequence[CellJob], store: Store, scale
     )
 
 
-def _status(row: Row, states: Sequence[State], store: Store, jobs: Sequence[CellJob], *, is_asked: bool, has_protocol: bool) -> Status:
+def _status(
+    row: Row, states: Sequence[State], store: Store, jobs: Sequence[CellJob], *, is_asked: bool, has_protocol: bool
+) -> Status:
     if row.method is None and not states:
         return "not implemented" if has_protocol else "none"
     if not states:

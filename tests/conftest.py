@@ -48,7 +48,9 @@ def knn_of(encoder: Pretrain | Random) -> Evaluate:
 
 def linear_of(encoder: Pretrain | Random) -> Evaluate:
     """A linear evaluation of few heads."""
-    return Evaluate(encoder=encoder, protocol=Linear(learning_rates=(0.1,), weight_decays=(0.0,), epochs=5), data=DIGITS)
+    return Evaluate(
+        encoder=encoder, protocol=Linear(learning_rates=(0.1,), weight_decays=(0.0,), epochs=5), data=DIGITS
+    )
 
 
 @pytest.fixture

@@ -199,7 +199,9 @@ def test_the_status_is_up_to_date_in_both_places(making: ModuleType, monkeypatch
     assert making.main() == 0, "python docs/make_status.py brings them up to date"
 
 
-@pytest.mark.parametrize(("page", "shown"), [("README.md", "| **together** "), ("docs/status.md", "| Barlow Twins, table 1 ")])
+@pytest.mark.parametrize(
+    ("page", "shown"), [("README.md", "| **together** "), ("docs/status.md", "| Barlow Twins, table 1 ")]
+)
 def test_a_status_that_is_out_of_date_is_found(
     page: str,
     shown: str,
@@ -219,11 +221,16 @@ def test_a_status_that_is_out_of_date_is_found(
     assert (pages / page).read_text(encoding="utf-8") == whole
 
 
-def test_the_status_names_every_table_and_reads_committed_references(making: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_names_every_table_and_reads_committed_references(
+    making: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table, scale = load_table("barlow_table1"), SCALES["embedded"]
     monkeypatch.setattr(reference, "path_of", lambda *_: tmp_path / "t.csv")
     means = {"Supervised": 99.0, "SimCLR": 98.0, "BYOL": 97.0}  # printed: 76.5, 69.3, 74.3
-    cells = [reference.Measured(row=row, column="Top-1", mean=mean, sd=0.1, n=3, higher_is_better=True, protocol="p") for row, mean in means.items()]
+    cells = [
+        reference.Measured(row=row, column="Top-1", mean=mean, sd=0.1, n=3, higher_is_better=True, protocol="p")
+        for row, mean in means.items()
+    ]
     reference.write(tmp_path / "t.csv", cells)
     assert making._state(table, scale) == "3 cells, 3 seeds, order τ 0.33 (n = 3)"
     assert all(f"(`{name}`)" in making.PAGES["docs/status.md"]() for name in plugins.names("table"))

@@ -88,7 +88,9 @@ def test_the_second_run_computes_nothing_and_says_so(undisturbed: Path) -> None:
 
 def test_status_and_logs_tell_what_happened(undisturbed: Path) -> None:
     def ask(*arguments: str) -> str:
-        return subprocess.run([*BENCH, *arguments], cwd=undisturbed, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(
+            [*BENCH, *arguments], cwd=undisturbed, capture_output=True, text=True, timeout=60, check=True
+        ).stdout
 
     assert ask("status") == "simclr_table6@smoke: 5 done\n"
     lines = ask("status", "--table", "simclr_table6").splitlines()
@@ -213,7 +215,8 @@ TABLE = '''"""A table with one broken row."""
 from results.table import Column, Row, Table
 TABLE = Table(id="broken", paper="none", arxiv="0000.00000", number="1", title="A broken row",
     columns=(Column(name="Top-1", metric="top1", protocol="knn"),),
-    rows=(Row(label="Broken", method="broken", printed={"Top-1": "50.0"}), Row(label="Random", method="random", printed={"Top-1": "40.0"})))
+    rows=(Row(label="Broken", method="broken", printed={"Top-1": "50.0"}),
+        Row(label="Random", method="random", printed={"Top-1": "40.0"})))
 '''
 
 
@@ -227,13 +230,23 @@ TABLE = Table(id="broken", paper="none", arxiv="0000.00000", number="1", title="
     ],
     ids=["killed", "segfault", "exception", "nan"],
 )
-def test_a_worker_that_dies_fails_its_row_and_nothing_else(workplace: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str) -> None:
-    for folder, name, text in (("methods", "broken", BROKEN.format(how="on purpose", code=code)), ("tables", "broken", TABLE)):
+def test_a_worker_that_dies_fails_its_row_and_nothing_else(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, code: str, words: str
+) -> None:
+    for folder, name, text in (
+        ("methods", "broken", BROKEN.format(how="on purpose", code=code)),
+        ("tables", "broken", TABLE),
+    ):
         (workplace / "plugins" / folder).mkdir(parents=True)
         (workplace / "plugins" / folder / f"{name}.py").write_text(text)
     monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "plugins"))
     found = subprocess.run(
-        [*BENCH, "run", "--table", "broken", "--scale", "smoke"], cwd=workplace, capture_output=True, text=True, timeout=300, check=False
+        [*BENCH, "run", "--table", "broken", "--scale", "smoke"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert found.returncode == 1, found.stdout + found.stderr
     assert words in found.stdout
@@ -241,7 +254,10 @@ def test_a_worker_that_dies_fails_its_row_and_nothing_else(workplace: Path, monk
     failed = [path.parent for path in workplace.glob("runs/pretrain-*/error.json")]
     assert len(failed) == 1
     assert str(failed[0] / "log.txt") in found.stdout
-    lines = {line["row"]: line for line in csv.DictReader((workplace / "results/out/smoke/broken.csv").read_text().splitlines())}
+    lines = {
+        line["row"]: line
+        for line in csv.DictReader((workplace / "results/out/smoke/broken.csv").read_text().splitlines())
+    }
     assert lines["Broken"]["status"] == "blocked"
     assert lines["Random"]["status"] == "done"
     assert json.loads((failed[0] / "error.json").read_text())["kind"] in ("crashed", "error", "diverged")
@@ -250,7 +266,12 @@ def test_a_worker_that_dies_fails_its_row_and_nothing_else(workplace: Path, monk
 def test_a_full_disk_is_one_line_and_leaves_no_half_result(workplace: Path) -> None:
     disk = workplace / "disk"
     disk.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("needs root and mount to make a small disk")
     try:
         (workplace / "bench.toml").write_text('[paths]\nruns = "disk/runs"\n')
@@ -260,9 +281,25 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_result(workplace: Path) -> N
         assert "the disk is too full for this plan" in found.stderr
         # With the check before the start out of the way, the write itself must say it.
         (disk / "ballast").write_bytes(b"x" * 200_000)
-        small = ["bench", "run", "--table", "simclr_table6", "--scale", "smoke", "--rows", "random", "--columns", "kNN Top-1"]
-        code = f"import sys; from bench import cli, scheduler; scheduler.free_space = lambda *_: None; sys.argv = {small!r}; cli.main()"
-        found = subprocess.run([sys.executable, "-P", "-c", code], cwd=workplace, capture_output=True, text=True, timeout=300, check=False)
+        small = [
+            "bench",
+            "run",
+            "--table",
+            "simclr_table6",
+            "--scale",
+            "smoke",
+            "--rows",
+            "random",
+            "--columns",
+            "kNN Top-1",
+        ]
+        code = (
+            "import sys; from bench import cli, scheduler; scheduler.free_space = lambda *_: None; sys.argv = "
+            f"{small!r}; cli.main()"
+        )
+        found = subprocess.run(
+            [sys.executable, "-P", "-c", code], cwd=workplace, capture_output=True, text=True, timeout=300, check=False
+        )
         assert found.returncode in (1, 2)
         assert "the disk is full" in found.stdout + found.stderr
         assert not list(disk.glob("runs/*/result.json"))

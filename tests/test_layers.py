@@ -60,14 +60,20 @@ def test_nothing_goes_round() -> None:
 
 def test_what_plans_and_shows_starts_without_torch() -> None:
     # Every command but those that open an encoder: they answer before torch could have been imported.
-    quick = [module_of(path) for path in sorted((ROOT / "bench/commands").glob("*.py")) if path.stem not in ("__init__", "evaluate")]
+    quick = [
+        module_of(path)
+        for path in sorted((ROOT / "bench/commands").glob("*.py"))
+        if path.stem not in ("__init__", "evaluate")
+    ]
     heavy = "{'torch', 'torchvision', 'pandas', 'matplotlib'}"
     code = f"import sys, bench.cli, {', '.join(quick)}; sys.exit(', '.join({heavy} & {{*sys.modules}}) or 0)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
     assert (found.returncode, found.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("path", [path for path in files() if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [path for path in files() if path.name == "__init__.py"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_a_package_says_what_it_is_for_and_does_nothing_else(path: Path) -> None:
     body = ast.parse(path.read_text()).body
     assert ast.get_docstring(ast.Module(body, []))
@@ -76,5 +82,7 @@ def test_a_package_says_what_it_is_for_and_does_nothing_else(path: Path) -> None
 
 
 def test_no_file_grows_into_a_heap() -> None:
-    long = {str(path.relative_to(ROOT)): lines for path in files() if (lines := len(path.read_text().splitlines())) > 330}
+    long = {
+        str(path.relative_to(ROOT)): lines for path in files() if (lines := len(path.read_text().splitlines())) > 330
+    }
     assert not long

@@ -27,7 +27,15 @@ def making() -> ModuleType:
 
 def line(**changes: Any) -> dict[str, Any]:
     """What a measurement leaves in `extra_info`."""
-    body: dict[str, Any] = {"what": "a way", "unit": "s", "value": 2.5, "wall": None, "beside": "", "beside_value": None, "ratio": None}
+    body: dict[str, Any] = {
+        "what": "a way",
+        "unit": "s",
+        "value": 2.5,
+        "wall": None,
+        "beside": "",
+        "beside_value": None,
+        "ratio": None,
+    }
     return body | {"comparison": "times as fast as", "goals": {}, "published": None, "note": "", "rounds": 3} | changes
 
 
@@ -51,14 +59,34 @@ RUN = {
     "benchmarks": [
         {"group": "start-up", "extra_info": line(what="slow", goals={"value at most": 2.0})},
         {"group": "start-up", "extra_info": line(what="quick", wall=3.5, goals={"wall at most": 3.5})},
-        {"group": "loader", "extra_info": line(what="split", beside="Pillow", beside_value=10.0, ratio=4.0, goals={"ratio at least": 5.0})},
+        {
+            "group": "loader",
+            "extra_info": line(
+                what="split", beside="Pillow", beside_value=10.0, ratio=4.0, goals={"ratio at least": 5.0}
+            ),
+        },
         {
             "group": "probe",
-            "extra_info": line(what="heads", comparison="times the time of", ratio=1.1, beside="one", beside_value=1, goals={"ratio at most": 1.2}),
+            "extra_info": line(
+                what="heads",
+                comparison="times the time of",
+                ratio=1.1,
+                beside="one",
+                beside_value=1,
+                goals={"ratio at most": 1.2},
+            ),
         },
         {
             "group": "training",
-            "extra_info": line(what="loop", unit="images/s", value=1234.5, beside="bare", beside_value=1300.0, ratio=0.95, published=PEER),
+            "extra_info": line(
+                what="loop",
+                unit="images/s",
+                value=1234.5,
+                beside="bare",
+                beside_value=1300.0,
+                ratio=0.95,
+                published=PEER,
+            ),
         },
         {"group": None, "extra_info": {}},
     ],
@@ -74,7 +102,11 @@ def test_the_page_is_what_the_generator_makes_of_the_committed_run(making: Modul
 
 
 def row(page: str, what: str) -> list[str]:
-    return next([cell.strip() for cell in found.strip("|").split("|")] for found in page.splitlines() if found.startswith(f"| {what} |"))
+    return next(
+        [cell.strip() for cell in found.strip("|").split("|")]
+        for found in page.splitlines()
+        if found.startswith(f"| {what} |")
+    )
 
 
 def test_each_goal_is_met_or_missed_by_its_own_side(making: ModuleType) -> None:
@@ -113,7 +145,9 @@ def test_a_short_run_says_that_its_numbers_are_no_result(
     run: dict[str, Any] = copy.deepcopy(RUN)
     run["machine_info"]["performance"]["short"] = True
     (tmp_path / "run.json").write_text(json.dumps(run))
-    monkeypatch.setattr(sys, "argv", ["make_performance.py", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        sys, "argv", ["make_performance.py", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")]
+    )
     assert making.main() == 0
     page = (tmp_path / "out/performance.md").read_text(encoding="utf-8")
     assert "**The short form" in page

@@ -1,4 +1,4 @@
-"""No job of any table has another id than before: who changes one on purpose raises a VERSION and writes the digest anew."""
+"""No table's job has another id than before: who changes one on purpose raises a VERSION and writes the digest anew."""
 
 from __future__ import annotations
 

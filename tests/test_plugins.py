@@ -72,15 +72,25 @@ from results.table import Column, Row, Table
 
 TABLE = Table(
     id="mine_table1", paper="Mine", arxiv="0000.00000", number="1", title="A table of my own",
-    columns=(Column(name="Top-1", metric="top1", protocol="knn"), Column(name="Dead", metric="dead", protocol="dead_channels", unit="", digits=0)),
-    rows=(Row(label="Toy", method="toy", printed={"Top-1": "50.0"}), Row(label="Random", method="random", printed={"Top-1": "40.0"})),
+    columns=(
+        Column(name="Top-1", metric="top1", protocol="knn"),
+        Column(name="Dead", metric="dead", protocol="dead_channels", unit="", digits=0),
+    ),
+    rows=(
+        Row(label="Toy", method="toy", printed={"Top-1": "50.0"}),
+        Row(label="Random", method="random", printed={"Top-1": "40.0"}),
+    ),
 )
 '''
 
 
 @pytest.fixture
 def plugged(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for folder, name, text in (("methods", "toy", METHOD), ("evals", "dead_channels", EVALUATION), ("tables", "mine_table1", TABLE)):
+    for folder, name, text in (
+        ("methods", "toy", METHOD),
+        ("evals", "dead_channels", EVALUATION),
+        ("tables", "mine_table1", TABLE),
+    ):
         (workplace / "plugins" / folder).mkdir(parents=True)
         (workplace / "plugins" / folder / f"{name}.py").write_text(text)
     monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "plugins"))
@@ -97,7 +107,9 @@ def test_three_files_are_found_planned_trained_evaluated_and_reported(plugged: P
     assert "toy                Toy: pull two views together" in bench("list", "methods")
     assert "dead_channels      Counts dead channels" in bench("list", "evals")
     assert "mine_table1" in bench("list", "tables")
-    assert "5 after each is taken once, 2 edges; 0 done, 5 to run" in bench("plan", "--table", "mine_table1", "--scale", "smoke")
+    assert "5 after each is taken once, 2 edges; 0 done, 5 to run" in bench(
+        "plan", "--table", "mine_table1", "--scale", "smoke"
+    )
     assert "| Toy |" in bench("run", "--table", "mine_table1", "--scale", "smoke")
     lines = list(csv.DictReader((plugged / "results/out/smoke/mine_table1.csv").read_text().splitlines()))
     assert [(line["row"], line["column"], line["status"]) for line in lines] == [
@@ -112,9 +124,9 @@ def test_three_files_are_found_planned_trained_evaluated_and_reported(plugged: P
     assert (plugged / f"reports/out/jobs/{job}.html").exists()
 
 
-OLD_METHOD = METHOD.replace("import torch\n", "import torch\nfrom methods._heads import mlp\nfrom methods._views import simclr_view\n").replace(
-    "torch.nn.Linear(facts.feature_dim, 16)", "mlp((facts.feature_dim, 16), last_norm=False)"
-)
+OLD_METHOD = METHOD.replace(
+    "import torch\n", "import torch\nfrom methods._heads import mlp\nfrom methods._views import simclr_view\n"
+).replace("torch.nn.Linear(facts.feature_dim, 16)", "mlp((facts.feature_dim, 16), last_norm=False)")
 OLD_EVALUATION = EVALUATION.replace("evals.parts.features", "evals._features").replace(
     "from evals", "from evals._accuracy import top_k\nfrom evals._detection_weights import write_weights\nfrom evals", 1
 )
@@ -122,7 +134,11 @@ OLD_TABLE = TABLE.replace("    rows=(", "    references=(Row(label='Pixels', met
 
 
 def test_a_plugin_of_before_the_house_moved_goes_on_and_is_told_the_new_names(plugged: Path) -> None:
-    for folder, name, text in (("methods", "toy", OLD_METHOD), ("evals", "dead_channels", OLD_EVALUATION), ("tables", "mine_table1", OLD_TABLE)):
+    for folder, name, text in (
+        ("methods", "toy", OLD_METHOD),
+        ("evals", "dead_channels", OLD_EVALUATION),
+        ("tables", "mine_table1", OLD_TABLE),
+    ):
         (plugged / "plugins" / folder / f"{name}.py").write_text(text)
     command = [*BENCH, "run", "--table", "mine_table1", "--scale", "smoke"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

@@ -1,1 +1,4 @@
-"""What stands behind each command; the roof: it alone may look up to results and reports, and nothing imports it but the command line."""
+"""What stands behind each command.
+
+The roof: it alone may look up to results and reports, and nothing imports it but the command line.
+"""

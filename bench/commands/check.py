@@ -9,10 +9,13 @@ from bench.errors import BenchError
 from bench.runs.commit import installed
 
 
-def check_tables(request: TableRequest, junit: Path | None, references: Path | None, *, update: bool, everything: bool) -> int:
+def check_tables(
+    request: TableRequest, junit: Path | None, references: Path | None, *, update: bool, everything: bool
+) -> int:
     """`bench check`: print what became of each cell, or make the results the reference; 1 when a cell fails.
 
-    Tables without results or without a reference are named; with `everything` (--all) they are left out, else they fail too.
+    Tables without results or without a reference are named; with `everything` (--all) they are left out, else they fail
+    too.
     """
     from results.regression import check as checking
     from results.regression import junit as xml

@@ -49,7 +49,10 @@ class Check:
 
 
 def checks(site: Site) -> Iterator[Check]:
-    """All of them, in the order in which a new user needs them. A check that fails itself becomes a line, not a traceback."""
+    """All of them, in the order in which a new user needs them.
+
+    A check that fails itself becomes a line, not a traceback.
+    """
     for topic, look in (
         ("versions", _versions),
         ("processor", _processor),
@@ -96,7 +99,11 @@ def _processor() -> Iterator[Check]:
     yield Check("processor", "ok", f"{cores()} cores, {platform.machine()}, {capability}")
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads and threads.isdigit() and int(threads) > 1:
-        yield Check("processor", "off", f"OMP_NUM_THREADS is {threads}; workers set their own from bench.toml, so it does no harm")
+        yield Check(
+            "processor",
+            "off",
+            f"OMP_NUM_THREADS is {threads}; workers set their own from bench.toml, so it does no harm",
+        )
     memory = _memory_bytes()
     if memory is not None:
         few = memory < 2e9
@@ -119,23 +126,36 @@ def _gpu() -> Iterator[Check]:
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
             half = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: recipes with it run slowly"
-            yield Check("GPU", "ok", f"{number}: {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, {half}")
+            yield Check(
+                "GPU",
+                "ok",
+                f"{number}: {torch.cuda.get_device_name(number)}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, "
+                f"{half}",
+            )
         return
     if shutil.which("nvidia-smi") is None:
         yield Check("GPU", "off", "none: the embedded scale needs none, `paper` does")
         return
     built = torch.version.cuda
-    reason = "this torch was built without CUDA" if built is None else f"torch (CUDA {built}) does not see the driver's GPUs"
-    yield Check("GPU", "broken", f"nvidia-smi is here, but {reason}", "install the torch build for the driver's CUDA version")
+    reason = (
+        "this torch was built without CUDA" if built is None else f"torch (CUDA {built}) does not see the driver's GPUs"
+    )
+    yield Check(
+        "GPU", "broken", f"nvidia-smi is here, but {reason}", "install the torch build for the driver's CUDA version"
+    )
 
 
 def _site(site: Site) -> Iterator[Check]:
     where = str(site.file) if site.file else f"no bench.toml at or above {site.root}: defaults"
-    yield Check("site", "ok", f"{where}; {default_slots(site)} slots, {site.threads} threads and {site.ranks} ranks a job")
+    yield Check(
+        "site", "ok", f"{where}; {default_slots(site)} slots, {site.threads} threads and {site.ranks} ranks a job"
+    )
     for name, folder in (("runs", site.runs), ("output", site.output), ("report", site.report)):
         near = next((f for f in (folder, *folder.parents) if f.exists()), Path("/"))
         if not os.access(near, os.W_OK):
-            yield Check("site", "broken", f"[paths] {name}: {near} cannot be written to", "name another folder in bench.toml")
+            yield Check(
+                "site", "broken", f"[paths] {name}: {near} cannot be written to", "name another folder in bench.toml"
+            )
 
 
 def _disk(site: Site) -> Iterator[Check]:
@@ -159,7 +179,12 @@ def _data(site: Site) -> Iterator[Check]:
                 absent.append(name)
     yield Check("data", "ok", f"here: {', '.join(here) or 'none'}")
     if absent:
-        yield Check("data", "off", f"not here: {', '.join(absent)}", "`bench data fetch NAME`, or its folder under [data] in bench.toml")
+        yield Check(
+            "data",
+            "off",
+            f"not here: {', '.join(absent)}",
+            "`bench data fetch NAME`, or its folder under [data] in bench.toml",
+        )
 
 
 def _lists(site: Site) -> Iterator[Check]:
@@ -168,7 +193,10 @@ def _lists(site: Site) -> Iterator[Check]:
             file = list_file(name, site)
         except BenchError:
             yield Check(
-                "lists", "off", f"{name}: SimCLR's list is not here", f"`bench data fetch {name}`; only ImageNet's semi-supervised tables need it"
+                "lists",
+                "off",
+                f"{name}: SimCLR's list is not here",
+                f"`bench data fetch {name}`; only ImageNet's semi-supervised tables need it",
             )
             continue
         try:
@@ -191,7 +219,12 @@ def _weights(site: Site) -> Iterator[Check]:
         else:
             yield Check("weights", "ok", f"{name}: {found.path}")
     if absent:
-        yield Check("weights", "off", f"{absent} of {len(catalogue())} files of authors' weights are not here", "only --released needs them")
+        yield Check(
+            "weights",
+            "off",
+            f"{absent} of {len(catalogue())} files of authors' weights are not here",
+            "only --released needs them",
+        )
 
 
 def _slurm(site: Site) -> Iterator[Check]:
@@ -202,17 +235,33 @@ def _slurm(site: Site) -> Iterator[Check]:
     if found is None or "UP" not in found:
         asked = site.slurm != SlurmSettings()  # without a [slurm] section Slurm may be installed and asleep
         advice = "`scontrol ping` should say UP; is SLURM_CONF right?"
-        yield Check("Slurm", "broken" if asked else "off", f"slurmctld does not answer: {' '.join((found or 'nothing').split())}", advice)
+        yield Check(
+            "Slurm",
+            "broken" if asked else "off",
+            f"slurmctld does not answer: {' '.join((found or 'nothing').split())}",
+            advice,
+        )
         return
     partitions = (_output("sinfo", "--noheader", "--format=%P") or "").split()
-    yield Check("Slurm", "ok", f"{(_output('sbatch', '--version') or 'Slurm').strip()}, partitions: {', '.join(partitions) or 'none shown'}")
+    yield Check(
+        "Slurm",
+        "ok",
+        f"{(_output('sbatch', '--version') or 'Slurm').strip()}, partitions: {', '.join(partitions) or 'none shown'}",
+    )
     if shutil.which("sacct") is None or _output("sacct", "--noheader", "--format=JobID") is None:
-        yield Check("Slurm", "off", "no accounting (sacct): states come from squeue and the run folders, which is enough")
+        yield Check(
+            "Slurm", "off", "no accounting (sacct): states come from squeue and the run folders, which is enough"
+        )
     names = {name.rstrip("*") for name in partitions}
     for kind in ("pretrain", "evaluate"):
         wanted = site.slurm.request(kind).partition
         if wanted and names and not set(wanted.split(",")) & names:
-            yield Check("Slurm", "broken", f"[slurm] asks for partition {wanted!r} for {kind}", f"there are {', '.join(sorted(names))}")
+            yield Check(
+                "Slurm",
+                "broken",
+                f"[slurm] asks for partition {wanted!r} for {kind}",
+                f"there are {', '.join(sorted(names))}",
+            )
 
 
 def _detection() -> Iterator[Check]:

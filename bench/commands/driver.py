@@ -38,7 +38,9 @@ def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
         except BenchError as error:
             found.append(error)
     protocols = [(job.spec.data.name, job.spec.protocol) for job in jobs if isinstance(job.spec, Evaluate)]
-    for name, fraction in dict.fromkeys((name, plugins.evaluation_of(protocol).label_fraction(protocol)) for name, protocol in protocols):
+    for name, fraction in dict.fromkeys(
+        (name, plugins.evaluation_of(protocol).label_fraction(protocol)) for name, protocol in protocols
+    ):
         try:
             check_share(name, fraction, site)
         except BenchError as error:
@@ -91,7 +93,11 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
         with progress.shown(jobs, runs) as shown:
             return follow(jobs, runs, shown)
     except KeyboardInterrupt:
-        print("\nthe jobs go on in Slurm without this command; with --watch again it goes on watching, `bench cancel` would end them", flush=True)
+        print(
+            "\nthe jobs go on in Slurm without this command; with --watch again it goes on watching, `bench cancel` "
+            "would end them",
+            flush=True,
+        )
         raise
 
 
@@ -103,7 +109,10 @@ def closing(summary: Summary, jobs: JobGraph, site: Site) -> int:
     if summary.blocked:
         print(f"blocked by that: {len(summary.blocked)} jobs")
     if summary.queued:
-        print(f"{len(summary.queued)} jobs are in Slurm's hands: `bench status` says where they are, the same command then prints the table")
+        print(
+            f"{len(summary.queued)} jobs are in Slurm's hands: `bench status` says where they are, the same command "
+            "then prints the table"
+        )
         return int(bool(summary.failed or summary.blocked))
     if summary.stopped:
         print(f"stopped: {len(summary.stopped)} jobs; the same command goes on where they stopped")

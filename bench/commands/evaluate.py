@@ -1,4 +1,7 @@
-"""`bench evaluate`: a checkpoint of one's own under any protocol. Its jobs are ordinary ones; the file's sha256 is part of their ids."""
+"""`bench evaluate`: a checkpoint of one's own under any protocol.
+
+Its jobs are ordinary ones; the file's sha256 is part of their ids.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,9 @@ def run(request: CheckpointRequest, executor: str) -> int:
     _, report = layouts.load(backbone, path)
     make_folder(request.site.runs)
     subject = Released(name=OWN, backbone=backbone, sha256=register(path, folder_of(request.site.runs)))
-    jobs = graph.plan((f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols)
+    jobs = graph.plan(
+        (f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols
+    )
     for problem in driver.missing_data(jobs, request.site):
         raise problem
     inputs = "normalised with ImageNet's mean and deviation" if backbone.normalize == "imagenet" else "from 0 to 1"
@@ -82,7 +87,11 @@ def backbone_of(request: CheckpointRequest, path: Path) -> Backbone:
     elif scale.published and network in {*encoders.RESNETS, *VITS}:
         backbone = Backbone(name=network)
     else:
-        raise unknown_name(f"architecture at scale {scale.name}", network, {*scale.networks, *(encoders.RESNETS if scale.published else ())})
+        raise unknown_name(
+            f"architecture at scale {scale.name}",
+            network,
+            {*scale.networks, *(encoders.RESNETS if scale.published else ())},
+        )
     backbone = replace(backbone, width=1 if request.width is None else request.width)
     if layouts.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does
         return replace(backbone, padding="tensorflow", normalize=normalize or "none")
@@ -108,7 +117,10 @@ def _here(path: Path) -> Path:
 def _check_protocols(request: CheckpointRequest) -> None:
     for protocol in request.protocols:
         if plugins.evaluation(protocol).needs_projector:
-            print(f"note: {protocol} looks at a projector, which a checkpoint of one's own does not bring: the representation stands in for it")
+            print(
+                f"note: {protocol} looks at a projector, which a checkpoint of one's own does not bring: the "
+                "representation stands in for it"
+            )
 
 
 def _spec(request: CheckpointRequest, subject: Released, protocol: str) -> Evaluate:
@@ -121,6 +133,9 @@ def _numbers(job: Job, runs: Runs) -> list[str]:
     spec = job.spec
     assert isinstance(spec, Evaluate)
     evaluation = plugins.evaluation_of(spec.protocol)
-    values = [f"{key} {value:.2f} {evaluation.metrics[key].unit}".rstrip() for key, value in runs[job.id].result().metrics.items()]
+    values = [
+        f"{key} {value:.2f} {evaluation.metrics[key].unit}".rstrip()
+        for key, value in runs[job.id].result().metrics.items()
+    ]
     protocol = f"{evaluation.describe(spec.protocol)} (version {evaluation.version(spec.protocol)})"
     return [f"{evaluation.name} on {spec.data.name}: {', '.join(values)}", f"    {protocol}, job {job.id}"]

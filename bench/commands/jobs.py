@@ -24,7 +24,10 @@ UNFINISHED = ("running", "queued", "starting", "ending")
 
 
 def show_status(site: Site, tables: Sequence[str], *, watch: bool) -> None:
-    """One line a table, or with names one line a job; `watch` repeats it until nothing runs. Slurm is asked once a round."""
+    """One line a table, or with names one line a job; `watch` repeats it until nothing runs.
+
+    Slurm is asked once a round.
+    """
     runs = Runs(site.runs)
     while True:
         found = plans.of_table(runs, tables)
@@ -82,7 +85,10 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
 
 
 def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
-    """Submit failed, cancelled, blocked and lost jobs to Slurm again; with `job` that one and what waits for it, however it failed."""
+    """Submit failed, cancelled, blocked and lost jobs to Slurm again.
+
+    With `job` that one and what waits for it, however it failed.
+    """
     from bench.execution.slurm import submit
 
     runs = Runs(site.runs)
@@ -123,7 +129,9 @@ def _cancel(run: RunFolder) -> bool:
         return False
     run.cancel()
     claim = run.claim_holder()
-    if state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm"):  # those are ended with scancel
+    if (
+        state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm")
+    ):  # those are ended with scancel
         if claim.host != socket.gethostname():
             raise BenchError(f"{run.job_id} runs on {claim.host}: run `bench cancel` there.")
         try:
@@ -134,7 +142,10 @@ def _cancel(run: RunFolder) -> bool:
 
 
 def _view(runs: Runs, jobs: Sequence[str]) -> QueueView:
-    """What Slurm says, if any of the jobs is not done and was submitted to it; a Slurm that does not answer is no error here."""
+    """What Slurm says, if any of the jobs is not done and was submitted to it.
+
+    A Slurm that does not answer is no error here.
+    """
     journal = Journal(runs)
     submitted = {job for submission in journal.read() for job in submission.jobs}
     if all(runs[job].result_file.exists() for job in jobs if job in submitted):
@@ -146,13 +157,21 @@ def _view(runs: Runs, jobs: Sequence[str]) -> QueueView:
 
 
 def _before_the_log(run: RunFolder) -> list[str]:
-    """What Slurm says of a job without a log, and what was printed before the worker could write one (a failing set-up line)."""
+    """What Slurm says of a job without a log, and what was printed before the worker could write one.
+
+    A failing set-up line, for instance.
+    """
     runs = Runs(run.path.parent)
     view = _view(runs, [run.job_id])
     row = view.row(run.job_id)
     if row is None:
         return []
-    lines = [f"Slurm {row.id}: {row.state}{', ' + row.reason if row.reason else ''}{view.unknown and ' (' + view.unknown + ')'}"]
+    lines = [
+        (
+            f"Slurm {row.id}: "
+            f"{row.state}{', ' + row.reason if row.reason else ''}{view.unknown and ' (' + view.unknown + ')'}"
+        )
+    ]
     folder = view.folder(run.job_id, Journal(runs).folder)
     for file in sorted(folder.glob(f"{row.id}_*_log.out")) if folder is not None else ():
         lines += [f"{file}:", *file.read_text(errors="replace").splitlines()[-40:]]

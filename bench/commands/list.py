@@ -1,4 +1,4 @@
-"""`bench list`: names and first lines, read without importing what they name, or the rows of tables that nothing here can run."""
+"""`bench list`: names and first lines, read without an import, or the rows of tables that nothing here can run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ UNTRAINED = ("random", "pixels")  # what rows name beside the files of methods/
 
 
 def show(what: str, *, missing: bool = False) -> None:
-    """Print one line a name. Raises BenchError for an unknown kind of thing, or for `missing` with another than methods."""
+    """Print one line a name.
+
+    Raises BenchError for an unknown kind of thing, or for `missing` with another than methods.
+    """
     if missing and what != "methods":
         raise BenchError(f"--missing goes with methods, found {what!r}: `bench list methods --missing`.")
     for line in _missing() if missing else [f"{name:<18} {text}" for name, text in _lines(what)]:
@@ -46,8 +49,20 @@ def _missing() -> list[str]:
             if row.method not in known:
                 found.setdefault((row.label, row.missing or row.method or "not said"), []).append(name)
     keys = sorted(found, key=lambda key: (key[0].casefold(), key[1]))
-    printed, takes = (max([len(heading), *(len(key[part]) for key in keys)]) for part, heading in enumerate(("as printed", "would take")))
-    lines = [f"{label:<{printed}}  {need:<{takes}}  {', '.join(dict.fromkeys(found[label, need]))}" for label, need in keys]
+    printed, takes = (
+        max([len(heading), *(len(key[part]) for key in keys)])
+        for part, heading in enumerate(("as printed", "would take"))
+    )
+    lines = [
+        f"{label:<{printed}}  {need:<{takes}}  {', '.join(dict.fromkeys(found[label, need]))}" for label, need in keys
+    ]
     rows, tables = sum(map(len, found.values())), {name for names in found.values() for name in names}
-    count = f"{len({label for label, _ in keys})} names that nothing here can run yet, in {rows} rows of {len(tables)} tables"
-    return [f"{'as printed':<{printed}}  {'would take':<{takes}}  tables", *lines, count] if keys else ["every row of every table has its method"]
+    count = (
+        f"{len({label for label, _ in keys})} names that nothing here can run yet, in {rows} rows of "
+        f"{len(tables)} tables"
+    )
+    return (
+        [f"{'as printed':<{printed}}  {'would take':<{takes}}  tables", *lines, count]
+        if keys
+        else ["every row of every table has its method"]
+    )

@@ -44,7 +44,10 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
     for line in _cached(todo, runs):
         print(line)
     edges = sum(len(job.needs) for job in jobs)
-    print(f"\n{jobs.asked} jobs asked for, {len(jobs)} after each is taken once, {edges} edges; {len(jobs) - len(todo)} done, {len(todo)} to run")
+    print(
+        f"\n{jobs.asked} jobs asked for, {len(jobs)} after each is taken once, {edges} edges; "
+        f"{len(jobs) - len(todo)} done, {len(todo)} to run"
+    )
     for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
         print(line)
     for table in planned.tables:
@@ -71,13 +74,15 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     for e in estimates:
         by_source.setdefault((e.kind, e.device, e.source), []).append(e.seconds / 3600)
     kinds = get_args(Kind)
-    for (kind, device, source), part in sorted(by_source.items(), key=lambda item: (kinds.index(item[0][0]), -sum(item[1]))):
+    for (kind, device, source), part in sorted(
+        by_source.items(), key=lambda item: (kinds.index(item[0][0]), -sum(item[1]))
+    ):
         yield f"  {kind}: {sum(part):,.2f} {device}-hours of {len(part)} {'jobs' if len(part) > 1 else 'job'}: {source}"
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
 def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
-    """For how many of the evaluations left the features of the encoder are there already, so that they need no pass over the backbone."""
+    """How many evaluations to run find the encoder's features cached, so that they need no pass over the backbone."""
     here, readers = features.counted((job.spec for job in todo if isinstance(job.spec, Evaluate)), runs.features)
     if readers:
         yield f"\nfeatures are cached for {here} of the {readers} evaluations to run that read them"
@@ -89,7 +94,8 @@ def _recipe(spec: Pretrain) -> str:
     vectors = "" if spec.optim.vector_lr is None else f" (biases and norms {spec.optim.vector_lr:g})"
     return (
         f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
-        f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
+        f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, "
+        f"{spec.precision}, seed {spec.seed}"
         + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
         + (", compiled" if spec.compile else "")
         + (", views by Pillow" if any(view.exact for view in spec.views) else "")

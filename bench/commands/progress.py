@@ -96,7 +96,9 @@ class LiveProgress:
         self._what[event.job] = event.what
         self._since[event.job] = time.monotonic()
         if event.what in ("failed", "set aside"):
-            self._console.print(f"{event.what}: {self._graph.jobs[event.job].label}: {event.message}", markup=False, style="red")
+            self._console.print(
+                f"{event.what}: {self._graph.jobs[event.job].label}: {event.message}", markup=False, style="red"
+            )
         self._draw()
 
     def tick(self) -> None:
@@ -110,7 +112,9 @@ class LiveProgress:
 
         self._drawn = time.monotonic()
         done = self._already + sum(what == "done" for what in self._what.values())
-        grid = Table(box=None, title=Text(f"{done} of {len(self._graph)} jobs done"), title_justify="left", expand=False)
+        grid = Table(
+            box=None, title=Text(f"{done} of {len(self._graph)} jobs done"), title_justify="left", expand=False
+        )
         for name in ("state", "job", "", "time"):
             grid.add_column(name, no_wrap=name != "")
         running = [job for job, what in self._what.items() if what in ("started", "elsewhere")]

@@ -1,4 +1,4 @@
-"""What `bench plan` and `bench run` are asked for, worked out: which tables, planned, and the graph of all their jobs."""
+"""What `bench plan` and `bench run` are asked for, worked out: the tables, planned, and the graph of all their jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What jobs will cost: seconds, GPU-hours, disk. Rates of earlier results first (bench/costs/history.py), else listed ones (bench/costs/rates.py)."""
+"""What jobs will cost: seconds, GPU-hours, disk.
+
+Rates of earlier results first (bench/costs/history.py), else listed ones (bench/costs/rates.py).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ _GUESSED = f"a forward pass as a sixth of training, {EVALUATION_SECONDS:g} s for
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one job on one device, what their hours are counted as ("GPU" or "core"), and where the rate comes from."""
+    """Seconds of one job on one device, what hours are counted as ("GPU" or "core"), and where the rate comes from."""
 
     seconds: float
     device: str
@@ -51,7 +54,9 @@ class Costs:
 
     def _pretraining(self, spec: Pretrain) -> Estimate:
         rate = self._rate(spec.backbone, spec.data.size, spec, plugins.name_of(spec.method))
-        images = spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
+        images = (
+            spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
+        )
         source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
         return Estimate(STARTUP_SECONDS + images / rate.images_per_second, rate.device, source, rate.kind)
 
@@ -78,17 +83,30 @@ class Costs:
         size = trained.data.size if trained else spec.data.size
         rate = self._rate(backbone, size, trained, "")
         forward, epochs = evaluation.passes(spec.protocol) or (1.0, 0.0)
-        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)  # a rate's image has two views
+        images = entry(spec.data.name).train_images * (
+            FORWARD_SHARE * forward + epochs / 2
+        )  # a rate's image has two views
         images *= (spec.data.size / size) ** 2
-        return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second, rate.device, _GUESSED + rate.why, "guessed")
+        return Estimate(
+            STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second,
+            rate.device,
+            _GUESSED + rate.why,
+            "guessed",
+        )
 
     def _rate(self, backbone: Backbone, size: int, trained: Pretrain | None, method: str) -> Rate:
-        """Of training a network on images of `size` px, as in `trained` where there is one; `method` "": of no method in particular."""
+        """Of training a network on images of `size` px, as in `trained` where there is one.
+
+        `method` "": of no method in particular.
+        """
         rate = listed(backbone, size, method)
         for how in (work(trained),) if trained else ANY_WORK:
             taken = self._earlier.rate(backbone, size, how, rate.device)
             if taken:
-                source = f"{_name(backbone)} at {size} px, {taken.value:,.0f} images/s{_median_of(taken, self._earlier.here)}"
+                source = (
+                    f"{_name(backbone)} at {size} px, {taken.value:,.0f} "
+                    f"images/s{_median_of(taken, self._earlier.here)}"
+                )
                 return Rate(taken.value, _counted_as(taken), "measured", source)
         return rate
 
@@ -118,7 +136,7 @@ def _median_of(taken: Taken, here: str) -> str:
 
 
 def disk_total(jobs: Iterable[Job]) -> float:
-    """Peak bytes of jobs: weights and checkpoints in their run folders, and the feature cache, whose entries evaluations share."""
+    """Peak bytes of jobs: weights and checkpoints in run folders, and a feature cache that evaluations share."""
     from bench.networks.size import parameters  # brings torch, which other costs do without
 
     folders = 0.0
@@ -130,7 +148,9 @@ def disk_total(jobs: Iterable[Job]) -> float:
             continue
         evaluation = plugins.evaluation_of(spec.protocol)
         if evaluation.trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
-            folders += parameters(spec.encoder.backbone) * 4.0 * 4  # a checkpoint with momentum, twice while the next one is written
+            folders += (
+                parameters(spec.encoder.backbone) * 4.0 * 4
+            )  # a checkpoint with momentum, twice while the next one is written
         splits = _splits_cached(evaluation, spec.protocol)
         for name, split in zip(entries_of(spec, splits), splits, strict=True):
             cache_entries[name] = _images(spec.data.name, split) * 4.0 * _width(spec.encoder, spec.data.size)

@@ -49,7 +49,10 @@ def lines(todo: Sequence[Job], costs: Costs, site: Site, asked: Imagined) -> lis
 
 
 def work_of(job: Job, costs: Costs, site: Site, slots: int) -> Work:
-    """A pretraining on its GPUs (as [slurm.pretrain] says, else a node of them), an evaluation on one; time divides by GPUs."""
+    """A pretraining on its GPUs (as [slurm.pretrain] says, else a node of them), an evaluation on one.
+
+    Time divides by GPUs.
+    """
     seconds = costs.estimate(job).seconds
     if not isinstance(job.spec, Pretrain):
         return Work(job.id, seconds, job.needs, keeps=plugins.evaluation_of(job.spec.protocol).resumes)
@@ -63,7 +66,10 @@ def _sentence(found: Simulated, cluster: Cluster, asked: Imagined) -> str:
     limit = f"a time limit of {asked.hours:g} h" if asked.hours is not None else "no time limit"
     busy = found.gpu_seconds / (found.seconds * cluster.nodes * cluster.slots) if found.seconds else 0.0
     return (
-        f"simulated on {cluster.nodes} nodes of {cluster.slots} GPUs, {limit}, {asked.preemptions:g} preemptions an hour of a running job: "
-        f"{duration(found.seconds)}, {found.gpu_seconds / 3600:,.0f} GPU-hours ({share:.1%} of them work), {found.attempts} attempts, "
-        f"{found.preempted} preempted, GPUs busy {busy:.0%} of the time (all of the cluster is ours, time divides by GPUs)"
+        f"simulated on {cluster.nodes} nodes of {cluster.slots} GPUs, {limit}, {asked.preemptions:g} preemptions an "
+        "hour of a running job: "
+        f"{duration(found.seconds)}, {found.gpu_seconds / 3600:,.0f} GPU-hours ({share:.1%} of them work), "
+        f"{found.attempts} attempts, "
+        f"{found.preempted} preempted, GPUs busy {busy:.0%} of the time (all of the cluster is ours, time divides by "
+        "GPUs)"
     )

@@ -1,4 +1,7 @@
-"""How long finished jobs under the runs folder took, by what they did and on which device. Reads few files, newest first, when asked."""
+"""How long finished jobs under the runs folder took, by what they did and on which device.
+
+Reads few files, newest first, when asked.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ def work(spec: Pretrain) -> Key:
     return spec.precision, spec.compile, spec.chunks > 1, any(view.exact for view in spec.views)
 
 
-ANY_WORK: tuple[Key, ...] = (("bf16", False, False, False), ("fp32", False, False, False))  # what stands for an encoder that was not trained here
+ANY_WORK: tuple[Key, ...] = (
+    ("bf16", False, False, False),
+    ("fp32", False, False, False),
+)  # what stands for an encoder that was not trained here
 
 
 class Earlier:
@@ -60,7 +66,10 @@ class Earlier:
         return self._named or device_here()
 
     def rate(self, backbone: Backbone, size: int, how: Key, kind: str) -> Taken | None:
-        """Rate of training this network on images of `size` px; `kind`, "GPU" or "core", is wanted where there are no results of `here`."""
+        """Rate of training this network on images of `size` px.
+
+        `kind`, "GPU" or "core", is wanted where there are no results of `here`.
+        """
         return self._taken(self._pretrainings, ("pretrain", to_json(backbone), size, *how), kind)
 
     def seconds(self, spec: Evaluate, kind: str) -> Taken | None:
@@ -87,7 +96,7 @@ class Earlier:
 
 
 def _median(values: Iterable[tuple[str, float]], here: str, kind: str) -> Taken | None:
-    """Of the device `here` where there are any, else of the newest other one: on a GPU of GPUs, then of the kind that is wanted."""
+    """Of the device `here` if there are any, else of the newest other: on a GPU of GPUs, then of the kind wanted."""
     by_device: dict[str, list[float]] = {}
     for device, value in values:
         by_device.setdefault(device, []).append(value)
@@ -155,7 +164,11 @@ def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float]]:
 
 def _rate(spec: Mapping[str, Any], result: Result) -> float:
     """Images a second and rank; 0 when the result does not say."""
-    seen = result.metrics.get("steps", 0.0) * spec["batch_size"] * pairs([view["size"] for view in spec["views"]], spec["data"]["size"])
+    seen = (
+        result.metrics.get("steps", 0.0)
+        * spec["batch_size"]
+        * pairs([view["size"] for view in spec["views"]], spec["data"]["size"])
+    )
     seconds = result.provenance.seconds * result.provenance.ranks
     return float(seen / seconds) if seconds > 0 else 0.0
 

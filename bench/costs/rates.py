@@ -1,4 +1,4 @@
-"""Training rates that are not from results here: what papers print about their runs, what was measured of this project, and what follows."""
+"""Training rates not from results here: what papers print of their runs, measurements of this project, what follows."""
 
 from __future__ import annotations
 
@@ -39,14 +39,19 @@ class Anchor:
 
 def _published(told: Hours) -> Anchor:
     """A ResNet-50's training on ImageNet at 224 px."""
-    return Anchor(Rate(told.epochs * _IMAGENET / (told.hours * 3600 * told.devices), "GPU", "published", told.source), 224)
+    return Anchor(
+        Rate(told.epochs * _IMAGENET / (told.hours * 3600 * told.devices), "GPU", "published", told.source), 224
+    )
 
 
 def _here(images_per_second: float, detail: int) -> Anchor:
-    return Anchor(Rate(images_per_second, "core", "measured elsewhere", "this project on one core with AVX512-BF16, bf16"), detail)
+    return Anchor(
+        Rate(images_per_second, "core", "measured elsewhere", "this project on one core with AVX512-BF16, bf16"), detail
+    )
 
 
-# A ResNet-50 with two views of 224 px under the method that the source is about; a method without published hours is like this one.
+# A ResNet-50 with two views of 224 px under the method that the source is about; a method without published hours is
+# like this one.
 OWN: Mapping[str, Anchor] = {method: _published(told) for method, told in hours().items()}
 _USUAL = OWN["barlow_twins"]
 # By architecture and channels of the first stage; transformers have no base channels: 64 stands for width 1.
@@ -61,12 +66,25 @@ ANCHORS: Mapping[tuple[str, int], Anchor] = {
 }
 # Multiply-adds of an image relative to ResNet-50 at 224 px with 64 channels (4.1 G), and the size for which that is so:
 # R101 7.8, R200 15, DeiT-S 4.6, ViT-B 17.6, vit_cifar 0.27 G.
-RELATIVE = {"resnet101": (1.9, 224), "resnet200": (3.7, 224), "vit_small16": (1.1, 224), "vit_base16": (4.3, 224), "vit_cifar": (0.07, 32)}
-_FINER = {"imagenet": 1, "small": 2, "cifar": 4}  # times as many pixels a side behind the stem as behind 7x7/2 and the pool
+RELATIVE = {
+    "resnet101": (1.9, 224),
+    "resnet200": (3.7, 224),
+    "vit_small16": (1.1, 224),
+    "vit_base16": (4.3, 224),
+    "vit_cifar": (0.07, 32),
+}
+_FINER = {
+    "imagenet": 1,
+    "small": 2,
+    "cifar": 4,
+}  # times as many pixels a side behind the stem as behind 7x7/2 and the pool
 
 
 def listed(backbone: Backbone, size: int, method: str = "") -> Rate:
-    """The rate of a network at `size` pixels, of the method's own source where there is one; scaled where nothing fits, and then a guess."""
+    """The rate of a network at `size` pixels, of the method's own source where there is one.
+
+    Scaled where nothing fits, and then a guess.
+    """
     channels = backbone.base_channels * backbone.width
     detail = size * _FINER[backbone.stem]
     anchor, cost, scaled = _nearest(backbone.name, channels, method)
@@ -75,7 +93,12 @@ def listed(backbone: Backbone, size: int, method: str = "") -> Rate:
         scaled = (*scaled, "pixels")
     if not scaled:
         return anchor.rate
-    return replace(anchor.rate, images_per_second=anchor.rate.images_per_second / cost, kind="guessed", scaled=(*anchor.rate.scaled, *scaled))
+    return replace(
+        anchor.rate,
+        images_per_second=anchor.rate.images_per_second / cost,
+        kind="guessed",
+        scaled=(*anchor.rate.scaled, *scaled),
+    )
 
 
 def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tuple[str, ...]]:
@@ -86,7 +109,10 @@ def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tupl
     if near:
         other, anchor = min(near, key=lambda pair: abs(pair[0] - channels))
         if method and anchor.rate.kind == "published":
-            anchor = replace(anchor, rate=replace(anchor.rate, kind="guessed", source=f"{anchor.rate.source}, which is another method"))
+            anchor = replace(
+                anchor,
+                rate=replace(anchor.rate, kind="guessed", source=f"{anchor.rate.source}, which is another method"),
+            )
         return anchor, (channels / other) ** 2, () if channels == other else ("channels squared",)
     relative, size = RELATIVE[name]
     # Its multiply-adds hold at its own size, so that is where it is like the anchor.

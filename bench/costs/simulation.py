@@ -1,9 +1,9 @@
 """How long a plan would take on a cluster: a discrete-event simulation of the queue, for `bench plan --nodes N`.
 
-Nodes have GPU slots. A job takes the same number of slots on each of its nodes for a number of seconds of work; it starts
-when its parents are done and room is free, longest chain first, and smaller jobs behind a waiting one fill the gaps. An
-attempt begins with a start-up and ends when the work is done, at the time limit, or when it is preempted (exponential
-waiting times). A job that keeps its state goes on where it was; another begins anew. Then it queues again.
+Nodes have GPU slots. A job takes the same number of slots on each of its nodes for a number of seconds of work; it
+starts when its parents are done and room is free, longest chain first, and smaller jobs behind a waiting one fill the
+gaps. An attempt begins with a start-up and ends when the work is done, at the time limit, or when it is preempted
+(exponential waiting times). A job that keeps its state goes on where it was; another begins anew. Then it queues again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ REQUEUE_SECONDS = 120.0  # Slurm's own wait before a requeued job may start agai
 
 @dataclass(frozen=True)
 class Cluster:
-    """The machine: equal nodes; `limit` is the time limit of an attempt, `preemptions` their mean number an hour of a running job."""
+    """The machine: equal nodes.
+
+    `limit` is the time limit of an attempt, `preemptions` their mean number an hour of a running job.
+    """
 
     nodes: int
     slots: int = 8  # GPUs of a node
@@ -86,7 +89,9 @@ class _Simulation:
         self.free = [cluster.slots] * cluster.nodes
         # Waiting jobs by what they ask for: jobs that ask for the same need not each be tried when there is no room.
         self.waiting: dict[tuple[int, int], list[tuple[float, int, str]]] = {}
-        self.events: list[tuple[float, int, str, str, tuple[int, ...], float]] = []  # time, order, what, job, nodes, work done
+        self.events: list[
+            tuple[float, int, str, str, tuple[int, ...], float]
+        ] = []  # time, order, what, job, nodes, work done
         self.count = 0
         self.ends: dict[str, float] = {}
         self.gpu_seconds, self.attempts, self.preempted = 0.0, 0, 0
@@ -103,7 +108,9 @@ class _Simulation:
                 self._happen(now, *heapq.heappop(self.events)[2:])
             self._start(now)
         useful = sum(job.seconds * job.nodes * job.slots for job in self.jobs.values())
-        return Simulated(max(self.ends.values(), default=0.0), self.gpu_seconds, useful, self.attempts, self.preempted, self.ends)
+        return Simulated(
+            max(self.ends.values(), default=0.0), self.gpu_seconds, useful, self.attempts, self.preempted, self.ends
+        )
 
     def _wait(self, job: str) -> None:
         kind = (self.jobs[job].nodes, self.jobs[job].slots)
@@ -171,4 +178,7 @@ def _check(job: Work, cluster: Cluster) -> None:
         raise BenchError(f"{job.id} asks for {asked}, the cluster has {there}: it can never start.")
     if cluster.limit <= cluster.startup or (not job.keeps and cluster.limit < cluster.startup + job.seconds):
         needs = (cluster.startup + (0 if job.keeps else job.seconds)) / 3600
-        raise BenchError(f"{job.id} needs more than {needs:.2f} h at a stretch, the time limit is {cluster.limit / 3600:.2f} h: it can never finish.")
+        raise BenchError(
+            f"{job.id} needs more than {needs:.2f} h at a stretch, the time limit is {cluster.limit / 3600:.2f} h: "
+            "it can never finish."
+        )

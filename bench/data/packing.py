@@ -1,4 +1,7 @@
-"""Making a pack: smaller images of a data set in a few large files, as sets/packed.py reads them. Goes on after a stop."""
+"""Making a pack: smaller images of a data set in a few large files, as sets/packed.py reads them.
+
+Goes on after a stop.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,15 @@ class Packed:
     damaged: tuple[str, ...]  # stored as they are
 
 
-def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers: int | None = None, say: Callable[[str], None] = print) -> Packed:
+def pack(
+    source: str,
+    size: int,
+    site: Site,
+    *,
+    out: Path | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Packed:
     """Make a pack, or go on with one: shards that are whole and of the same images are kept.
 
     Raises BenchError when the catalogue has no such pack, the source is not there, or the disk cannot hold it.
@@ -87,7 +98,10 @@ def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers
         say(f"{len(shards) - len(todo)} of {len(shards)} shards are there and whole")
     _check_space(todo, folder, say)
     for shard, count, damaged in _written(todo, workers or cores()):
-        say(f"{shard.file.name}: {len(shard.images):,} images, {count / 1e6:.0f} MB" + (f", {damaged} damaged ones as they are" if damaged else ""))
+        say(
+            f"{shard.file.name}: {len(shard.images):,} images, {count / 1e6:.0f} MB"
+            + (f", {damaged} damaged ones as they are" if damaged else "")
+        )
     bodies = [read_json(shard.index) for shard in shards]
     found = Packed(
         folder,
@@ -95,13 +109,23 @@ def pack(source: str, size: int, site: Site, *, out: Path | None = None, workers
         bytes=sum(shard.file.stat().st_size for shard in shards),
         damaged=tuple(str(name) for body in bodies for name in list_in(body, "damaged")),
     )
-    about = {"format": FORMAT, "source": source, "size": size, "quality": QUALITY, "images": found.images, "bytes": found.bytes}
+    about = {
+        "format": FORMAT,
+        "source": source,
+        "size": size,
+        "quality": QUALITY,
+        "images": found.images,
+        "bytes": found.bytes,
+    }
     write_json(
         folder / "pack.json",
         about
         | {
             "classes": splits["train"].classes,
-            "shards": {split: [shard.file.stem for shard in shards if shard.file.name.startswith(f"{split}-")] for split in SPLITS},
+            "shards": {
+                split: [shard.file.stem for shard in shards if shard.file.name.startswith(f"{split}-")]
+                for split in SPLITS
+            },
             "damaged": list(found.damaged),
         },
     )
@@ -122,7 +146,9 @@ def _written(todo: list[_Shard], workers: int) -> Iterator[tuple[_Shard, int, in
     if workers == 1 or len(todo) < 2:
         yield from ((shard, *_write(shard)) for shard in todo)
         return
-    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(todo)), mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         try:
             yield from ((shard, *result) for shard, result in zip(todo, pool.map(_write, todo), strict=True))
         except BaseException:
@@ -159,7 +185,9 @@ def _encoded(path: Path, size: int) -> tuple[bytes | bytearray, bool]:
     if min(image.shape[1:]) <= size:
         return content, True
     buffer = io.BytesIO()
-    Image.fromarray(_resized(image, size).permute(1, 2, 0).contiguous().numpy()).save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    Image.fromarray(_resized(image, size).permute(1, 2, 0).contiguous().numpy()).save(
+        buffer, "JPEG", quality=QUALITY, optimize=True
+    )
     return buffer.getvalue(), True
 
 
@@ -195,4 +223,7 @@ def _check_space(todo: list[_Shard], folder: Path, say: Callable[[str], None]) -
     free = shutil.disk_usage(folder).free
     say(f"{count:,} images to pack into {folder}: about {need / 1e9:.2g} GB, estimated from {len(chosen)} of them")
     if need > free:
-        raise BenchError(f"{folder}: the pack needs about {need / 1e9:.2g} GB, {free / 1e9:.2g} GB are free. Choose another folder with --out.")
+        raise BenchError(
+            f"{folder}: the pack needs about {need / 1e9:.2g} GB, {free / 1e9:.2g} GB are free. Choose another "
+            "folder with --out."
+        )

@@ -25,7 +25,7 @@ class Share:
 
 
 def labelled_share(data: Data, fraction: float, seed: int, site: Site, split: Split = "trainval") -> Share:
-    """The labelled images of a split: a published list where there is one for this share, else seeded and class-balanced.
+    """The labelled images of a split: a published list if there is one for this share, else seeded and class-balanced.
 
     A list speaks of all training images: of "train" alone it gives those that are not held out as `val`. Raises
     BenchError when a published list is not there, is another file, or names images that are not there.
@@ -42,11 +42,16 @@ def labelled_share(data: Data, fraction: float, seed: int, site: Site, split: Sp
     listed = read_list(name, file)
     chosen = _positions(listed, images, name, whole=split == "trainval")
     left_out = f" less {len(listed) - len(chosen)} held out as val" if len(chosen) < len(listed) else ""
-    return Share(chosen, f"SimCLR's published list {name}, {len(listed):,} images{left_out}, sha256 {PUBLISHED[name].sha256}")
+    return Share(
+        chosen, f"SimCLR's published list {name}, {len(listed):,} images{left_out}, sha256 {PUBLISHED[name].sha256}"
+    )
 
 
 def seeded_share(labels: Tensor, classes: int, fraction: float, seed: int) -> Share:
-    """A class-balanced share of labels (N,), for data sets without a published list. Raises BenchError where an image has several."""
+    """A class-balanced share of labels (N,), for data sets without a published list.
+
+    Raises BenchError where an image has several.
+    """
     from bench.data.splits import labelled_subset
 
     if fraction == 1:
@@ -58,17 +63,24 @@ def seeded_share(labels: Tensor, classes: int, fraction: float, seed: int) -> Sh
 
 
 def check_share(data: str, fraction: float, site: Site) -> None:
-    """Raises BenchError when the list for a share of a data set is missing or another file: for plans. Imports no torch."""
+    """Raises BenchError when the list for a share of a data set is missing or another file: for plans.
+
+    Imports no torch.
+    """
     name = published_for(data, fraction)
     if name is not None:
         read_list(name, list_file(name, site))
 
 
 def published_for(data: str, fraction: float) -> str | None:
-    """Name of the published list for a share of a data set; None where shares are seeded. Packed ImageNet is refused: it has no file names."""
+    """Name of the published list for a share of a data set; None where shares are seeded.
+
+    Packed ImageNet is refused: it has no file names.
+    """
     if data.startswith("imagenet-") and published_for("imagenet", fraction):
         raise BenchError(
-            f"{fraction:.0%} of the labels means SimCLR's published list of file names, which the packed {data} has not: "
+            f"{fraction:.0%} of the labels means SimCLR's published list of file names, which the packed {data} has "
+            "not: "
             "use imagenet (no recipe.data in bench.toml), or leave that column out."
         )
     return next((name for name, known in PUBLISHED.items() if (known.data, known.fraction) == (data, fraction)), None)
@@ -81,7 +93,9 @@ def _positions(listed: list[str], images: Files, name: str, *, whole: bool) -> T
 
     wanted = {f"{line.partition('_')[0]}/{line}" for line in listed}
     # The last two parts of a path, class folder and file name, as in ImageNet's layout.
-    there = {"/".join(path.rsplit("/", 2)[-2:]): position for position, path in enumerate(compact(images.paths).names())}
+    there = {
+        "/".join(path.rsplit("/", 2)[-2:]): position for position, path in enumerate(compact(images.paths).names())
+    }
     missing = sorted(wanted - there.keys())
     if missing and whole:
         raise BenchError(

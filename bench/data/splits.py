@@ -1,4 +1,4 @@
-"""What an opened data set is: small ones as `Arrays` (all images in memory), large ones as `Files` (decoded when needed)."""
+"""What an opened data set is: small ones `Arrays` (all images in memory), large ones `Files` (decoded when needed)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")  # "trainval" is the first 
 class Arrays:
     """One split in memory: uint8 images (N, 3, H, W) and labels.
 
-    Labels are (N,) in 0..classes-1 or, where an image has several, int8 (N, classes): 1 present, 0 absent, -1 not counted.
+    Labels are (N,) in 0..classes-1 or, where an image has several, int8 (N, classes): 1 present, 0 absent, -1 not
+    counted.
     """
 
     images: Tensor
@@ -122,7 +123,9 @@ def hold_out(labels: Tensor, count: int, name: str) -> tuple[Tensor, Tensor]:
     for label in sorted(set(labels.tolist())):
         members = (labels == label).nonzero().squeeze(1)
         places = torch.randperm(len(members), generator=generator(0, name, "held out", label)).double()
-        share[members] = (places + torch.rand(1, generator=generator(0, name, "offset", label), dtype=torch.float64)) / len(members)
+        share[members] = (
+            places + torch.rand(1, generator=generator(0, name, "offset", label), dtype=torch.float64)
+        ) / len(members)
     order = share.argsort(stable=True)
     return order[count:].sort().values, order[:count].sort().values
 
@@ -139,7 +142,9 @@ def labelled_subset(labels: Tensor, classes: int, fraction: float, seed: int) ->
         return torch.arange(len(labels))
     total = round(fraction * len(labels))
     if total < classes:
-        raise BenchError(f"{fraction:.2%} of {len(labels)} images are {total}, fewer than one for each of {classes} classes.")
+        raise BenchError(
+            f"{fraction:.2%} of {len(labels)} images are {total}, fewer than one for each of {classes} classes."
+        )
     order = torch.randperm(classes, generator=generator(seed, "labelled classes")).tolist()
     counts = {c: max(1, int(fraction * int((labels == c).sum()))) for c in range(classes)}
     for c in order[: max(0, total - sum(counts.values()))]:

@@ -1,7 +1,7 @@
 """Damaged images of a pretraining: named once each, remembered over restarts, an error when there are too many.
 
-Each rank keeps `unreadable-<rank>.jsonl` in the run folder, a line a file with the step that met it first; a resumed run
-goes on from the lines up to its checkpoint, so its counts are those of an undisturbed run.
+Each rank keeps `unreadable-<rank>.jsonl` in the run folder, a line a file with the step that met it first; a resumed
+run goes on from the lines up to its checkpoint, so its counts are those of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ SHARE = 0.01  # of the images read so far
 
 
 class Unreadable:
-    """The damaged images that this rank knows of. `data` is the name of the data set, `images` their number in the split."""
+    """The damaged images that this rank knows of.
+
+    `data` is the name of the data set, `images` their number in the split.
+    """
 
     def __init__(self, folder: Path, rank: int, *, data: str, images: int, batch_size: int, done: int) -> None:
         self.data, self.images, self.batch_size = data, images, batch_size
@@ -35,7 +38,10 @@ class Unreadable:
         return len(self.known)
 
     def add(self, step: int, files: Sequence[Path]) -> None:
-        """Note the damaged files of a step. Raises BenchError when they are more than 1 % of the images read, and at least 10."""
+        """Note the damaged files of a step.
+
+        Raises BenchError when they are more than 1 % of the images read, and at least 10.
+        """
         for path in map(str, files):
             if path not in self.known:
                 self.known.add(path)
@@ -45,8 +51,10 @@ class Unreadable:
         read = min(self.images, (step + 1) * self.batch_size)
         if files and self.count >= LEAST and self.count > SHARE * read:
             raise BenchError(
-                f"{self.count} of {read:,} images read so far cannot be decoded, more than {SHARE:.0%}, e.g. {files[0]}; "
-                f"all are named in {self.file.parent}/unreadable-*.jsonl. `bench data check {self.data}` looks the data set over."
+                f"{self.count} of {read:,} images read so far cannot be decoded, more than {SHARE:.0%}, e.g. "
+                f"{files[0]}; "
+                f"all are named in {self.file.parent}/unreadable-*.jsonl. `bench data check {self.data}` looks the "
+                "data set over."
             )
 
     def merge(self, others: Sequence[set[str]]) -> None:

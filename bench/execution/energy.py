@@ -49,8 +49,11 @@ class Packages:
     """The whole processor packages of this node: every process counts, those of jobs that run beside this one too."""
 
     def __init__(self, root: Path, clock: Callable[[], float] = _uptime) -> None:
-        # Zones below a package (cores, memory) have a second number; `psys`, the whole board, holds the package once more.
-        zones = [zone for zone in sorted(root.glob("intel-rapl:*")) if (zone / "name").read_text().startswith("package")]
+        # Zones below a package (cores, memory) have a second number; `psys`, the whole board, holds the package once
+        # more.
+        zones = [
+            zone for zone in sorted(root.glob("intel-rapl:*")) if (zone / "name").read_text().startswith("package")
+        ]
         if not zones:
             raise OSError(f"no processor package under {root}")
         self._zones = {zone / "energy_uj": int((zone / "max_energy_range_uj").read_text()) for zone in zones}
@@ -59,10 +62,15 @@ class Packages:
         self._total = 0
 
     def read(self) -> float:
-        """Joules since construction, through wrap-arounds. Raises ValueError when a counter may have wrapped more than once."""
+        """Joules since construction, through wrap-arounds.
+
+        Raises ValueError when a counter may have wrapped more than once.
+        """
         now, at = self._values(), self._clock()
         if (at - self._at) * MOST_WATTS * 1e6 >= min(self._zones.values()):
-            raise ValueError(f"{at - self._at:.0f} s between two samples, a package counter may have wrapped more than once")
+            raise ValueError(
+                f"{at - self._at:.0f} s between two samples, a package counter may have wrapped more than once"
+            )
         self._total += sum(
             value - before if value >= before else value + wraps_at - before
             for value, before, wraps_at in zip(now, self._last, self._zones.values(), strict=True)
@@ -86,7 +94,9 @@ class Gpus:
 
     def read(self) -> float:
         """Joules since the driver was loaded."""
-        return float(sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles)) / 1e3  # it counts mJ
+        return (
+            float(sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles)) / 1e3
+        )  # it counts mJ
 
 
 class Meter:
@@ -100,7 +110,9 @@ class Meter:
             try:
                 counter = make()
                 self._first[part] = counter.read()
-            except Exception:  # not there, not readable, no driver, too old a GPU: NVML has an exception of its own for each
+            except (
+                Exception
+            ):  # not there, not readable, no driver, too old a GPU: NVML has an exception of its own for each
                 continue
             self._counters[part] = counter
             self._joules[part] = 0.0
@@ -155,7 +167,10 @@ def metered(run: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[Call
 
 
 def _uuid(device: torch.device) -> str:
-    """The GPU as NVML names it, "" for a CPU. NVML counts by slot, CUDA by speed and CUDA_VISIBLE_DEVICES: only uuids mean the same."""
+    """The GPU as NVML names it, "" for a CPU.
+
+    NVML counts by slot, CUDA by speed and CUDA_VISIBLE_DEVICES: only uuids mean the same.
+    """
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
 
 

@@ -1,4 +1,6 @@
-"""Exit codes of bench.worker, and what those who start it make of them. Small numbers and sysexits.h; Python's own error is 1.
+"""Exit codes of bench.worker, and what those who start it make of them.
+
+Small numbers and sysexits.h; Python's own error is 1.
 
 A negative code, as subprocess has it, is the signal that ended a worker.
 """

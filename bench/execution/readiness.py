@@ -26,7 +26,9 @@ class RetryRules:
 
 
 def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) -> list[Event]:
-    """Read every finished job's result, and the weights that an unfinished evaluation will need; set damaged files aside.
+    """Read every finished job's result, and the weights that an unfinished evaluation will need.
+
+    Set damaged files aside.
 
     Jobs in `forced` run anew whatever their results say.
     """
@@ -39,7 +41,13 @@ def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) ->
             run.result()
         except InputCorrupt as error:
             aside = run.set_aside(run.result_file)
-            events.append(Event(job.id, "set aside", f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again."))
+            events.append(
+                Event(
+                    job.id,
+                    "set aside",
+                    f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again.",
+                )
+            )
     for job in graph:
         for parent in (runs[need] for need in job.needs):
             if runs[job.id].result_file.exists() or not parent.result_file.exists() or parent.job_id in forced:
@@ -63,9 +71,18 @@ def _weights_problem(run: RunFolder) -> str:
 
 
 def prepare(
-    graph: JobGraph, runs: Runs, site: Site, rules: RetryRules, forced: frozenset[str], executor: str = "local", active: Collection[str] = ()
+    graph: JobGraph,
+    runs: Runs,
+    site: Site,
+    rules: RetryRules,
+    forced: frozenset[str],
+    executor: str = "local",
+    active: Collection[str] = (),
 ) -> None:
-    """Write the run folders, forget what is to be tried again. Jobs in `active` are in a queue already and stay as they are."""
+    """Write the run folders, forget what is to be tried again.
+
+    Jobs in `active` are in a queue already and stay as they are.
+    """
     for job in graph:
         if job.id in active:
             continue
@@ -73,7 +90,9 @@ def prepare(
         state = run.state()
         if job.id in forced and state is not State.RUNNING:
             run.forget_result()
-        elif state in (State.CANCELLED, State.STOPPED) or (state is State.FAILED and rules.again.get(run.failure().kind, True)):
+        elif state in (State.CANCELLED, State.STOPPED) or (
+            state is State.FAILED and rules.again.get(run.failure().kind, True)
+        ):
             run.forget_failure()
         if not run.result_file.exists():
             run.create(job, site.resources(job.resources_as, executor))
@@ -96,7 +115,11 @@ def describe(job: Job, state: State, runs: Runs) -> str:
             failure = runs[job.id].failure()
             return f"{failure.kind}: {failure.message}"
         case State.STOPPED:
-            return "stopped; goes on from its checkpoint" if runs[job.id].checkpoint.exists() else "stopped before the first checkpoint"
+            return (
+                "stopped; goes on from its checkpoint"
+                if runs[job.id].checkpoint.exists()
+                else "stopped before the first checkpoint"
+            )
         case State.CANCELLED:
             return "cancelled"
     waiting = [need for need in job.needs if runs[need].state() is not State.DONE]
@@ -113,6 +136,7 @@ def free_space(runs: Runs, needed_bytes: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise BenchError(
-            f"the disk is too full for this plan: it needs about {needed_bytes / 1e9:.2f} GB under {runs.root}, {free / 1e9:.2f} GB are free. "
+            f"the disk is too full for this plan: it needs about {needed_bytes / 1e9:.2f} GB under {runs.root}, "
+            f"{free / 1e9:.2f} GB are free. "
             "Free some space, or set [paths] runs in bench.toml."
         )

@@ -75,7 +75,8 @@ class _Driver:
                 continue
             kind = self.left[job].resources_as
             if kind in full and job not in self.elsewhere:
-                continue  # hundreds may wait for a slot, and to look at each ten times a second would take a seventh of a core
+                # hundreds may wait for a slot, and to look at each ten times a second would take a seventh of a core
+                continue
             run = self.runs[job]
             state = run.state()
             if state is State.RUNNING:
@@ -113,7 +114,9 @@ class _Driver:
             if lost in self.left:
                 del self.left[lost]
                 self.ends["blocked"].append(lost)
-                self.runs[lost].fail("blocked", f"needs {job}, which {'failed' if state is State.FAILED else 'was stopped'}")
+                self.runs[lost].fail(
+                    "blocked", f"needs {job}, which {'failed' if state is State.FAILED else 'was stopped'}"
+                )
                 self.progress.tell(Event(lost, "blocked", f"needs {job}"))
 
     def stop(self) -> None:

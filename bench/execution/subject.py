@@ -20,13 +20,23 @@ from bench.weights import layouts
 def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
     """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside."""
     if isinstance(spec, Pixels):
-        return Subject(key=f"{digest(spec)}-pixels", network=_frozen(encoders.PixelEncoder(size), device), feature_dim=3 * size * size)
+        return Subject(
+            key=f"{digest(spec)}-pixels",
+            network=_frozen(encoders.PixelEncoder(size), device),
+            feature_dim=3 * size * size,
+        )
     if isinstance(spec, Random):
         network = encoders.build(spec.backbone, spec.seed)
-        return Subject(key=f"{digest(spec)}-{weights_key(network)}", network=_frozen(network, device), feature_dim=network.feature_dim)
+        return Subject(
+            key=f"{digest(spec)}-{weights_key(network)}",
+            network=_frozen(network, device),
+            feature_dim=network.feature_dim,
+        )
     if isinstance(spec, Released):
         network, origin = layouts.load_released(spec, runs.root)
-        return Subject(f"{digest(spec)}-{weights_key(network)}", _frozen(network, device), network.feature_dim, origin=origin)
+        return Subject(
+            f"{digest(spec)}-{weights_key(network)}", _frozen(network, device), network.feature_dim, origin=origin
+        )
     parent = runs[job_id(spec)]
     network = encoders.build(spec.backbone, spec.seed)
     head: torch.nn.Module | None = None
@@ -40,7 +50,9 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
     except Exception as error:  # torch raises many kinds for a damaged file
         for file in (parent.weights, parent.result_file):
             parent.set_aside(file)
-        raise InputCorrupt(f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again.") from error
+        raise InputCorrupt(
+            f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again."
+        ) from error
     return Subject(
         key=f"{digest(spec)}-{weights_key(network)}",
         network=_frozen(network, device),
@@ -50,7 +62,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
 
 
 def weights_key(network: torch.nn.Module) -> str:
-    """A digest of the weights themselves: features of weights that were trained again are never taken for the old ones."""
+    """A digest of the weights themselves: features of weights trained anew are never taken for the old ones."""
     digest = sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())

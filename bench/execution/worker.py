@@ -1,4 +1,7 @@
-"""One process, one job: job.json -> result.json or error.json. `python -m bench.execution.worker RUN_FOLDER`, also under torchrun."""
+"""One process, one job: job.json -> result.json or error.json.
+
+`python -m bench.execution.worker RUN_FOLDER`, also under torchrun.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
 def main(folder: str, slot: str = "") -> int:
-    """Work on one run folder until it is done, failed or asked to stop; returns the exit code. `slot` names the place in the claim."""
+    """Work on one run folder until it is done, failed or asked to stop; returns the exit code.
+
+    `slot` names the place in the claim.
+    """
     faulthandler.enable()
     run = RunFolder(Path(folder).resolve())
     ranks = from_environment()
@@ -76,7 +82,11 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
         device = prepare_device(resources, ranks)
-        with process_group(ranks, device), _stop_on_signal(raises=not _resumes(spec)) as should_stop, energy.metered(run, ranks, device) as used:
+        with (
+            process_group(ranks, device),
+            _stop_on_signal(raises=not _resumes(spec)) as should_stop,
+            energy.metered(run, ranks, device) as used,
+        ):
             trained = None
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
@@ -101,7 +111,9 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
-        Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(run.result_file)
+        Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(
+            run.result_file
+        )
         run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
     except Stopped as stopped:
         print(stopped, flush=True)
@@ -111,7 +123,9 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             traceback.print_exc()
         shown = disk_full(run.path) if is_disk_full(error) else error
         print(f"failed: {one_line(shown)}", flush=True)
-        if ranks.first or not run.error_file.exists():  # the rank that fails first knows why; the others see a lost connection
+        if (
+            ranks.first or not run.error_file.exists()
+        ):  # the rank that fails first knows why; the others see a lost connection
             _record(run, getattr(error, "kind", "error"), one_line(shown))
         return FAILED
     print("done", flush=True)
@@ -131,11 +145,21 @@ def _resumes(spec: Spec) -> bool:
     return isinstance(spec, Pretrain) or plugins.evaluation_of(spec.protocol).resumes
 
 
-def _evaluate(spec: Evaluate, run: RunFolder, site: Site, device: torch.device, should_stop: Callable[[], bool]) -> Outcome:
+def _evaluate(
+    spec: Evaluate, run: RunFolder, site: Site, device: torch.device, should_stop: Callable[[], bool]
+) -> Outcome:
     runs = Runs(run.path.parent)
     evaluation = plugins.evaluation_of(spec.protocol)
     subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=evaluation.needs_projector)
-    context = Context(site=site, data=spec.data, seed=spec.seed, device=device, features=runs.features, folder=run.path, should_stop=should_stop)
+    context = Context(
+        site=site,
+        data=spec.data,
+        seed=spec.seed,
+        device=device,
+        features=runs.features,
+        folder=run.path,
+        should_stop=should_stop,
+    )
     outcome: Outcome = _again(lambda: evaluation.evaluate(spec.protocol, subject, context))
     unknown = set(outcome.metrics) - set(evaluation.metrics)
     if unknown:
@@ -173,7 +197,7 @@ def _heartbeat(run: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def _stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
-    """SIGTERM, SIGINT and SIGUSR2 ask for a stop: at the next step, or at once (`raises`) where there is no state to save."""
+    """SIGTERM, SIGINT and SIGUSR2 ask for a stop: at the next step, or at once (`raises`) with no state to save."""
     asked = threading.Event()
     before: dict[signal.Signals, object] = {}
 

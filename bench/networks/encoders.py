@@ -44,7 +44,9 @@ class Block(nn.Module):
     def __init__(self, inputs: int, channels: int, stride: int, *, bottleneck: bool) -> None:
         super().__init__()
         outputs = channels * 4 if bottleneck else channels
-        self.conv1 = nn.Conv2d(inputs, channels, 1 if bottleneck else 3, 1 if bottleneck else stride, 0 if bottleneck else 1, bias=False)
+        self.conv1 = nn.Conv2d(
+            inputs, channels, 1 if bottleneck else 3, 1 if bottleneck else stride, 0 if bottleneck else 1, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, stride if bottleneck else 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -53,7 +55,9 @@ class Block(nn.Module):
             self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)) if stride != 1 or inputs != outputs else None
+            nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            if stride != 1 or inputs != outputs
+            else None
         )
         self.bottleneck = bottleneck
 
@@ -148,7 +152,10 @@ def build(spec: Backbone, seed: int) -> Network:
 
 
 def check_backbone(spec: Backbone, sizes: Iterable[int] = ()) -> None:
-    """Raises BenchError for an unknown architecture, a width below 1, or image sizes it cannot take; cheap enough for plan time."""
+    """Raises BenchError for an unknown architecture, a width below 1, or image sizes it cannot take.
+
+    Cheap enough for plan time.
+    """
     known = (*RESNETS, *vit.VITS)
     if spec.name not in known:
         raise unknown_name("architecture", spec.name, known)
@@ -164,7 +171,10 @@ def parameters(network: nn.Module) -> int:
 
 
 def _initialise(network: nn.Module, *, zero_init_residual: bool) -> None:
-    """He initialisation of the convolutions as in torchvision; last norm of each block 0 on request (arXiv:1706.02677)."""
+    """He initialisation of the convolutions as in torchvision.
+
+    Last norm of each block 0 on request (arXiv:1706.02677).
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

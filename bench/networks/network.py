@@ -11,7 +11,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Network(nn.Module):
-    """Maps images (B, 3, H, W) in [0, 1] to features (B, feature_dim). Statistics are no weights: they are not saved."""
+    """Maps images (B, 3, H, W) in [0, 1] to features (B, feature_dim).
+
+    Statistics are no weights: they are not saved.
+    """
 
     feature_dim: int
     mean: Tensor

@@ -36,9 +36,13 @@ class Shape:
 
 VITS: Mapping[str, Shape] = {
     "vit_small16": Shape(384, 12, 6, 16, 224),
-    "vit_base16": Shape(768, 12, 12, 16, 224, drop_path=0.1),  # of TWIST (arXiv:2110.07402, README), the paper that trains it
+    "vit_base16": Shape(
+        768, 12, 12, 16, 224, drop_path=0.1
+    ),  # of TWIST (arXiv:2110.07402, README), the paper that trains it
     "vit_cifar": Shape(192, 9, 3, 4, 32),
-    "vit_digits": Shape(48, 3, 3, 8, 32),  # patches of 4 in DeiT's proportions cost 7 times as much: minutes for one pretraining
+    "vit_digits": Shape(
+        48, 3, 3, 8, 32
+    ),  # patches of 4 in DeiT's proportions cost 7 times as much: minutes for one pretraining
 }
 
 
@@ -116,10 +120,11 @@ class VisionTransformer(Network):
         return out
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """The positional embedding of a grid, (1, 1 + rows * columns, D), by bicubic interpolation of the stored one."""
+        """A grid's positional embedding, (1, 1 + rows * columns, D), by bicubic interpolation of the stored one."""
         if rows == columns == self.side:
             return self.pos_embed
-        # Interpolation is linear: a matrix, whose gradient has a fixed order of sums on a GPU. That of `interpolate` has not.
+        # Interpolation is linear: a matrix, whose gradient has a fixed order of sums on a GPU. That of `interpolate`
+        # has not.
         cells = torch.eye(self.side**2, device=self.pos_embed.device).view(-1, 1, self.side, self.side)
         weights = F.interpolate(cells, size=(rows, columns), mode="bicubic").flatten(1).T
         with torch.autocast(weights.device.type, enabled=False):
@@ -130,7 +135,10 @@ class VisionTransformer(Network):
 def check_transformer(spec: Backbone, sizes: Iterable[int] = ()) -> None:
     """Raises BenchError for choices that a transformer does not have, or image sizes that its patch does not divide."""
     if spec != Backbone(name=spec.name, width=spec.width, normalize=spec.normalize):
-        raise BenchError(f"{spec.name}: base_channels, stem and zero_init_residual are choices of ResNets; leave them at their defaults.")
+        raise BenchError(
+            f"{spec.name}: base_channels, stem and zero_init_residual are choices of ResNets; leave them at their "
+            "defaults."
+        )
     patch = VITS[spec.name].patch
     for size in sizes:
         if size % patch:

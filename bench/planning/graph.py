@@ -26,7 +26,7 @@ class Job:
 
     @property
     def resources_as(self) -> str:
-        """Whose resources it is given: an evaluation that trains over all ranks (USES_RANKS) needs those of a pretraining."""
+        """Whose resources it gets: an evaluation that trains over all ranks (USES_RANKS) needs a pretraining's."""
         if isinstance(self.spec, Evaluate) and plugins.evaluation_of(self.spec.protocol).uses_ranks:
             return "pretrain"
         return self.kind

@@ -32,8 +32,13 @@ class Scale:
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def stand_in(self, dataset: str) -> str:
-        """What is read here where the paper has a data set, e.g. "digits1797"; "" at the published scale, but for what was chosen."""
-        if dataset not in self.data or (self.published and self.data[dataset].name not in dict(self.overrides.data).values()):
+        """What is read here where the paper has a data set, e.g.
+
+        "digits1797"; "" at the published scale, but for what was chosen.
+        """
+        if dataset not in self.data or (
+            self.published and self.data[dataset].name not in dict(self.overrides.data).values()
+        ):
             return ""
         here = self.data[dataset]
         return f"{here.name} at {here.size} px" if here.name == dataset else here.name
@@ -45,14 +50,16 @@ class Scale:
         names = [name for name in self.data if name in set(datasets)]
         here = " and ".join(f"{self.stand_in(name)} stands in for {NAMES.get(name, name)}" for name in names)
         return (
-            f"This is not {' or '.join(dict.fromkeys(NAMES.get(name, name) for name in names))}. At the scale {self.name!r} ({self.summary}) {here}, "
+            f"This is not {' or '.join(dict.fromkeys(NAMES.get(name, name) for name in names))}. At the scale "
+            f"{self.name!r} ({self.summary}) {here}, "
             "so the printed numbers are no target: compare the order of the rows, not the values."
         )
 
 
 def _digits_networks(base: int) -> Mapping[str, Backbone]:
     # Without zero-initialised residuals: with them an untrained network is nearly blind (39 % instead of 81 % linear
-    # top-1 on the digits), which would make every method look good, and 150 steps are too few to recover (SimCLR: -2 points).
+    # top-1 on the digits), which would make every method look good, and 150 steps are too few to recover (SimCLR: -2
+    # points).
     return {
         "resnet50": Backbone(name="resnet10", base_channels=base, stem="small", zero_init_residual=False),
         "resnet101": Backbone(name="resnet18", base_channels=base, stem="small", zero_init_residual=False),
@@ -61,7 +68,8 @@ def _digits_networks(base: int) -> Mapping[str, Backbone]:
     }
 
 
-# SimCLR's transfer to twelve data sets (arXiv:2002.05709, table 8) besides VOC2007: few classes of another source, or many fine ones.
+# SimCLR's transfer to twelve data sets (arXiv:2002.05709, table 8) besides VOC2007: few classes of another source, or
+# many fine ones.
 _FEW_CLASSES = {"food101": "Food-101", "cifar10": "CIFAR-10", "dtd": "DTD", "pets": "Pets"}
 _MANY_CLASSES = {
     "cifar100": "CIFAR-100",
@@ -72,7 +80,8 @@ _MANY_CLASSES = {
     "caltech101": "Caltech-101",
     "flowers102": "Flowers",
 }
-# Data sets as papers write them. "imagenet-colour" is ImageNet in tables about colour: gray digits cannot stand in there.
+# Data sets as papers write them. "imagenet-colour" is ImageNet in tables about colour: gray digits cannot stand in
+# there.
 NAMES = {
     "imagenet": "ImageNet",
     "imagenet-colour": "ImageNet",
@@ -95,7 +104,8 @@ _DIGITS = {
     **dict.fromkeys(_FEW_CLASSES, Data(name="digits1797", size=32)),
     **dict.fromkeys(_MANY_CLASSES, Data(name="digit_pairs", size=32)),
 }
-# With the paper's fifth of gray views SimCLR tells flat colours apart and nothing else: it ends below an untrained network.
+# With the paper's fifth of gray views SimCLR tells flat colours apart and nothing else: it ends below an untrained
+# network.
 _DIGIT_VIEWS = {"imagenet-colour": {"gray": 0.5}}
 
 SCALES: Mapping[str, Scale] = {
@@ -131,7 +141,11 @@ SCALES: Mapping[str, Scale] = {
             # VOC07 is small enough to be itself. CIFAR-100 has iNat18's many fine classes, but not its long tail.
             data=dict.fromkeys(NAMES, Data(name="cifar100", size=32))
             | dict.fromkeys(("imagenet", "imagenet-colour"), Data(name="cifar10", size=32))
-            | {"voc2007": Data(name="voc2007", size=64), "coco": Data(name="coco", size=224), "voc0712": Data(name="voc0712", size=224)},
+            | {
+                "voc2007": Data(name="voc2007", size=64),
+                "coco": Data(name="coco", size=224),
+                "voc0712": Data(name="voc0712", size=224),
+            },
         ),
         Scale(
             name="paper",
@@ -153,7 +167,10 @@ SCALES: Mapping[str, Scale] = {
 
 
 def scale_of(name: str, overrides: Overrides = AS_PUBLISHED) -> Scale:
-    """The scale with what bench.toml chose, as far as it concerns this scale. Raises BenchError with the valid names."""
+    """The scale with what bench.toml chose, as far as it concerns this scale.
+
+    Raises BenchError with the valid names.
+    """
     if name not in SCALES:
         raise unknown_name("scale", name, SCALES)
     scale = SCALES[name]

@@ -31,13 +31,17 @@ class Change:
         lr, vector = recipe.optim.lr * self.lr, recipe.optim.vector_lr
         method = _replaced(recipe.method, self.method)
         if self.second:
-            method = _replaced(method, {"second": _network(_translated("architecture", scale.networks, self.second, scale), recipe)})
+            method = _replaced(
+                method, {"second": _network(_translated("architecture", scale.networks, self.second, scale), recipe)}
+            )
         return replace(
             recipe,
             method=method,
             views=tuple(_replaced(view, self.views) for view in recipe.views),
             batch_size=round(recipe.batch_size * self.batch),
-            optim=_replaced(replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr), self.optim),
+            optim=_replaced(
+                replace(recipe.optim, lr=lr, vector_lr=None if vector is None else vector * self.lr), self.optim
+            ),
         )
 
 
@@ -72,7 +76,8 @@ def encoder(
         for change in changes:
             recipe = change.apply(recipe, scale)
         length = recipe.epochs * scale.shrink * share
-        # A short run keeps the paper's warm-up at the published scale (its ablations do) and a tenth of itself elsewhere.
+        # A short run keeps the paper's warm-up at the published scale (its ablations do) and a tenth of itself
+        # elsewhere.
         warmup = recipe.optim.warmup_epochs if scale.published else min(recipe.optim.warmup_epochs, 0.1 * length)
         return Pretrain(
             method=recipe.method,
@@ -95,19 +100,31 @@ def encoder(
 
 
 def evaluation(
-    scale: Scale, subject: Encoder, protocol: str, *, dataset: str, seed: int, options: Mapping[str, Any] | None = None, variant: str = ""
+    scale: Scale,
+    subject: Encoder,
+    protocol: str,
+    *,
+    dataset: str,
+    seed: int,
+    options: Mapping[str, Any] | None = None,
+    variant: str = "",
 ) -> Evaluate:
-    """The evaluation spec of a table cell: a recipe of the protocol or of one of its variants; `options` replace fields of it."""
+    """The evaluation spec of a table cell: a recipe of the protocol or of one of its variants.
+
+    `options` replace fields of it.
+    """
     found = plugins.evaluation(protocol)
     recipes = _variant("evaluation", protocol, found.recipes, found.variants, variant)
     if scale.recipe not in recipes:
-        raise BenchError(f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}.")
+        raise BenchError(
+            f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}."
+        )
     data = _translated("data set", scale.data, dataset, scale)
     return Evaluate(encoder=subject, protocol=_replaced(recipes[scale.recipe], options or {}), data=data, seed=seed)
 
 
 def recipe_of(method: str, scale: Scale, variant: str = "") -> tuple[Recipe, float]:
-    """The recipe of a method or of one of its variants at a scale, and the epochs of its paper recipe, to which a row's are relative."""
+    """A method's or variant's recipe at a scale, and the epochs of its paper recipe, to which a row's are relative."""
     found = plugins.method(method)
     recipes = _variant("method", method, found.recipes, found.variants, variant)
     if scale.recipe not in recipes:
@@ -116,7 +133,9 @@ def recipe_of(method: str, scale: Scale, variant: str = "") -> tuple[Recipe, flo
     return recipe, (paper.first or paper).epochs
 
 
-def _variant(kind: str, name: str, recipes: Mapping[str, T], variants: Mapping[str, Mapping[str, T]], variant: str) -> Mapping[str, T]:
+def _variant(
+    kind: str, name: str, recipes: Mapping[str, T], variants: Mapping[str, Mapping[str, T]], variant: str
+) -> Mapping[str, T]:
     if variant and variant not in variants:
         raise unknown_name(f"variant of {kind} {name}", variant, variants)
     return variants[variant] if variant else recipes

@@ -1,7 +1,7 @@
 """The feature cache from outside: how its entries are called, and which of them an evaluation reads. Imports no torch.
 
-Who fills the cache is evals/parts/features.py. An evaluation's module says in FEATURES which splits it reads of it: with them
-there it needs no pass over the backbone. Without FEATURES nothing is known.
+Who fills the cache is evals/parts/features.py. An evaluation's module says in FEATURES which splits it reads of it:
+with them there it needs no pass over the backbone. Without FEATURES nothing is known.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def entry_name(key: str, data: Data, split: str, crop: Crop, version: int = VERS
 
 
 def entries_of(spec: Evaluate, splits: Iterable[str]) -> list[str]:
-    """Names of the entries for these splits, with the encoder's digest alone as their key: its weights may not be there yet."""
+    """Names of the entries for these splits, keyed by the encoder's digest alone: its weights may not be there yet."""
     crop = plugins.evaluation_of(spec.protocol).crop(spec.protocol)
     return [entry_name(digest(spec.encoder), spec.data, split, crop) for split in splits]
 

@@ -90,7 +90,13 @@ class RunFolder:
 
     def create(self, job: Job, resources: Resources) -> None:
         """Write job.json unless it says the same already; a damaged or edited one is replaced."""
-        body = {"format": FORMAT, "spec": canonical(job.spec), "label": job.label, "needs": list(job.needs), "resources": asdict(resources)}
+        body = {
+            "format": FORMAT,
+            "spec": canonical(job.spec),
+            "label": job.label,
+            "needs": list(job.needs),
+            "resources": asdict(resources),
+        }
         try:
             if read_json(self.job_file) == body:
                 return
@@ -113,7 +119,9 @@ class RunFolder:
         """The spec, rebuilt. Raises BenchError when another version of the project wrote it."""
         data = read_json(self.job_file)
         if data.get("format") != FORMAT:
-            raise BenchError(f"{self.job_file} has format {data.get('format')}, this version reads {FORMAT}: run the table anew.")
+            raise BenchError(
+                f"{self.job_file} has format {data.get('format')}, this version reads {FORMAT}: run the table anew."
+            )
         return from_json(data["spec"])  # type: ignore[arg-type, return-value]
 
     @property
@@ -196,7 +204,10 @@ class RunFolder:
             if self.result_file.exists() or (holder is not None and self._alive(holder)):
                 return False
             self.beat()
-            write_json(self._claim, asdict(Claim(host=socket.gethostname(), pid=os.getpid(), born=_born(os.getpid()), slot=slot)))
+            write_json(
+                self._claim,
+                asdict(Claim(host=socket.gethostname(), pid=os.getpid(), born=_born(os.getpid()), slot=slot)),
+            )
             return True
 
     def release(self) -> None:

@@ -42,7 +42,9 @@ class StoredPlan:
     columns: tuple[str, ...]
     jobs: tuple[StoredJob, ...]
     overrides: Overrides = AS_PUBLISHED  # section [recipe] of bench.toml when it ran
-    released: Mapping[str, str] | None = None  # of a run with --released: the authors' weights and the sha256 of each file
+    released: Mapping[str, str] | None = (
+        None  # of a run with --released: the authors' weights and the sha256 of each file
+    )
 
     @property
     def name(self) -> str:
@@ -92,7 +94,10 @@ def _read(path: Path) -> StoredPlan:
     data = read_json(path)
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
-    jobs = tuple(StoredJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"])) for j in data["jobs"])  # type: ignore[attr-defined]
+    jobs = tuple(
+        StoredJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"]))
+        for j in data["jobs"]
+    )  # type: ignore[attr-defined]
     changed: Any = data.pop("choices")
     overrides = Overrides(**{**changed, "data": tuple((name, other) for name, other in changed["data"])})
     body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}  # type: ignore[arg-type]

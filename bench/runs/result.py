@@ -28,8 +28,8 @@ class Provenance:
     resumed: int = 0  # how often the job went on from a checkpoint
     # What the counters in energy_parts say; None: no counter could be read, or the job went on from a checkpoint.
     energy_joules: float | None = None
-    # "gpus": those of the job alone. "packages": the processor packages of its node while it ran, everything on them included;
-    # jobs side by side each count the whole, so their sum is more than what was used.
+    # "gpus": those of the job alone. "packages": the processor packages of its node while it ran, everything on them
+    # included; jobs side by side each count the whole, so their sum is more than what was used.
     energy_parts: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -1,7 +1,10 @@
-"""Section [recipe] of bench.toml: what a user changes in all recipes. It can change numbers, so it is part of the job ids it touches.
+"""Section [recipe] of bench.toml: what a user changes in all recipes.
+
+It can change numbers, so it is part of the job ids it touches.
 
 [recipe]
-chunks = 4                          # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss
+chunks = 4                          # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the
+loss
 # stays that of the whole batch, but batch norm sees one sub-batch at a time
 compile = true                      # torch.compile for the encoder in pretraining: other roundings
 exact_views = true                  # views of images on disk by Pillow through torchvision, digit for digit, but slow

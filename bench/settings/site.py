@@ -1,4 +1,4 @@
-"""The place where the harness runs: paths, data sets, local resources, and the sections that have files of their own here.
+"""The place where the harness runs: paths, data sets, local resources, and the sections with files of their own here.
 
 bench/bench_toml.py reads it from bench.toml. Not hashed (but for the overrides): another machine changes no job id.
 """
@@ -47,7 +47,10 @@ class Site:
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""
         if name not in self.data:
-            raise BenchError(f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in {self.file or self.root / NAME}.')
+            raise BenchError(
+                f'data set {name!r} needs a folder: add `{name} = "/path"` under [data] in '
+                f"{self.file or self.root / NAME}."
+            )
         if not self.data[name].is_dir():
             raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
         return self.data[name]

@@ -14,7 +14,8 @@ array = 1000                # most jobs in one array; slurm.conf's MaxArraySize 
 signal = 120                # seconds before the end of the time limit at which a worker is told to save its state
 
 [slurm.pretrain]            # the same keys, for pretrainings only
-[slurm.evaluate]            # and for evaluations only: always one process, with at most one GPU unless it says otherwise
+[slurm.evaluate]            # and for evaluations only: always one process, with at most one GPU unless it says
+otherwise
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class SlurmRequest:
 
     @property
     def signal_seconds(self) -> int:
-        """`signal`, but never more than a sixth of the limit: Slurm looks every 30 s and so may send it that much earlier."""
+        """`signal`, but at most a sixth of the limit: Slurm looks every 30 s and so may send it that much earlier."""
         return max(1, min(self.signal, self.minutes * 10))
 
 
@@ -93,11 +94,14 @@ def read_slurm(where: str, data: Mapping[str, object]) -> SlurmSettings:
         parts[kind] = part
     for key in _RANKS:
         if key in parts["evaluate"]:
-            raise BenchError(f"{where}: slurm.evaluate.{key}: an evaluation is one process on one node; take the entry out.")
+            raise BenchError(
+                f"{where}: slurm.evaluate.{key}: an evaluation is one process on one node; take the entry out."
+            )
     pretrain = _request({**common, **parts["pretrain"]})
     if "tasks" in {**common, **parts["pretrain"]} and pretrain.gpus not in (0, pretrain.tasks):
         raise BenchError(
-            f"{where}: slurm.tasks is {pretrain.tasks}, but there are {pretrain.gpus} GPUs a node and each takes one process; give one of them."
+            f"{where}: slurm.tasks is {pretrain.tasks}, but there are {pretrain.gpus} GPUs a node and each takes one "
+            "process; give one of them."
         )
     if pretrain.gpus:
         pretrain = replace(pretrain, tasks=pretrain.gpus)
@@ -146,10 +150,24 @@ def _check(where: str, body: Mapping[str, object]) -> None:
 def _check_options(name: str, value: object) -> None:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
         raise BenchError(f'{name} is {value!r}, expected texts by option name: {{ exclude = "node7" }}.')
-    ours = {"array", "dependency", "job-name", "time", "nodes", "output", "error", "signal", "kill-on-invalid-dep", "requeue", "chdir"}
+    ours = {
+        "array",
+        "dependency",
+        "job-name",
+        "time",
+        "nodes",
+        "output",
+        "error",
+        "signal",
+        "kill-on-invalid-dep",
+        "requeue",
+        "chdir",
+    }
     for option in value:
         if option in ours or option in _KEYS or not re.fullmatch(r"[a-z][a-z-]*", option):
-            raise BenchError(f"{name}: {option!r} cannot stand there: it is set by an entry of its own or by the project.")
+            raise BenchError(
+                f"{name}: {option!r} cannot stand there: it is set by an entry of its own or by the project."
+            )
 
 
 def _request(body: Mapping[str, object]) -> SlurmRequest:

@@ -92,20 +92,31 @@ class Keeper:
 
 
 def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:
-    """What evaluations read: the encoder, and the whole method for those that look at the embedding. Returns the sha256."""
-    # Through a handle: given a path, torch writes the temporary name into the file, and equal weights would differ in their hash.
+    """What evaluations read: the encoder, and the whole method for those that look at the embedding.
+
+    Returns the sha256.
+    """
+    # Through a handle: given a path, torch writes the temporary name into the file, and equal weights would differ in
+    # their hash.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, file)
     return file_sha256(path)
 
 
 def load_start(network: nn.Module, start: Pretrain, run: RunFolder) -> None:
-    """Put the weights that another pretraining left into the method. Raises InputCorrupt, BenchError when they do not fit."""
+    """Put the weights that another pretraining left into the method.
+
+    Raises InputCorrupt, BenchError when they do not fit.
+    """
     path = run.path.parent / job_id(start) / "weights.pt"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["method"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise BenchError(f"{path} cannot be read ({one_line(error)[:200]}): the same command trains it again.") from error
+        raise BenchError(
+            f"{path} cannot be read ({one_line(error)[:200]}): the same command trains it again."
+        ) from error
     found = network.load_state_dict(state, strict=False)
     if found.missing_keys or found.unexpected_keys:
-        raise BenchError(f"{path} does not fit: missing {found.missing_keys[:3]}, unexpected {found.unexpected_keys[:3]}.")
+        raise BenchError(
+            f"{path} does not fit: missing {found.missing_keys[:3]}, unexpected {found.unexpected_keys[:3]}."
+        )

@@ -55,7 +55,9 @@ def cached_backward(
         with network.no_sync() if ddp and number + 1 < len(parts) else nullcontext():  # type: ignore[operator]
             again = _seeded(embed, part, seed + number)
             wanted = [name for name in gradients if again[name].requires_grad]
-            torch.autograd.backward([again[name].float() for name in wanted], [gradients[name][rows] for name in wanted])
+            torch.autograd.backward(
+                [again[name].float() for name in wanted], [gradients[name][rows] for name in wanted]
+            )
     return losses, embeddings
 
 

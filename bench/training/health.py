@@ -1,4 +1,4 @@
-"""Whether a training is well: figures of the embedding, and failing with the right word instead of printing a number."""
+"""Whether a training is well: figures of the embedding, and failure with the right word instead of a number."""
 
 from __future__ import annotations
 
@@ -49,5 +49,7 @@ def check_health(terms: dict[str, float], step: int, total: int) -> None:
         raise TrainingFailedError("diverged", f"diverged: {', '.join(bad)} not finite at step {step + 1} of {total}.")
     if step + 1 > total // 4 and terms["embedding_std"] < COLLAPSED_BELOW:
         raise TrainingFailedError(
-            "collapsed", f"collapsed: the embedding's standard deviation is {terms['embedding_std']:.1e} at step {step + 1} of {total}."
+            "collapsed",
+            f"collapsed: the embedding's standard deviation is {terms['embedding_std']:.1e} at step {step + 1} of "
+            f"{total}.",
         )

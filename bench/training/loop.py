@@ -92,7 +92,13 @@ class Loop:
         self.clock, self.cpu_clock = time.monotonic(), time.process_time()
         run, ranks, device = place.run, place.ranks, place.device
         self.split = open_split(spec.data, "train", place.site)
-        self.plan = Plan(images=len(self.split), batch_size=spec.batch_size, seed=seed_of(spec.seed, "data"), rank=ranks.rank, world=ranks.world)
+        self.plan = Plan(
+            images=len(self.split),
+            batch_size=spec.batch_size,
+            seed=seed_of(spec.seed, "data"),
+            rank=ranks.rank,
+            world=ranks.world,
+        )
         self.total = max(1, round(spec.epochs * self.plan.steps_per_epoch))
         self.warmup = round(spec.optim.warmup_epochs * self.plan.steps_per_epoch)
         self.network = build_method(spec, self.total)
@@ -111,9 +117,16 @@ class Loop:
         self.embed: nn.Module = _Embed(self.method)
         if ranks.world > 1:
             _agree(self.before, device)
-            self.embed = DistributedDataParallel(self.embed, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
+            self.embed = DistributedDataParallel(
+                self.embed, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+            )
         self.unreadable = Unreadable(
-            run.path, ranks.rank, data=spec.data.name, images=len(self.split), batch_size=spec.batch_size, done=self.before.step
+            run.path,
+            ranks.rank,
+            data=spec.data.name,
+            images=len(self.split),
+            batch_size=spec.batch_size,
+            done=self.before.step,
         )
         self.log_every = max(1, self.total // LOGGED_STEPS)
         self.logged_at, self.logged_step = time.monotonic(), self.before.step
@@ -133,7 +146,9 @@ class Loop:
         """The steps that are left, with their batches."""
         self.network.train()
         steps, place = range(self.before.step, self.total), self.place
-        batches = train_batches(self.split, self.spec.views, self.plan, steps, place.device, workers=place.workers, replace_unreadable=True)
+        batches = train_batches(
+            self.split, self.spec.views, self.plan, steps, place.device, workers=place.workers, replace_unreadable=True
+        )
         for step, batch in zip(steps, batches, strict=True):
             if isinstance(self.split, Files):
                 self.unreadable.add(step, [self.split.paths[index] for index in batch.unreadable])
@@ -141,7 +156,9 @@ class Loop:
 
     def update(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Forward, backward, optimizer step; returns the losses and the embeddings of the global batch."""
-        torch.manual_seed(seed_of(self.spec.seed, "step", step, self.place.ranks.rank))  # for what draws from the global generator
+        torch.manual_seed(
+            seed_of(self.spec.seed, "step", step, self.place.ranks.rank)
+        )  # for what draws from the global generator
         optim.set_lr(self.optimizer, self.lr_factor(step))
         if self.spec.optim.final_weight_decay is not None:
             optim.set_weight_decay(self.optimizer, self.spec.optim, step / self.total)
@@ -228,12 +245,20 @@ class Loop:
             metrics["unreadable_images"] = float(self.unreadable.count)
         sha = save_weights(self.place.run.weights, self.network, encoder) if self.place.ranks.first else ""
         before = self.before
-        return Trained(metrics=metrics, weights_sha256=sha, resumed=before.resumed, seconds=before.seconds, cpu_seconds=before.cpu_seconds)
+        return Trained(
+            metrics=metrics,
+            weights_sha256=sha,
+            resumed=before.resumed,
+            seconds=before.seconds,
+            cpu_seconds=before.cpu_seconds,
+        )
 
     def progress(self, step: int) -> TrainingState:
         """Where the run stands, for the checkpoint."""
         seconds, cpu = time.monotonic() - self.clock, time.process_time() - self.cpu_clock
-        return replace(self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu)
+        return replace(
+            self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu
+        )
 
 
 def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:
@@ -249,4 +274,7 @@ def _agree(done: TrainingState, device: torch.device) -> None:
     steps = torch.tensor([done.step, -done.step], device=device)
     dist.all_reduce(steps, op=dist.ReduceOp.MAX)
     if steps[0] != -steps[1]:
-        raise BenchError(f"ranks read different checkpoints (steps {-int(steps[1])} to {int(steps[0])}): is the run folder on a shared file system?")
+        raise BenchError(
+            f"ranks read different checkpoints (steps {-int(steps[1])} to {int(steps[0])}): is the run folder on a "
+            "shared file system?"
+        )

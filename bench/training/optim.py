@@ -22,7 +22,10 @@ def untraced(kind: type[Kind]) -> type[Kind]:
 
     torch wraps these methods so that torch.compile leaves them out of its graphs. Here encoders alone are compiled.
     """
-    plain = {name: inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")}
+    plain = {
+        name: inspect.unwrap(getattr(kind, name))
+        for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    }
     return cast(type[Kind], type(kind.__name__, (kind,), plain | {"step": torch.no_grad()(inspect.unwrap(kind.step))}))
 
 
@@ -39,7 +42,9 @@ class LARS(Optimizer):
 
     def __init__(self, groups: Iterable[dict[str, Any]], *, spec: Optim) -> None:
         defaults = {"lr": 0.0, "momentum": spec.momentum, "trust": spec.trust, "weight_decay": 0.0, "adapt": True}
-        super().__init__(groups, defaults | {"classic": spec.lars_momentum == "classic", "separate": spec.lars_norm == "separate"})
+        super().__init__(
+            groups, defaults | {"classic": spec.lars_momentum == "classic", "separate": spec.lars_norm == "separate"}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -51,7 +56,9 @@ class LARS(Optimizer):
                 update = p.grad + group["weight_decay"] * p
                 if group["adapt"]:
                     weight_norm = p.norm()
-                    update_norm = p.grad.norm() + group["weight_decay"] * weight_norm if group["separate"] else update.norm()
+                    update_norm = (
+                        p.grad.norm() + group["weight_decay"] * weight_norm if group["separate"] else update.norm()
+                    )
                     ratio = group["trust"] * weight_norm / update_norm
                     update = update * torch.where((weight_norm > 0) & (update_norm > 0), ratio, torch.ones_like(ratio))
                 if group["classic"]:

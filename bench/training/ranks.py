@@ -33,7 +33,12 @@ class Ranks:
 
 def from_environment() -> Ranks:
     """What torchrun set; one process without it."""
-    return Ranks(*(int(os.environ.get(key, default)) for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))))
+    return Ranks(
+        *(
+            int(os.environ.get(key, default))
+            for key, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        )
+    )
 
 
 def device_of(ranks: Ranks) -> torch.device:
@@ -133,7 +138,9 @@ class GlobalBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, C, ...) -> the same shape."""
         if not self.training:
-            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps)
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+            )
         others = [0, *range(2, x.ndim)]
         shape = [1, -1] + [1] * (x.ndim - 2)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics are never in half precision

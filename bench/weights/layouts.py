@@ -1,4 +1,4 @@
-"""Weights from elsewhere into a network of this project: recognise the file's layout, report every key, refuse what does not fit.
+"""Weights from elsewhere into a network here: recognise the file's layout, report every key, refuse what does not fit.
 
 Layouts seen in the authors' files (their repositories' READMEs, main and evaluate scripts):
     torchvision names alone                 Barlow Twins, VICReg, TWIST "backbone only", torchvision (with `fc`)
@@ -35,7 +35,15 @@ from bench.weights.released import OWN, find, folder_of, tensorflow_index
 from bench.weights.tensorflow import Bundle, is_layer, torchvision_arrays
 
 # In the order of preference: where several fit, the first does (they hold the same network in all files known).
-CONTAINERS = ("", "backbone", "encoder", "state_dict", "model", "model_state_dict", "network")  # "": the file's top level
+CONTAINERS = (
+    "",
+    "backbone",
+    "encoder",
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "network",
+)  # "": the file's top level
 PREFIXES = (
     "",
     "module.",
@@ -68,19 +76,29 @@ class KeyReport:
     def line(self) -> str:
         """In one line, for logs."""
         left = (*self.unexpected, *self.outside)
-        return f"layout {self.layout}: {self.matched} keys matched, {len(self.missing)} missing, {len(left)} left out" + (
-            f" ({_some(left)})" if left else ""
+        return (
+            f"layout {self.layout}: {self.matched} keys matched, {len(self.missing)} missing, {len(left)} left out"
+            + (f" ({_some(left)})" if left else "")
         )
 
     def details(self) -> dict[str, Json]:
         """For a result."""
         left = [*self.unexpected, *self.outside]
         kept: list[Json] = [*left[:KEPT]]
-        return {"layout": self.layout, "matched": self.matched, "missing": [*self.missing], "unexpected": kept, "unexpected_count": len(left)}
+        return {
+            "layout": self.layout,
+            "matched": self.matched,
+            "missing": [*self.missing],
+            "unexpected": kept,
+            "unexpected_count": len(left),
+        }
 
 
 def load_released(spec: Released, runs: Path) -> tuple[Network, dict[str, Json]]:
-    """The network of a spec, and what a result says about it. Raises BenchError when the file is gone, changed or does not fit."""
+    """The network of a spec, and what a result says about it.
+
+    Raises BenchError when the file is gone, changed or does not fit.
+    """
     path = find(spec.sha256, folder_of(runs))
     network, report = load(spec.backbone, path)
     print(f"weights {spec.name} from {path}: {report.line()}", flush=True)
@@ -94,7 +112,10 @@ def load_released(spec: Released, runs: Path) -> tuple[Network, dict[str, Json]]
 
 
 def load(backbone: Backbone, path: Path) -> tuple[Network, KeyReport]:
-    """A network with the weights of a file. Raises BenchError that names the first keys when its backbone is not fully matched."""
+    """A network with the weights of a file.
+
+    Raises BenchError that names the first keys when its backbone is not fully matched.
+    """
     network = encoders.build(backbone, seed=0)
     own = network.state_dict()
     found = _candidates(path, backbone)
@@ -125,7 +146,9 @@ def _candidates(path: Path, backbone: Backbone) -> list[tuple[str, str, Mapping[
         if backbone.name not in encoders.RESNETS:
             raise BenchError(f"{path} is a TensorFlow checkpoint, of which only ResNets are read, not {backbone.name}.")
         arrays = torchvision_arrays(Bundle(path), backbone.name)
-        return [("TensorFlow, base_model/conv2d_k", "", {name: torch.from_numpy(values) for name, values in arrays.items()})]
+        return [
+            ("TensorFlow, base_model/conv2d_k", "", {name: torch.from_numpy(values) for name, values in arrays.items()})
+        ]
     content = _read(path)
     if not isinstance(content, Mapping):
         raise BenchError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
@@ -137,7 +160,9 @@ def _candidates(path: Path, backbone: Backbone) -> list[tuple[str, str, Mapping[
         state = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
         for prefix in PREFIXES:
             if state and (not prefix or any(name.startswith(prefix) for name in state)):
-                words = " ".join(filter(None, (f"[{container}]" if container else "", f"{prefix}*" if prefix else "plain names")))
+                words = " ".join(
+                    filter(None, (f"[{container}]" if container else "", f"{prefix}*" if prefix else "plain names"))
+                )
                 found.append((words, prefix, state))
     if not found:
         raise BenchError(f"{path} holds no tensors by name; its keys are {_some(str(key) for key in content)}.")
@@ -145,12 +170,18 @@ def _candidates(path: Path, backbone: Backbone) -> list[tuple[str, str, Mapping[
 
 
 def _read(path: Path) -> Any:
-    """The content of a torch file; nothing in it is executed, and of foreign classes only argparse.Namespace is rebuilt."""
+    """The content of a torch file.
+
+    Nothing in it is executed, and of foreign classes only argparse.Namespace is rebuilt.
+    """
     try:
         with path.open("rb") as file:
             head = file.read(512).lstrip().lower()
         if head.startswith((b"<!doctype", b"<html")):
-            raise BenchError(f"{path} is a web page, not a checkpoint: a download that asked for a confirmation. Get it again in a browser.")
+            raise BenchError(
+                f"{path} is a web page, not a checkpoint: a download that asked for a confirmation. Get it again in "
+                "a browser."
+            )
         with torch.serialization.safe_globals([argparse.Namespace]):  # TWIST keeps its command line under "args"
             return torch.load(path, map_location="cpu", weights_only=True)
     except BenchError:
@@ -161,10 +192,13 @@ def _read(path: Path) -> Any:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, UnpicklingError) else None
         if foreign:
             raise BenchError(
-                f"{path} holds objects of {foreign[1]}, which are not rebuilt here because that could run foreign code: "
+                f"{path} holds objects of {foreign[1]}, which are not rebuilt here because that could run foreign "
+                "code: "
                 "save its tensors alone, torch.save(state_dict, file), where you trust it."
             ) from error
-        raise BenchError(f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({one_line(error)[:120]}).") from error
+        raise BenchError(
+            f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({one_line(error)[:120]})."
+        ) from error
 
 
 def _compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor], layout: str, prefix: str) -> KeyReport:
@@ -197,16 +231,27 @@ def _refuse(report: KeyReport, backbone: Backbone, path: Path, prefix: str, own:
     what = f"{backbone.name} {backbone.width}x"
     if not report.matched and not report.misshapen:
         raise BenchError(
-            f"{path} holds no {what}: not one of its {len(own)} keys ({_some(own)}), but {_some((*report.unexpected, *report.outside))}."
+            f"{path} holds no {what}: not one of its {len(own)} keys ({_some(own)}), but "
+            f"{_some((*report.unexpected, *report.outside))}."
         )
     if report.misshapen:
-        raise BenchError(f"{path} ({report.layout}) is not a {what}: {report.misshapen[0]}; {len(report.misshapen)} tensors differ. Another width?")
+        raise BenchError(
+            f"{path} ({report.layout}) is not a {what}: {report.misshapen[0]}; {len(report.misshapen)} tensors "
+            "differ. Another width?"
+        )
     if report.missing:
-        raise BenchError(f"{path} ({report.layout}) holds no whole {what}: {len(report.missing)} keys are missing, {_some(report.missing)}.")
+        raise BenchError(
+            f"{path} ({report.layout}) holds no whole {what}: {len(report.missing)} keys are missing, "
+            f"{_some(report.missing)}."
+        )
     stems = {name.partition(".")[0] for name in own}
-    larger = [name for name in report.unexpected if name.removeprefix(prefix).partition(".")[0] in stems or is_layer(name)]
+    larger = [
+        name for name in report.unexpected if name.removeprefix(prefix).partition(".")[0] in stems or is_layer(name)
+    ]
     if larger:
-        raise BenchError(f"{path} ({report.layout}) holds another network than {what}: {len(larger)} keys too many, {_some(larger)}.")
+        raise BenchError(
+            f"{path} ({report.layout}) holds another network than {what}: {len(larger)} keys too many, {_some(larger)}."
+        )
 
 
 def _some(names: Iterable[str]) -> str:

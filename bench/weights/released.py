@@ -42,7 +42,10 @@ def folder_of(runs: Path) -> Path:
 
 
 def locate(name: str, site: Site) -> Located:
-    """The file of a catalogue entry, which must be here. Raises BenchError that says how to get it, or that it is another file."""
+    """The file of a catalogue entry, which must be here.
+
+    Raises BenchError that says how to get it, or that it is another file.
+    """
     entry = weights(name)
     place = site.released.get(name, KnownFile())
     toml = site.file or site.root / "bench.toml"
@@ -54,9 +57,12 @@ def locate(name: str, site: Site) -> Located:
         path = downloaded(name, site)
         if not path.is_file():
             if entry.url:
-                raise BenchError(f"released weights {name!r} are not here yet: `bench run --released` downloads {entry.url}.")
+                raise BenchError(
+                    f"released weights {name!r} are not here yet: `bench run --released` downloads {entry.url}."
+                )
             raise BenchError(
-                f'released weights {name!r} must be downloaded by hand from {entry.by_hand}; then add `{name} = "/path"` under [released] in {toml}.'
+                f"released weights {name!r} must be downloaded by hand from {entry.by_hand}; then add `{name} = "
+                f'"/path"` under [released] in {toml}.'
             )
     digest = register(path, folder_of(site.runs))
     _check_hash(name, path, digest, place.sha256 or entry.sha256)
@@ -104,18 +110,27 @@ def find(digest: str, folder: Path) -> Path:
     try:
         path = Path(str(read_json(folder / f"{digest}.json")["path"]))
     except (FileNotFoundError, InputCorrupt, KeyError) as error:
-        raise BenchError(f"no weights file with sha256 {digest[:12]} is known here: run the same command again.") from error
+        raise BenchError(
+            f"no weights file with sha256 {digest[:12]} is known here: run the same command again."
+        ) from error
     if not _is_here(path):
         raise BenchError(f"{path} is gone: put the weights back, or run the command again with their new place.")
     if file_sha256(*parts(path)) != digest:
-        raise BenchError(f"{path} has changed since this job was planned (sha256 was {digest[:12]}): run the same command again.")
+        raise BenchError(
+            f"{path} has changed since this job was planned (sha256 was {digest[:12]}): run the same command again."
+        )
     return path
 
 
 def parts(path: Path) -> list[Path]:
-    """The files that a checkpoint consists of: one, or a TensorFlow index and its data files. Raises BenchError for a folder."""
+    """The files that a checkpoint consists of: one, or a TensorFlow index and its data files.
+
+    Raises BenchError for a folder.
+    """
     if path.is_dir():
-        raise BenchError(f"{path} is a folder, expected a checkpoint file (of a TensorFlow checkpoint, the one that ends in .index).")
+        raise BenchError(
+            f"{path} is a folder, expected a checkpoint file (of a TensorFlow checkpoint, the one that ends in .index)."
+        )
     if not path.exists() and tensorflow_index(path).is_file():
         path = tensorflow_index(path)
     if path.suffix != ".index":
@@ -135,7 +150,8 @@ def _is_here(path: Path) -> bool:
 def _check_hash(name: str, path: Path, digest: str, expected: str) -> None:
     if not digest.startswith(expected):
         raise BenchError(
-            f"released weights {name!r}: {path} has sha256 {digest}, expected {expected}{'' if len(expected) == 64 else '...'}: "
+            f"released weights {name!r}: {path} has sha256 {digest}, expected "
+            f"{expected}{'' if len(expected) == 64 else '...'}: "
             "a damaged or another file. Get it again, or correct the pin in bench.toml."
         )
 
@@ -156,7 +172,11 @@ def _download(name: str, url: str, target: Path) -> str:
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it is an open answer as well
-        raise BenchError(f"released weights {name!r}: {url} cannot be downloaded ({one_line(error)}). {advice}") from error
+        raise BenchError(
+            f"released weights {name!r}: {url} cannot be downloaded ({one_line(error)}). {advice}"
+        ) from error
     if expected is not None and size != int(expected):
-        raise BenchError(f"released weights {name!r}: {url} broke off after {size} of {expected} bytes: run the same command again.")
+        raise BenchError(
+            f"released weights {name!r}: {url} broke off after {size} of {expected} bytes: run the same command again."
+        )
     return digest.hexdigest()

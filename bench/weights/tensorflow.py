@@ -43,7 +43,10 @@ class StoredTensor:
 
 
 class Bundle:
-    """A checkpoint by its index file, its prefix, or a zip that holds one. Raises BenchError for everything that is none."""
+    """A checkpoint by its index file, its prefix, or a zip that holds one.
+
+    Raises BenchError for everything that is none.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -59,7 +62,9 @@ class Bundle:
             header = {number: value for number, value in _fields(table.pop(b"")) if isinstance(value, int)}
             self.entries = {name.decode(): _entry(value) for name, value in table.items()}
         except (KeyError, IndexError, ValueError, TypeError, struct.error) as error:
-            raise BenchError(f"{path} is no whole TensorFlow checkpoint: its index cannot be read ({error}).") from error
+            raise BenchError(
+                f"{path} is no whole TensorFlow checkpoint: its index cannot be read ({error})."
+            ) from error
         if header.get(2, 0) != 0:
             raise BenchError(f"{path} was written on a big-endian machine, which is not supported.")
         self.shards = header.get(1, 1)
@@ -71,7 +76,10 @@ class Bundle:
         raw = self._bytes(entry)
         kind = np.dtype(FLOATS[entry.dtype])
         if len(raw) != entry.size or entry.size != prod(entry.shape) * kind.itemsize:
-            raise BenchError(f"{self.path}: {name} has {len(raw)} of {prod(entry.shape) * kind.itemsize} bytes: the data file is cut off.")
+            raise BenchError(
+                f"{self.path}: {name} has {len(raw)} of {prod(entry.shape) * kind.itemsize} bytes: the data file is "
+                "cut off."
+            )
         return np.frombuffer(raw, kind).reshape(entry.shape).astype(np.float32)
 
     def _bytes(self, entry: StoredTensor) -> bytes:
@@ -92,7 +100,9 @@ class Bundle:
 
 
 def torchvision_arrays(bundle: Bundle, network: str) -> dict[str, NDArray[np.float32]]:
-    """The values of a SimCLR or FNC checkpoint under torchvision's names; what fits no layer keeps its own name and is not read: empty.
+    """The values of a SimCLR or FNC checkpoint under torchvision's names.
+
+    What fits no layer keeps its own name and is not read: empty.
 
     google-research/simclr, resnet.py: layers are numbered as they are made, the shortcut of a block before its other
     convolutions. Kernels are (height, width, in, out).
@@ -125,7 +135,9 @@ def _layers(network: str) -> Iterator[tuple[str, str]]:
     for stage, blocks in enumerate(layers.blocks, start=1):
         for block in range(blocks):
             place = f"layer{stage}.{block}"
-            if block == 0:  # block_group: a projection shortcut in the first block of every stage, also of a basic block's
+            if (
+                block == 0
+            ):  # block_group: a projection shortcut in the first block of every stage, also of a basic block's
                 yield f"{place}.downsample.0", f"{place}.downsample.1"
             for part in range(1, 4 if layers.bottleneck else 3):
                 yield f"{place}.conv{part}", f"{place}.bn{part}"
@@ -183,7 +195,11 @@ def _entry(message: bytes) -> StoredTensor:
         if isinstance(value, int):
             values[number] = value
         elif number == 2:  # TensorShapeProto: 2 dim, of which 1 is the size
-            sizes = [[size for field, size in _fields(dim) if field == 1 and isinstance(size, int)] for part, dim in _fields(value) if part == 2]
+            sizes = [
+                [size for field, size in _fields(dim) if field == 1 and isinstance(size, int)]
+                for part, dim in _fields(value)
+                if part == 2
+            ]
             shape = tuple(size[0] if size else 0 for size in sizes)  # a zero is not written
     return StoredTensor(shape, values.get(1, 0), values.get(3, 0), values.get(4, 0), values.get(5, 0))
 

@@ -1,4 +1,4 @@
-"""The one place that knows which Detectron2 is installed: whether it is there, what it can do, and what v0.6 needs today.
+"""The one place that knows which Detectron2 is installed: whether it is there, what it can do, what v0.6 needs today.
 
 Everything else is written against the normal Detectron2 API. A build from the upstream sources runs as it is; the
 sources of v0.6 (October 2021), which is what the package registry has, expect older versions of numpy, Pillow and
@@ -37,7 +37,10 @@ def describe() -> str:
     import detectron2
 
     if not _compiled():
-        able = "without compiled operators: C4 and FPN detectors on CPU and GPU, no deformable convolutions or rotated boxes"
+        able = (
+            "without compiled operators: C4 and FPN detectors on CPU and GPU, no deformable convolutions or "
+            "rotated boxes"
+        )
     else:
         able = "with compiled operators"
     return f"Detectron2 {detectron2.__version__} {able}"
@@ -53,12 +56,17 @@ def require() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide four warnings of Detectron2 and pycocotools on today's torch and numpy: at import, about anchors, resized and decoded masks."""
+    """Hide four warnings of Detectron2 and pycocotools on today's torch and numpy.
+
+    At import, about anchors, resized and decoded masks.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
         warnings.filterwarnings("ignore", message=".*torch.meshgrid.*", category=UserWarning)
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
-        warnings.filterwarnings("ignore", message="__array__ implementation doesn't accept a copy keyword", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", message="__array__ implementation doesn't accept a copy keyword", category=DeprecationWarning
+        )
         yield
 
 
@@ -68,13 +76,19 @@ class _NoExtension(types.ModuleType):
     def __getattr__(self, name: str) -> object:
         if name.startswith("__"):  # asked by inspect, pickle, copy
             raise AttributeError(name)
-        raise BenchError(f"{self.__name__}.{name} needs a Detectron2 that was built with its C++ extension (docs/detection.md).")
+        raise BenchError(
+            f"{self.__name__}.{name} needs a Detectron2 that was built with its C++ extension (docs/detection.md)."
+        )
 
 
 def _compiled() -> bool:
     """Whether the real extension is there."""
     known = sys.modules.get("detectron2._C")
-    return not isinstance(known, _NoExtension) if known is not None else importlib.util.find_spec("detectron2._C") is not None
+    return (
+        not isinstance(known, _NoExtension)
+        if known is not None
+        else importlib.util.find_spec("detectron2._C") is not None
+    )
 
 
 @cache

@@ -1,4 +1,7 @@
-"""A Detector as Detectron2's configuration. The base is Detectron2's own file; what stands here is what differs from it."""
+"""A Detector as Detectron2's configuration.
+
+The base is Detectron2's own file; what stands here is what differs from it.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,19 @@ from evals.detection.weights import is_standard, pixel_statistics
 DEPTHS = {"resnet50": 50, "resnet101": 101}
 
 
-def build_cfg(detector: Detector, backbone: Backbone, *, classes: int, masks: bool, bitmasks: bool, device: torch.device) -> Any:
-    """The CfgNode. `bitmasks`: masks in the data are run lengths, not polygons. Raises BenchError for settings that do not fit."""
+def build_cfg(
+    detector: Detector, backbone: Backbone, *, classes: int, masks: bool, bitmasks: bool, device: torch.device
+) -> Any:
+    """The CfgNode.
+
+    `bitmasks`: masks in the data are run lengths, not polygons. Raises BenchError for settings that do not fit.
+    """
     from detectron2.config import CfgNode, get_cfg
 
     cfg = get_cfg()
-    cfg.MODEL.ENCODER = CfgNode({"NAME": backbone.name, "CHANNELS": backbone.base_channels * backbone.width, "STEM": backbone.stem})
+    cfg.MODEL.ENCODER = CfgNode(
+        {"NAME": backbone.name, "CHANNELS": backbone.base_channels * backbone.width, "STEM": backbone.stem}
+    )
     cfg.MODEL.ROI_BOX_HEAD.EXTRA_NORM = detector.extra_norm
     cfg.merge_from_file(str(_folder() / f"Base-RCNN-{detector.architecture}.yaml"))
     model = cfg.MODEL
@@ -38,7 +48,11 @@ def build_cfg(detector: Detector, backbone: Backbone, *, classes: int, masks: bo
     if is_standard(backbone):
         channels = backbone.base_channels * backbone.width
         model.RESNETS.DEPTH = DEPTHS[backbone.name]
-        model.RESNETS.STEM_OUT_CHANNELS, model.RESNETS.WIDTH_PER_GROUP, model.RESNETS.RES2_OUT_CHANNELS = channels, channels, 4 * channels
+        model.RESNETS.STEM_OUT_CHANNELS, model.RESNETS.WIDTH_PER_GROUP, model.RESNETS.RES2_OUT_CHANNELS = (
+            channels,
+            channels,
+            4 * channels,
+        )
     _architecture(cfg, detector, backbone)
     _regions(cfg, detector)
     _input(cfg, detector, bitmasks=bitmasks)
@@ -48,13 +62,16 @@ def build_cfg(detector: Detector, backbone: Backbone, *, classes: int, masks: bo
 
 
 def _folder() -> Path:
-    """Detectron2's own configuration files, found without its model zoo, which needs a module that setuptools has dropped."""
+    """Detectron2's own configuration files, found without its model zoo, which needs a module setuptools dropped."""
     found = importlib.util.find_spec("detectron2")
     assert found is not None
     assert found.origin is not None
     folder = Path(found.origin).parent / "model_zoo" / "configs"
     if not folder.is_dir():
-        raise BenchError(f"{folder} is missing: Detectron2 was installed without its configuration files; `make detection` installs them.")
+        raise BenchError(
+            f"{folder} is missing: Detectron2 was installed without its configuration files; `make detection` "
+            "installs them."
+        )
     return folder
 
 
@@ -76,7 +93,8 @@ def _architecture(cfg: Any, detector: Detector, backbone: Backbone) -> None:
         levels = [f"p{finest + number}" for number in range(5 if backbone.stem == "imagenet" else 4)]
     if len(narrow.anchors) != len(levels):
         raise BenchError(
-            f"the feature pyramid has {len(levels)} levels with this encoder, found {len(narrow.anchors)} anchor sizes {narrow.anchors}."
+            f"the feature pyramid has {len(levels)} levels with this encoder, found {len(narrow.anchors)} anchor "
+            f"sizes {narrow.anchors}."
         )
     model.RPN.IN_FEATURES = levels
     model.ROI_HEADS.IN_FEATURES = levels[:-1]
@@ -92,7 +110,11 @@ def _architecture(cfg: Any, detector: Detector, backbone: Backbone) -> None:
 
 def _regions(cfg: Any, detector: Detector) -> None:
     model, narrow = cfg.MODEL, detector.narrow
-    for key, value in zip(("PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST"), narrow.proposals, strict=True):
+    for key, value in zip(
+        ("PRE_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TEST"),
+        narrow.proposals,
+        strict=True,
+    ):
         if value:
             model.RPN[key] = value
     model.RPN.BATCH_SIZE_PER_IMAGE = narrow.sampled_anchors

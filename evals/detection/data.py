@@ -1,4 +1,7 @@
-"""Detection data as Detectron2 reads them, and batches that are functions of (seed, iteration), so that a resumed run sees the same."""
+"""Detection data as Detectron2 reads them, and batches that are functions of (seed, iteration).
+
+So a resumed run sees the same batches.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def open_scenes(context: Context, *, masks: bool, first: bool = True) -> Scenes:
 
     data, names = context.data, layouts.COCO if masks else layouts.VOC
     if data.name not in names:
-        raise BenchError(f"this protocol needs a data set in {'COCO' if masks else 'VOC'}'s layout ({' or '.join(names)}), found {data.name!r}.")
+        raise BenchError(
+            f"this protocol needs a data set in {'COCO' if masks else 'VOC'}'s layout ({' or '.join(names)}), found "
+            f"{data.name!r}."
+        )
     root = layouts.detection_root(data, context.site, context.features)
     layouts.check_whole(data, root, context.features, None if first else wait)
     train, test = (_register_coco if masks else _register_voc)(data, root)
@@ -61,7 +67,14 @@ def open_scenes(context: Context, *, masks: bool, first: bool = True) -> Scenes:
 
     items = get_detection_dataset_dicts(train, filter_empty=True)
     shapes = (one.get("segmentation") for item in items for one in item["annotations"] if not one.get("iscrowd"))
-    return Scenes(train, test, items, tuple(MetadataCatalog.get(test).thing_classes), any(isinstance(shape, dict) for shape in shapes), root)
+    return Scenes(
+        train,
+        test,
+        items,
+        tuple(MetadataCatalog.get(test).thing_classes),
+        any(isinstance(shape, dict) for shape in shapes),
+        root,
+    )
 
 
 def _register_coco(data: Data, root: Path) -> tuple[tuple[str, ...], str]:
@@ -92,7 +105,9 @@ def _register_voc(data: Data, root: Path) -> tuple[tuple[str, ...], str]:
 
 
 def plan_batches(upright: Sequence[bool], batch_size: int, iterations: int, seed: int) -> list[list[int]]:
-    """Images of each iteration's batch over all ranks. Every image is seen once before one is seen again, but that pairs have one aspect.
+    """Images of each iteration's batch over all ranks.
+
+    Every image is seen once before one is seen again, but that pairs have one aspect.
 
     Wide and upright images are padded to one size in a batch, which is why Detectron2 keeps them apart too.
     """
@@ -136,7 +151,10 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
     share = batch // ranks.world
     upright = [item["width"] < item["height"] for item in scenes.train_items]
     planned = plan_batches(upright, batch, steps.stop, seed)
-    keys = [[(step, place, planned[step][place]) for place in range(ranks.rank * share, (ranks.rank + 1) * share)] for step in steps]
+    keys = [
+        [(step, place, planned[step][place]) for place in range(ranks.rank * share, (ranks.rank + 1) * share)]
+        for step in steps
+    ]
     mapped = _Mapped(DatasetFromList(scenes.train_items, copy=False), DatasetMapper(cfg, is_train=True), seed)
     return iter(DataLoader(mapped, batch_sampler=keys, num_workers=workers, collate_fn=list))
 

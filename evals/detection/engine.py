@@ -1,4 +1,4 @@
-"""The engine of detection_voc and detection_coco: an encoder in, a fine-tuned detector and its average precision out."""
+"""The engine of detection_voc and detection_coco: encoder in, fine-tuned detector and its average precision out."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from evals.detection.weights import load_encoder, spec_of
 def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) -> Outcome:
     """Fine-tune and test. With several ranks every rank takes part, and the first one's outcome counts.
 
-    Raises BenchError where Detectron2 is missing, for an encoder without stages, and for data that are not whole; all of
-    these before training. Raises Stopped and TrainingFailedError as `fine_tune` does.
+    Raises BenchError where Detectron2 is missing, for an encoder without stages, and for data that are not whole; all
+    of these before training. Raises Stopped and TrainingFailedError as `fine_tune` does.
     """
     backbone = spec_of(subject)
     compat.require()
@@ -42,7 +42,14 @@ def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) 
 
         ranks = from_environment()
         scenes = open_scenes(context, masks=masks, first=ranks.first)
-        cfg = build_cfg(detector, backbone, classes=len(scenes.classes), masks=masks, bitmasks=scenes.bitmasks, device=context.device)
+        cfg = build_cfg(
+            detector,
+            backbone,
+            classes=len(scenes.classes),
+            masks=masks,
+            bitmasks=scenes.bitmasks,
+            device=context.device,
+        )
         torch.manual_seed(seed_of(context.seed, "detection", "heads"))
         model = build_model(cfg)
         copied = load_encoder(model, subject.network, backbone, detector.architecture)
@@ -50,7 +57,9 @@ def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) 
         if detector.precise_norm:
             precise_norms(cfg, model, scenes, context, ranks, detector.precise_norm)
         workers = context.site.loader_workers(context.device.type)
-        found = inference_on_dataset(model, test_loader(cfg, scenes.test, workers), scores.Predictions(scenes.test, voc=not masks))
+        found = inference_on_dataset(
+            model, test_loader(cfg, scenes.test, workers), scores.Predictions(scenes.test, voc=not masks)
+        )
         if not ranks.first:
             return Outcome(metrics={})
         if masks:
@@ -60,7 +69,8 @@ def run(detector: Detector, subject: Subject, context: Context, *, masks: bool) 
         if context.folder is not None:
             pictures.write(found["found"], scenes, context.folder)
     known: dict[str, Json] = {
-        name: {key: None if math.isnan(value) else round(value, 4) for key, value in own.items()} for name, own in classes.items()
+        name: {key: None if math.isnan(value) else round(value, 4) for key, value in own.items()}
+        for name, own in classes.items()
     }
     details: dict[str, Json] = {
         "ap_per_class": known,

@@ -1,7 +1,7 @@
 """Our own ResNets inside Detectron2: as a backbone, under a feature pyramid, and as the res5 stage of a C4 detector.
 
-Detectron2 has no ResNet with one block a stage and no stem but ImageNet's, and its C4 head has bottlenecks only. The modules
-here keep the encoder's own layers, so their features are the encoder's by construction. They are built from
+Detectron2 has no ResNet with one block a stage and no stem but ImageNet's, and its C4 head has bottlenecks only. The
+modules here keep the encoder's own layers, so their features are the encoder's by construction. They are built from
 `cfg.MODEL.ENCODER` (NAME, CHANNELS, STEM), which is a `bench.spec.Backbone` as far as Detectron2 may know it.
 
 Import this module after `_detectron2_compat.require()`.
@@ -25,7 +25,7 @@ STAGES = ("res2", "res3", "res4", "res5")
 
 
 class Trunk(Backbone):  # type: ignore[misc]
-    """Stem and stages of an encoder: normalised images (B, 3, H, W) -> {"res2": (B, C, H / stride, W / stride), ...}."""
+    """An encoder's stem and stages: normalised images (B, 3, H, W) -> {"res2": (B, C, H / stride, W / stride), ...}."""
 
     def __init__(self, encoder: encoders.ResNet, out_features: tuple[str, ...]) -> None:
         super().__init__()
@@ -59,7 +59,10 @@ def channels(stage: nn.Sequential) -> int:
 
 
 def pyramid_stages(stem: str) -> tuple[str, ...]:
-    """Stages below a feature pyramid: Detectron2's four under ImageNet's stem; under smaller stems res2 is too fine and left out."""
+    """Stages below a feature pyramid: Detectron2's four under ImageNet's stem.
+
+    Under smaller stems res2 is too fine and left out.
+    """
     return STAGES if stem == "imagenet" else STAGES[1:]
 
 
@@ -77,13 +80,22 @@ def build_encoder_backbone(cfg: Any, input_shape: ShapeSpec) -> Trunk:
 
 
 def build_encoder_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
-    """A feature pyramid over the encoder's stages. Levels are named by their stride as in Detectron2: p3 has 8 pixels."""
+    """A feature pyramid over the encoder's stages.
+
+    Levels are named by their stride as in Detectron2: p3 has 8 pixels.
+    """
     trunk = Trunk(_encoder(cfg), pyramid_stages(cfg.MODEL.ENCODER.STEM))
     last = trunk.output_shape()["res5"].stride
     top = LastLevelMaxPool()
     top.in_feature = f"p{last.bit_length() - 1}"
     features = list(pyramid_stages(cfg.MODEL.ENCODER.STEM))
-    return FPN(bottom_up=trunk, in_features=features, out_channels=cfg.MODEL.FPN.OUT_CHANNELS, norm=cfg.MODEL.FPN.NORM, top_block=top)
+    return FPN(
+        bottom_up=trunk,
+        in_features=features,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top,
+    )
 
 
 def _with_norm(cfg: Any, stage: nn.Sequential, width: int) -> tuple[nn.Sequential, int]:
@@ -94,7 +106,7 @@ def _with_norm(cfg: Any, stage: nn.Sequential, width: int) -> tuple[nn.Sequentia
 
 @ROI_HEADS_REGISTRY.register()
 class Res5HeadsExtraNorm(Res5ROIHeads):  # type: ignore[misc]
-    """Detectron2's C4 head, with a batch norm behind res5 on request, as MoCo's (facebookresearch/moco, detection/train_net.py)."""
+    """Detectron2's C4 head, with batch norm behind res5 on request (facebookresearch/moco, detection/train_net.py)."""
 
     @classmethod
     def _build_res5_block(cls, cfg: Any) -> tuple[nn.Sequential, int]:

@@ -33,7 +33,10 @@ def write(found: Sequence[Mapping[str, Any]], scenes: Scenes, folder: Path) -> N
     for one in found:
         if one["image_id"] in by_image and one["score"] >= SURE:
             by_image[one["image_id"]].append(one)
-    write_json(folder / "pictures.json", {"format": FORMAT, "scenes": [_scene(item, by_image[item["image_id"]], scenes.classes) for item in chosen]})
+    write_json(
+        folder / "pictures.json",
+        {"format": FORMAT, "scenes": [_scene(item, by_image[item["image_id"]], scenes.classes) for item in chosen]},
+    )
 
 
 def _scene(item: Mapping[str, Any], predicted: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:

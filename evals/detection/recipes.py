@@ -1,13 +1,13 @@
 """What the papers' detectors differ in, as data, and their published settings with the source of each.
 
 Common to all, and so no field: Detectron2's own Faster R-CNN and Mask R-CNN; all layers fine-tuned (FREEZE_AT 0) with
-batch norm in training mode and its statistics over all GPUs; RGB input in the encoder's own normalisation; the stride of a
-bottleneck in its 3x3 convolution (STRIDE_IN_1X1 False), as in every encoder here; SGD with momentum 0.9 and weight decay
-1e-4, not on norms (Detectron2's default).
+batch norm in training mode and its statistics over all GPUs; RGB input in the encoder's own normalisation; the stride
+of a bottleneck in its 3x3 convolution (STRIDE_IN_1X1 False), as in every encoder here; SGD with momentum 0.9 and weight
+decay 1e-4, not on norms (Detectron2's default).
 
 Sources: MoCo's detection configurations (facebookresearch/moco, detection/configs); Detectron2's Base-RCNN-C4 and
-Base-RCNN-FPN with its 1x and 2x schedules; Barlow Twins (arXiv:2103.03230, appendix C.2); VICReg (arXiv:2105.04906, appendix
-C.3); TWIST's and truncated triplet's repositories.
+Base-RCNN-FPN with its 1x and 2x schedules; Barlow Twins (arXiv:2103.03230, appendix C.2); VICReg (arXiv:2105.04906,
+appendix C.3); TWIST's and truncated triplet's repositories.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from bench.contracts import Cost
 from bench.errors import BenchError
 from bench.spec import Backbone
 
-V100_SECONDS = {  # an iteration of 16 images on 8 V100, Detectron2's model zoo (MODEL_ZOO.md): ResNet-50 without and with masks
+# an iteration of 16 images on 8 V100, Detectron2's model zoo (MODEL_ZOO.md): ResNet-50 without and with masks
+V100_SECONDS = {
     ("C4", False): 0.551,
     ("C4", True): 0.584,
     ("FPN", False): 0.210,
@@ -41,7 +42,12 @@ class Narrow:
     hidden: int = 1024  # of the fully connected layers of FPN's box head
     box_layers: int = 4  # convolutions of FPN's box head where it has norms
     mask_layers: int = 4  # convolutions of FPN's mask head; C4 has none
-    proposals: tuple[int, int, int, int] = (0, 0, 0, 0)  # before and after suppression in training, the same in testing; 0: Detectron2's
+    proposals: tuple[int, int, int, int] = (
+        0,
+        0,
+        0,
+        0,
+    )  # before and after suppression in training, the same in testing; 0: Detectron2's
     sampled_anchors: int = 256  # an image
     sampled_regions: int = 512  # an image
     detections: int = 100  # kept an image
@@ -60,10 +66,24 @@ class Detector:
     warmup_factor: float = 0.001  # of the rate at the start
     batch_size: int = 16  # images
     extra_norm: bool = True  # C4: a batch norm behind res5 (MoCo's Res5ROIHeadsExtraNorm)
-    head_norm: bool = False  # FPN: batch norm in the pyramid and heads, and a box head of 4 convolutions and 1 linear layer
+    head_norm: bool = (
+        False  # FPN: batch norm in the pyramid and heads, and a box head of 4 convolutions and 1 linear layer
+    )
     precise_norm: int = 200  # iterations that re-estimate the statistics of batch norm after training; 0: none
     rpn_loss: float = 1.0  # weight of the region proposal network's two losses
-    train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)  # shorter side in pixels, one is drawn
+    train_sizes: tuple[int, ...] = (
+        480,
+        512,
+        544,
+        576,
+        608,
+        640,
+        672,
+        704,
+        736,
+        768,
+        800,
+    )  # shorter side in pixels, one is drawn
     test_size: int = 800
     longest: int = 1333  # longer side at most
     flip: bool = True  # half of the training images
@@ -77,13 +97,20 @@ class Detector:
 
     def summary(self) -> str:
         """The settings that a reader checks against the paper."""
-        course = "cosine" if self.schedule == "cosine" else f"tenths after {', '.join(f'{step:,}' for step in self.steps)}"
+        course = (
+            "cosine" if self.schedule == "cosine" else f"tenths after {', '.join(f'{step:,}' for step in self.steps)}"
+        )
         extra = ", norm behind res5" if self.architecture == "C4" and self.extra_norm else ""
         extra += ", norms in pyramid and heads" if self.architecture == "FPN" and self.head_norm else ""
         extra += f", RPN loss times {self.rpn_loss:g}" if self.rpn_loss != 1 else ""
-        sizes = f"{min(self.train_sizes)} to {max(self.train_sizes)} px" if len(self.train_sizes) > 1 else f"{self.train_sizes[0]} px"
+        sizes = (
+            f"{min(self.train_sizes)} to {max(self.train_sizes)} px"
+            if len(self.train_sizes) > 1
+            else f"{self.train_sizes[0]} px"
+        )
         return (
-            f"{self.architecture}{extra}, {self.iterations:,} iterations, batch {self.batch_size}, lr {self.lr:g} ({course}), "
+            f"{self.architecture}{extra}, {self.iterations:,} iterations, batch {self.batch_size}, lr {self.lr:g} "
+            f"({course}), "
             f"warm-up {self.warmup:,}, trained at {sizes}"
         )
 
@@ -106,14 +133,19 @@ def cost(detector: Detector, backbone: Backbone, *, masks: bool) -> Cost:
 VOC_MOCO = Detector()  # pascal_voc_R_50_C4_24k.yaml
 # Appendix C.2; what it does not say is VISSL's configuration, which rests on MoCo's.
 VOC_BARLOW_TWINS = replace(VOC_MOCO, lr=0.1, warmup=1000, warmup_factor=0.333)
-# Appendix C.3: Barlow Twins' settings and a weight of the proposal losses. No configuration was released; the paper does not
-# state norms and sizes, which are MoCo's here. A reader who followed the appendix reports AP50 79.1 for the printed 82.4.
+# Appendix C.3: Barlow Twins' settings and a weight of the proposal losses. No configuration was released; the paper
+# does not state norms and sizes, which are MoCo's here. A reader who followed the appendix reports AP50 79.1 for the
+# printed 82.4.
 VOC_VICREG = replace(VOC_BARLOW_TWINS, rpn_loss=0.2)
-VOC_TWIST = replace(VOC_MOCO, architecture="FPN", head_norm=True)  # detection/voc_fpn_1fc/pascal_voc_R_50_FPN_24k_infomin.yaml
+VOC_TWIST = replace(
+    VOC_MOCO, architecture="FPN", head_norm=True
+)  # detection/voc_fpn_1fc/pascal_voc_R_50_FPN_24k_infomin.yaml
 _TRIPLET_SIZES = (*VOC_MOCO.train_sizes, 832, 864, 880)
-# configs/pascal_voc_R_50_C4_24k.yaml on the base file Base-RCNN-C4-BN.yaml_bk_bk.yaml: the active base file is COCO's, with 180,000
-# iterations, which does not fit the name "24k".
-VOC_TRIPLET = replace(VOC_MOCO, schedule="cosine", steps=(), lr=0.2, warmup=1200, warmup_factor=1e-4, train_sizes=_TRIPLET_SIZES)
+# configs/pascal_voc_R_50_C4_24k.yaml on the base file Base-RCNN-C4-BN.yaml_bk_bk.yaml: the active base file is COCO's,
+# with 180,000 iterations, which does not fit the name "24k".
+VOC_TRIPLET = replace(
+    VOC_MOCO, schedule="cosine", steps=(), lr=0.2, warmup=1200, warmup_factor=1e-4, train_sizes=_TRIPLET_SIZES
+)
 
 # -- COCO 2017: Mask R-CNN ---------------------------------------------------------------------------------------------
 
@@ -122,18 +154,29 @@ COCO_C4_1X = replace(VOC_MOCO, iterations=90_000, steps=(60_000, 80_000), warmup
 COCO_MOCO = replace(COCO_C4_1X, iterations=180_000, steps=(120_000, 160_000))  # coco_R_50_C4_2x.yaml
 COCO_FPN_1X = replace(COCO_C4_1X, architecture="FPN")  # mask_rcnn_R_50_FPN_1x with trained, synchronised norms
 COCO_BARLOW_TWINS = replace(COCO_C4_1X, lr=0.03)  # appendix C.2
-# Appendix C.3. No configuration was released; norms and sizes, which the paper does not state, are those of VISSL's FPN configuration.
+# Appendix C.3. No configuration was released; norms and sizes, which the paper does not state, are those of VISSL's FPN
+# configuration.
 COCO_VICREG = replace(COCO_FPN_1X, lr=0.04, warmup=50)
 # README of the repository (InfoMin's settings); its COCO configuration is not in the repository, its VOC one is.
 COCO_TWIST = replace(COCO_FPN_1X, head_norm=True)
 COCO_TRIPLET = replace(  # configs/coco_R_50_C4_2x.yaml on the active Base-RCNN-C4-BN.yaml
-    COCO_MOCO, schedule="cosine", steps=(), lr=0.05, warmup=10_000, warmup_factor=1e-4, train_sizes=(*_COCO_SIZES, 832, 864, 880)
+    COCO_MOCO,
+    schedule="cosine",
+    steps=(),
+    lr=0.05,
+    warmup=10_000,
+    warmup_factor=1e-4,
+    train_sizes=(*_COCO_SIZES, 832, 864, 880),
 )
 
 # -- other scales ------------------------------------------------------------------------------------------------------
 
-_SMALL_C4 = Narrow(anchors=(16, 24, 36), pooled=8, proposals=(300, 64, 300, 32), sampled_anchors=64, sampled_regions=32, detections=20)
-_SMALL_FPN = replace(_SMALL_C4, anchors=(16, 24, 34, 48), pooled=7, channels=32, hidden=128, box_layers=1, mask_layers=1)
+_SMALL_C4 = Narrow(
+    anchors=(16, 24, 36), pooled=8, proposals=(300, 64, 300, 32), sampled_anchors=64, sampled_regions=32, detections=20
+)
+_SMALL_FPN = replace(
+    _SMALL_C4, anchors=(16, 24, 34, 48), pooled=7, channels=32, hidden=128, box_layers=1, mask_layers=1
+)
 # Digits are not mirrored. The first settings that were tried; docs/detection.md has what was measured.
 EMBEDDED_C4 = Detector(
     iterations=300,

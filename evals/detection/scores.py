@@ -1,7 +1,7 @@
 """Predictions of a detector and their average precision, over all and per class.
 
-COCO: pycocotools itself, on predictions in its own result format. VOC: Detectron2's `voc_eval` on the lines of the devkit's
-result files. What was scored is what is saved in the run folder, so anyone can score it again by hand.
+COCO: pycocotools itself, on predictions in its own result format. VOC: Detectron2's `voc_eval` on the lines of the
+devkit's result files. What was scored is what is saved in the run folder, so anyone can score it again by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = {"box": "bbox", "mask": "segm"}  # our word -> pycocotools'
 
 
 class Predictions(DatasetEvaluator):  # type: ignore[misc]
-    """Gathers what the detector says of each test image, in COCO's result format with contiguous classes, and VOC's lines."""
+    """Gathers the detections of each test image, in COCO's result format with contiguous classes, and VOC's lines."""
 
     def __init__(self, name: str, *, voc: bool) -> None:
         self._lines = PascalVOCDetectionEvaluator(name) if voc else None
@@ -79,7 +79,10 @@ def score_coco(found: Sequence[Mapping[str, Any]], name: str, folder: Path | Non
     for kind, (stats, precision) in tables.items():
         total |= {f"{kind}_ap{suffix}": _percent(value) for suffix, value in zip(("", "50", "75"), stats, strict=True)}
         for place, text in enumerate(meta.thing_classes):
-            classes[text] |= {f"{kind}_ap": _mean(precision[:, :, place]), f"{kind}_ap50": _mean(precision[0, :, place])}
+            classes[text] |= {
+                f"{kind}_ap": _mean(precision[:, :, place]),
+                f"{kind}_ap50": _mean(precision[0, :, place]),
+            }
     return total, classes
 
 
@@ -112,7 +115,9 @@ def score_voc(lines: Mapping[int, Sequence[str]], name: str, folder: Path | None
             classes[text] = {"box_ap": float(np.mean(list(aps.values()))), "box_ap50": aps[50], "box_ap75": aps[75]}
             for limit, ap in aps.items():
                 by_limit[limit].append(ap)
-    means = {limit: float(np.mean(aps)) for limit, aps in by_limit.items()}  # classes first, then thresholds, as Detectron2 sums
+    means = {
+        limit: float(np.mean(aps)) for limit, aps in by_limit.items()
+    }  # classes first, then thresholds, as Detectron2 sums
     return {"box_ap": float(np.mean(list(means.values()))), "box_ap50": means[50], "box_ap75": means[75]}, classes
 
 

@@ -1,7 +1,8 @@
 """Fine-tuning a detector: Detectron2's model, optimizer and schedule in a loop of our own, which resumes bit-identical.
 
-Detectron2's DefaultTrainer of v0.6 forgets the optimizer when it resumes, and its random numbers depend on what was drawn
-before. Here each iteration draws from (seed, iteration, rank), and the state holds weights, momenta and the schedule.
+Detectron2's DefaultTrainer of v0.6 forgets the optimizer when it resumes, and its random numbers depend on what was
+drawn before. Here each iteration draws from (seed, iteration, rank), and the state holds weights, momenta and the
+schedule.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
         schedule.load_state_dict(before["schedule"])
     trained: nn.Module = model
     if ranks.world > 1:
-        trained = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False)
+        trained = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
     begun, earlier = time.monotonic(), float(before["seconds"]) if before else 0.0
 
     def seconds() -> float:
@@ -73,14 +76,25 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
             terms = {name: float(value.detach()) for name, value in losses.items()}
             _check(sum(terms.values()), done, total)
             now = time.monotonic()
-            line = {"step": done, "steps": total, "lr": rate, "loss": sum(terms.values()), "seconds": round(seconds(), 2)}
+            line = {
+                "step": done,
+                "steps": total,
+                "lr": rate,
+                "loss": sum(terms.values()),
+                "seconds": round(seconds(), 2),
+            }
             line["img_s"] = round((done - logged_step) * int(cfg.SOLVER.IMS_PER_BATCH) / max(1e-9, now - logged_at), 1)
             keeper.log_line(line | terms)
             logged_at, logged_step = now, done
         if ranks.world == 1 or done % STOP_EVERY == 0 or done == total:
             keeper.keep(
                 done,
-                lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "seconds": seconds()},
+                lambda: {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "seconds": seconds(),
+                },
                 stop=any_rank(context.should_stop(), ranks, device),
             )
     return _plain(cfg, model, ranks)
@@ -95,7 +109,7 @@ def _losses(model: nn.Module, batch: list[Any], step: int) -> dict[str, Tensor]:
 
 
 def precise_norms(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, ranks: Ranks, iterations: int) -> None:
-    """Batch norm's statistics anew, over so many training batches with the final weights (TEST.PRECISE_BN), over all ranks."""
+    """Batch norm's statistics anew with the final weights: `iterations` batches over all ranks (TEST.PRECISE_BN)."""
     from fvcore.nn.precise_bn import update_bn_stats
 
     seed = seed_of(context.seed, "detection", "precise")
@@ -141,4 +155,6 @@ def _shared(state: Any) -> Any:
 
 def _check(loss: float, done: int, total: int) -> None:
     if not math.isfinite(loss):
-        raise TrainingFailedError("diverged", f"the detector diverged: its loss is not finite at iteration {done} of {total}. Lower the rate.")
+        raise TrainingFailedError(
+            "diverged", f"the detector diverged: its loss is not finite at iteration {done} of {total}. Lower the rate."
+        )

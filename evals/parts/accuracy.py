@@ -24,7 +24,8 @@ def single_label(labels: Tensor, context: Context) -> None:
     """Raises BenchError when the labels are not class numbers (N,) but several classes an image, (N, classes)."""
     if labels.ndim != 1:
         raise BenchError(
-            f"{context.data.name} has several labels an image; this evaluation expects one: choose one for several labels, svm or logistic."
+            f"{context.data.name} has several labels an image; this evaluation expects one: choose one for several "
+            "labels, svm or logistic."
         )
 
 
@@ -36,6 +37,8 @@ def mean_class_top1(scores_NC: Tensor, labels_N: Tensor) -> float:
     if scores_NC.isnan().any():
         raise ValueError("scores hold NaN")
     right_N = scores_NC.argmax(dim=1) == labels_N
-    counts_C, hits_C = (torch.bincount(labels, minlength=scores_NC.shape[1]) for labels in (labels_N, labels_N[right_N]))
+    counts_C, hits_C = (
+        torch.bincount(labels, minlength=scores_NC.shape[1]) for labels in (labels_N, labels_N[right_N])
+    )
     present_C = counts_C > 0
     return float((hits_C[present_C].double() / counts_C[present_C]).mean()) * 100

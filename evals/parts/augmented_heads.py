@@ -49,7 +49,9 @@ class Training:
     decay_bias: bool = True  # PyTorch's SGD decays all that it is given
     batch_size: int = 256
     epochs: int = 100
-    schedule: Literal["cosine_step", "cosine_epoch", "milestones"] = "cosine_epoch"  # cosines end at 0; all count from the first step
+    schedule: Literal["cosine_step", "cosine_epoch", "milestones"] = (
+        "cosine_epoch"  # cosines end at 0; all count from the first step
+    )
     milestones: tuple[float, ...] = ()  # epochs after which the rate is multiplied by `factor`
     factor: float = 0.1
     warmup_epochs: float = 0.0  # the schedule is multiplied by a line from `warmup_start` to 1, step by step
@@ -60,7 +62,9 @@ class Training:
     head: Literal["linear", "batchnorm_linear"] = "linear"
     start: Literal["normal", "zero", "uniform"] = "normal"  # see evals/parts/heads.py
     last_blocks: int = 1  # of a vision transformer: class tokens of so many last blocks side by side are the features
-    split: Literal["train", "trainval", None] = None  # trained on; None: trainval, or train where heads are chosen on val
+    split: Literal["train", "trainval", None] = (
+        None  # trained on; None: trainval, or train where heads are chosen on val
+    )
     precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone on training images; heads are float32
     best_epoch_reported: bool = False  # whether the paper prints the best epoch on the images that it reports
 
@@ -72,11 +76,21 @@ class Training:
         if not self.learning_rates or not self.weight_decays:
             raise BenchError(f"{name}: the grid is empty; expected at least one learning rate and one weight decay.")
         if self.epochs < 1 or self.batch_size < 2:
-            raise BenchError(f"{name}: {self.epochs} epochs of batches of {self.batch_size}; expected at least 1 epoch and 2 images.")
-        if bool(self.milestones) != (self.schedule == "milestones") or list(self.milestones) != sorted(set(self.milestones)):
-            raise BenchError(f"{name}: milestones are {self.milestones}; expected growing epochs with the schedule 'milestones', none otherwise.")
+            raise BenchError(
+                f"{name}: {self.epochs} epochs of batches of {self.batch_size}; expected at least 1 epoch and 2 images."
+            )
+        if bool(self.milestones) != (self.schedule == "milestones") or list(self.milestones) != sorted(
+            set(self.milestones)
+        ):
+            raise BenchError(
+                f"{name}: milestones are {self.milestones}; expected growing epochs with the schedule 'milestones', "
+                "none otherwise."
+            )
         if len(self.grid) > 1 and self.split == "trainval":
-            raise BenchError(f"{name}: {len(self.grid)} heads are chosen on val, so they cannot train on it: expected split 'train', or one head.")
+            raise BenchError(
+                f"{name}: {len(self.grid)} heads are chosen on val, so they cannot train on it: expected split "
+                "'train', or one head."
+            )
 
     def passes(self) -> tuple[float, float]:
         """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
@@ -109,21 +123,39 @@ class Training:
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""
         grid = self.grid
-        optimizer = ("SGD with Nesterov's momentum" if self.nesterov else "SGD with momentum") if self.optimizer == "sgd" else "LARS"
-        rates = f"rate {grid[0][0]:g} and decay {grid[0][1]:g}" if len(grid) == 1 else f"best of {len(grid)} rates and decays on the held-out split"
+        optimizer = (
+            ("SGD with Nesterov's momentum" if self.nesterov else "SGD with momentum")
+            if self.optimizer == "sgd"
+            else "LARS"
+        )
+        rates = (
+            f"rate {grid[0][0]:g} and decay {grid[0][1]:g}"
+            if len(grid) == 1
+            else f"best of {len(grid)} rates and decays on the held-out split"
+        )
         schedule = {
             "cosine_step": "cosine per step",
             "cosine_epoch": "cosine per epoch",
             "milestones": f"rate x {self.factor:g} at epochs {', '.join(f'{m:g}' for m in self.milestones)}",
         }[self.schedule]
         parts = [
-            f"{'linear classifier' if self.head == 'linear' else 'batch norm and linear classifier'} on frozen features of augmented images",
-            f"crops of {self.crop_scale[0]:.0%} to {self.crop_scale[1]:.0%} of the area{' and flips' if self.flip else ''}",
+            (
+                f"{'linear classifier' if self.head == 'linear' else 'batch norm and linear classifier'} on frozen "
+                "features of augmented images"
+            ),
+            (
+                f"crops of {self.crop_scale[0]:.0%} to {self.crop_scale[1]:.0%} of the "
+                f"area{' and flips' if self.flip else ''}"
+            ),
             f"{optimizer}, {rates}, batch {self.batch_size}, {self.epochs} epochs, {schedule}",
             *([f"{self.warmup_epochs:g} epochs of warm-up"] if self.warmup_epochs else []),
             *([f"class tokens of the last {self.last_blocks} blocks"] if self.last_blocks > 1 else []),
-            "trained on all training images" if self.trained_on == "trainval" else "trained on all but the held-out images",
-            "last epoch (the paper prints the best epoch on the test images: best_epoch_top1)" if self.best_epoch_reported else "last epoch",
+            "trained on all training images"
+            if self.trained_on == "trainval"
+            else "trained on all but the held-out images",
+            "last epoch (the paper prints the best epoch on the test images: best_epoch_top1)"
+            if self.best_epoch_reported
+            else "last epoch",
         ]
         return ", ".join(parts)
 
@@ -150,7 +182,10 @@ def train(config: Training, subject: Subject, context: Context) -> Trained:
         subject = last_blocks(subject, config.last_blocks)
     data = open_split(context.data, config.trained_on, context.site)
     if data.labels.ndim != 1:
-        raise BenchError(f"{context.data.name} has several labels an image; this evaluation expects one: choose one for several labels.")
+        raise BenchError(
+            f"{context.data.name} has several labels an image; this evaluation expects one: choose one for several "
+            "labels."
+        )
     crop = Crop(resize=config.test_resize)
     tried = features_of(subject, context, splits=("test",) if len(config.grid) == 1 else ("test", "val"), crop=crop)
     heads, history = _train_heads(config, subject, context, data, tried["test"])
@@ -160,11 +195,17 @@ def train(config: Training, subject: Subject, context: Context) -> Trained:
         scores = accuracies(heads, *tried["val"], context.device).tolist()
         for row, score in zip(table, scores, strict=True):
             row["val_top1"] = score if score >= 0 else None  # diverged
-        best = max(range(len(table)), key=lambda head: (scores[head], -head))  # ties go to the first: least rate, least decay
+        best = max(
+            range(len(table)), key=lambda head: (scores[head], -head)
+        )  # ties go to the first: least rate, least decay
     test_x, test_y = tried["test"]
-    test_scores = torch.cat([heads.logits(x.to(context.device), best)[:, 0].float().cpu() for x in torch.split(test_x, CHUNK)])
+    test_scores = torch.cat(
+        [heads.logits(x.to(context.device), best)[:, 0].float().cpu() for x in torch.split(test_x, CHUNK)]
+    )
     if not test_scores.isfinite().all():
-        raise BenchError(f"every head of the linear evaluation diverged, the best with learning rate {table[best]['learning_rate']}.")
+        raise BenchError(
+            f"every head of the linear evaluation diverged, the best with learning rate {table[best]['learning_rate']}."
+        )
     details: dict[str, Json] = {
         "chosen": table[best] | {"by": "the held-out split" if len(table) > 1 else "nothing: one head"},
         "trained_on": config.trained_on,
@@ -190,7 +231,9 @@ def accuracies(heads: Heads, features: Tensor, labels: Tensor, device: torch.dev
 
 
 @torch.no_grad()
-def _train_heads(config: Training, subject: Subject, context: Context, data: SplitData, test: tuple[Tensor, Tensor]) -> tuple[Heads, Tensor]:
+def _train_heads(
+    config: Training, subject: Subject, context: Context, data: SplitData, test: tuple[Tensor, Tensor]
+) -> tuple[Heads, Tensor]:
     """The heads after the last epoch and their test accuracies after every epoch, (epochs, H) in percent."""
     device, seed = context.device, seed_of(context.seed, "augmented heads")
     plan = Plan(images=len(data), batch_size=min(config.batch_size, len(data)), seed=seed)
@@ -229,11 +272,20 @@ def _train_heads(config: Training, subject: Subject, context: Context, data: Spl
         if done % every == 0 or done == total:  # the only place, but for the end of an epoch, that waits for a GPU
             finite = losses[losses.isfinite()]
             if not len(finite):
-                raise BenchError(f"every head of the linear evaluation diverged by step {done} of {total}: expected smaller learning rates.")
+                raise BenchError(
+                    f"every head of the linear evaluation diverged by step {done} of {total}: expected smaller "
+                    "learning rates."
+                )
             rate = (done - logged[0]) * plan.batch_size / max(1e-9, time.monotonic() - logged[1])
             logged = (done, time.monotonic())
             keeper.log_line(
-                {"step": done, "steps": total, "epoch": done / plan.steps_per_epoch, "loss": float(finite.min()), "img_s": round(rate, 1)}
+                {
+                    "step": done,
+                    "steps": total,
+                    "epoch": done / plan.steps_per_epoch,
+                    "loss": float(finite.min()),
+                    "img_s": round(rate, 1),
+                }
             )
         if done % plan.steps_per_epoch == 0:
             history[step // plan.steps_per_epoch] = accuracies(heads, *test, device)

@@ -2,12 +2,12 @@
 
 Both rest on the interpolated precision p(r): the highest precision at any recall of at least r.
     interpolated_area   the area under p(r), VOC's definition since 2010 and what VISSL reports for VOC07
-    eleven_point        the mean of p(r) at the recalls 0, 0.1, ..., 1, VOC2007's own (section 4.2 of Everingham et al., IJCV 2010)
+    eleven_point        the mean of p(r) at the recalls 0, 0.1, ..., 1, VOC2007's own (section 4.2 of Everingham et al.,
+                        IJCV 2010)
 scikit-learn's average_precision_score does not interpolate: it sums precision times gain in recall, which is never more
-than the area here, and equal to it where precision falls with every gain in recall.
-Images with equal scores form one point of the curve, so the order in which they are stored does not matter; VISSL breaks
-such ties in the order of its sort. Recalls are compared as whole numbers: as floats 0.1 * 3 is more than 3 / 10, and a
-point would be lost.
+than the area here, and equal to it where precision falls with every gain in recall. Images with equal scores form one
+point of the curve, so the order in which they are stored does not matter; VISSL breaks such ties in the order of its
+sort. Recalls are compared as whole numbers: as floats 0.1 * 3 is more than 3 / 10, and a point would be lost.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def interpolated_area(scores_N: Tensor, relevant_N: Tensor) -> float:
 
 
 def eleven_point(scores_N: Tensor, relevant_N: Tensor) -> float:
-    """Percent: mean interpolated precision at the recalls 0, 0.1, ..., 1. Raises ValueError for NaN or nothing relevant."""
+    """Percent: mean interpolated precision at the recalls 0, 0.1, ..., 1.
+
+    Raises ValueError for NaN or nothing relevant.
+    """
     precision_T, found_T = _curve(scores_N, relevant_N)
     # The first point whose recall is at least tenths / 10, in whole numbers.
     first = torch.searchsorted(10 * found_T, torch.arange(11, device=found_T.device) * found_T[-1])
@@ -35,7 +38,10 @@ def eleven_point(scores_N: Tensor, relevant_N: Tensor) -> float:
 
 
 def presence(labels: Tensor, classes: int) -> Tensor:
-    """Labels as int8 (N, classes): 1 present, 0 absent, -1 not counted; class numbers (N,) become one against the rest."""
+    """Labels as int8 (N, classes): 1 present, 0 absent, -1 not counted.
+
+    Class numbers (N,) become one against the rest.
+    """
     return labels if labels.ndim == 2 else F.one_hot(labels, classes).to(torch.int8)
 
 
@@ -46,7 +52,7 @@ def of_each_class(measure: Callable[[Tensor, Tensor], float], scores_NC: Tensor,
 
 
 def _curve(scores_N: Tensor, relevant_N: Tensor) -> tuple[Tensor, Tensor]:
-    """At each distinct score, highest first: the interpolated precision (float64) and how many relevant ones were found."""
+    """At each distinct score, highest first: interpolated precision (float64) and how many relevant ones were found."""
     if scores_N.isnan().any():
         raise ValueError("scores hold NaN")
     if not relevant_N.any():

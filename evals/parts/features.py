@@ -35,7 +35,9 @@ BATCH = 250
 def features_of(
     subject: Subject, context: Context, *, splits: Iterable[Split] = SPLITS, crop: Crop = CENTRE
 ) -> Mapping[Split, tuple[Tensor, Tensor]]:
-    """For each split, features (N, D) in float32 and labels, on the CPU; memory-mapped, copied where somebody writes to them.
+    """For each split, features (N, D) in float32 and labels, on the CPU.
+
+    Memory-mapped, copied where somebody writes to them.
 
     "trainval" is made of the entries of its two parts, without another pass over the backbone.
     """
@@ -100,7 +102,10 @@ def _write(folder: Path, features: Tensor, labels: Tensor) -> None:
                 np.save(_Stream(file), values.numpy(), allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
-        write_json(temporary / "checksums.json", {name: _checksum(values.numpy()) for name, values in (("features", features), ("labels", labels))})
+        write_json(
+            temporary / "checksums.json",
+            {name: _checksum(values.numpy()) for name, values in (("features", features), ("labels", labels))},
+        )
         temporary.chmod(0o755)
         try:
             temporary.rename(folder)
@@ -119,7 +124,9 @@ def _read(folder: Path) -> tuple[Tensor, Tensor] | None:
         return None
     try:
         known = read_json(folder / "checksums.json")
-        found = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("features", "labels")}
+        found = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in ("features", "labels")
+        }
         for name, values in found.items():
             if _checksum(values) != known[name]:
                 raise ValueError(f"{name} have another checksum")

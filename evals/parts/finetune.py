@@ -51,14 +51,18 @@ class FineTuning:
     chunks: int = 1  # parts of a batch; batch norm sees one at a time
     epochs: int = 20
     minimum_steps: int = 0  # with few images the schedule is stretched to so many steps
-    schedule: Schedule = "cosine_step"  # cosine to 0, a new rate every step or every epoch, or `factor` after each milestone
+    schedule: Schedule = (
+        "cosine_step"  # cosine to 0, a new rate every step or every epoch, or `factor` after each milestone
+    )
     milestones: tuple[int, ...] = ()  # epochs
     factor: float = 0.1
     warmup_epochs: float = 0.0  # linear from 0
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area
     flip: float = 0.5  # probability
     rotation: float = 0.0  # degrees; small images in memory only
-    norm: Literal["train", "frozen"] = "train"  # frozen: running statistics of the pretraining, not updated; gain and shift still learn
+    norm: Literal["train", "frozen"] = (
+        "train"  # frozen: running statistics of the pretraining, not updated; gain and shift still learn
+    )
     head: Literal["normal", "zero"] = "normal"  # N(0, 0.01) with bias 0, or all 0
     projector_layers: int = 0  # first layers of the projector that are kept below the classifier and fine-tuned
     precision: Literal["fp32", "bf16"] = "fp32"  # of training; testing is in float32
@@ -73,11 +77,20 @@ class FineTuning:
         ):
             if getattr(self, name) not in allowed:
                 raise unknown_name(f"fine-tuning {name}", getattr(self, name), allowed)
-        for name, least in (("batch_size", 1), ("chunks", 1), ("epochs", 1), ("tests", 1), ("minimum_steps", 0), ("projector_layers", 0)):
+        for name, least in (
+            ("batch_size", 1),
+            ("chunks", 1),
+            ("epochs", 1),
+            ("tests", 1),
+            ("minimum_steps", 0),
+            ("projector_layers", 0),
+        ):
             if getattr(self, name) < least:
                 raise BenchError(f"fine-tuning: {name} is {getattr(self, name)}, expected at least {least}.")
         if (self.schedule == "milestones") != bool(self.milestones):
-            raise BenchError(f"fine-tuning: schedule is {self.schedule!r} and milestones are {self.milestones}: one needs the other.")
+            raise BenchError(
+                f"fine-tuning: schedule is {self.schedule!r} and milestones are {self.milestones}: one needs the other."
+            )
         if self.nesterov and self.optimizer == "lars":
             raise BenchError("fine-tuning: nesterov is for sgd; lars has plain momentum.")
         augment.check_view(self.view(1))
@@ -104,7 +117,9 @@ class FineTuning:
         """The settings in a few words, for column headings."""
         name = ("Nesterov " if self.nesterov else "") + {"sgd": "SGD", "lars": "LARS"}[self.optimizer]
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        length = f"{self.epochs} epochs" + (f" or, where these are fewer, {self.minimum_steps} steps" if self.minimum_steps else "")
+        length = f"{self.epochs} epochs" + (
+            f" or, where these are fewer, {self.minimum_steps} steps" if self.minimum_steps else ""
+        )
         course = {
             "cosine_step": "cosine",
             "cosine_epoch": "cosine by epoch",
@@ -188,9 +203,17 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
             done, epoch = step + 1, (step + 1) * plan.batch_size / len(images)
             if _falls(step, total, LOGGED_STEPS):
                 now = time.monotonic()
-                line = {"step": done, "steps": total, "epoch": epoch, "lr": config.lr_backbone * factor, "loss": float(loss)}
+                line = {
+                    "step": done,
+                    "steps": total,
+                    "epoch": epoch,
+                    "lr": config.lr_backbone * factor,
+                    "loss": float(loss),
+                }
                 _check(math.isfinite(line["loss"]), "the loss", done, total)
-                keeper.log_line(line | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)})
+                keeper.log_line(
+                    line | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)}
+                )
                 logged_at, logged_step = now, done
             if _falls(step, total, config.tests):
                 logits, labels = _logits(model, test, context, workers)
@@ -204,7 +227,9 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
 def start(config: FineTuning, subject: Subject, classes: int, seed: int) -> Classifier:
     """The network (a copy, trainable), the projector layers that are kept, and a new classifier drawn from the seed."""
     if not any(True for _ in subject.network.parameters()):
-        raise BenchError("this encoder has no weights to fine-tune; evaluate it with a frozen protocol, such as linear.")
+        raise BenchError(
+            "this encoder has no weights to fine-tune; evaluate it with a frozen protocol, such as linear."
+        )
     backbone, width = deepcopy(subject.network), subject.feature_dim
     if config.projector_layers:
         kept, width = _first_layers(subject.projector, config.projector_layers)
@@ -218,7 +243,7 @@ def start(config: FineTuning, subject: Subject, classes: int, seed: int) -> Clas
 
 
 def _first_layers(projector: nn.Module | None, count: int) -> tuple[nn.Sequential, int]:
-    """Copies of a projector's first linear maps, each with the norm and ReLU that follow it, and the width they end with."""
+    """Copies of a projector's first linear maps, each with the norm and ReLU after it, and the width they end with."""
     parts = list(projector.children()) if isinstance(projector, nn.Sequential) else []
     linear = [(place, part) for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
     if len(linear) < count:
@@ -232,10 +257,18 @@ def _first_layers(projector: nn.Module | None, count: int) -> tuple[nn.Sequentia
 
 def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:
     """Groups for weights and for biases and norms, of the network and of the classifier."""
-    spec = Optim(name=config.optimizer, lr=config.lr_backbone, weight_decay=config.weight_decay, warmup_epochs=0, momentum=config.momentum)
+    spec = Optim(
+        name=config.optimizer,
+        lr=config.lr_backbone,
+        weight_decay=config.weight_decay,
+        warmup_epochs=0,
+        momentum=config.momentum,
+    )
     optimizer = optim.build(spec, model.backbone)
     for parameter, decay in ((model.head.weight, config.weight_decay), (model.head.bias, 0.0)):
-        optimizer.add_param_group({"params": [parameter], "weight_decay": decay, "peak_lr": config.lr_head, "adapt": False})
+        optimizer.add_param_group(
+            {"params": [parameter], "weight_decay": decay, "peak_lr": config.lr_head, "adapt": False}
+        )
     if config.optimizer == "sgd":
         for group in optimizer.param_groups:
             group["nesterov"] = config.nesterov
@@ -277,7 +310,10 @@ def _logits(model: Classifier, test: SplitData, context: Context, workers: int) 
     """Logits (N, classes) and labels (N,) of a split, in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        found = [(model(images), labels) for images, labels in eval_batches(test, context.data.size, BATCH, context.device, workers)]
+        found = [
+            (model(images), labels)
+            for images, labels in eval_batches(test, context.data.size, BATCH, context.device, workers)
+        ]
     return torch.cat([logits for logits, _ in found]), torch.cat([labels for _, labels in found])
 
 
@@ -288,4 +324,7 @@ def _falls(step: int, total: int, times: int) -> bool:
 
 def _check(fine: bool, what: str, done: int, total: int) -> None:
     if not fine:
-        raise TrainingFailedError("diverged", f"fine-tuning diverged: {what} is not finite at step {done} of {total}. Lower lr_backbone or lr_head.")
+        raise TrainingFailedError(
+            "diverged",
+            f"fine-tuning diverged: {what} is not finite at step {done} of {total}. Lower lr_backbone or lr_head.",
+        )

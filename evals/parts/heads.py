@@ -20,7 +20,10 @@ NORM_MOMENTUM = 0.1  # the same
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How all heads are made and updated. `trust` and the form of LARS ("classic") are those of bench/training/optim.py."""
+    """How all heads are made and updated.
+
+    `trust` and the form of LARS ("classic") are those of bench/training/optim.py.
+    """
 
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: float = 0.9
@@ -28,7 +31,9 @@ class Rule:
     trust: float = 0.001
     decay_bias: bool = True  # PyTorch's SGD decays biases too; in LARS it also adapts them then
     batch_norm: bool = False  # one with scale and shift in front of each head; neither is decayed
-    start: Literal["normal", "zero", "uniform"] = "normal"  # N(0, 0.01) and bias 0; all 0; PyTorch's U(+-1 / sqrt(D)), bias too
+    start: Literal["normal", "zero", "uniform"] = (
+        "normal"  # N(0, 0.01) and bias 0; all 0; PyTorch's U(+-1 / sqrt(D)), bias too
+    )
 
 
 @dataclass
@@ -46,7 +51,17 @@ class _Parameter:
 class Heads:
     """H linear classifiers from D features to C classes, optionally with a batch norm each."""
 
-    def __init__(self, rule: Rule, rates: Tensor, decays: Tensor, width: int, classes: int, rng: torch.Generator, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        rates: Tensor,
+        decays: Tensor,
+        width: int,
+        classes: int,
+        rng: torch.Generator,
+        *,
+        device: torch.device,
+    ) -> None:
         """`rates` (H,) are peak learning rates, `decays` (H,) weight decays; their dtype is that of the heads."""
         self.rule, self.heads, self.width, self.classes = rule, len(rates), width, classes
         dtype = rates.dtype
@@ -70,7 +85,10 @@ class Heads:
         self.scale = parameter(torch.ones(width, dtype=dtype), 1, decayed=False, adapt=False)  # (D, H)
         self.shift = parameter(torch.zeros(width, dtype=dtype), 1, decayed=False, adapt=False)  # (D, H)
         # The statistics are those of the features: the same for every head.
-        self.mean, self.var = torch.zeros(width, dtype=dtype, device=device), torch.ones(width, dtype=dtype, device=device)
+        self.mean, self.var = (
+            torch.zeros(width, dtype=dtype, device=device),
+            torch.ones(width, dtype=dtype, device=device),
+        )
         self.numbers_C = torch.arange(classes, device=device)
 
     def step(self, x_BD: Tensor, y_B: Tensor, factor: float) -> Tensor:
@@ -122,7 +140,9 @@ class Heads:
         if self.rule.batch_norm:  # scale and shift folded into the weights: x stays one matrix for all heads
             bias_HC = bias_HC + (self.shift.value[:, chosen, None] * weight_DHC).sum(dim=0)
             weight_DHC = self.scale.value[:, chosen, None] * weight_DHC
-        return torch.addmm(bias_HC.reshape(-1), x_BD, weight_DHC.reshape(self.width, -1)).view(len(x_BD), -1, self.classes)
+        return torch.addmm(bias_HC.reshape(-1), x_BD, weight_DHC.reshape(self.width, -1)).view(
+            len(x_BD), -1, self.classes
+        )
 
     def _normalised(self, x_BD: Tensor) -> Tensor:
         """By the batch's statistics, which move the running ones (unbiased variance, as PyTorch's)."""

@@ -26,7 +26,9 @@ class LastBlocks(nn.Module):
         """One pass; what the blocks give is read on the way."""
         tokens: list[Tensor] = []
         chosen = list(self.network.blocks)[-self.blocks :]
-        handles = [block.register_forward_hook(lambda module, inputs, out: tokens.append(out[:, 0])) for block in chosen]
+        handles = [
+            block.register_forward_hook(lambda module, inputs, out: tokens.append(out[:, 0])) for block in chosen
+        ]
         try:
             self.network(x_BCHW)
         finally:
@@ -36,9 +38,24 @@ class LastBlocks(nn.Module):
 
 
 def last_blocks(subject: Subject, blocks: int) -> Subject:
-    """The subject with the longer features, under a key of its own. Raises BenchError for a network without so many blocks."""
+    """The subject with the longer features, under a key of its own.
+
+    Raises BenchError for a network without so many blocks.
+    """
     network = subject.network
     if not isinstance(network, VisionTransformer) or len(network.blocks) < blocks:
-        found = f"a transformer of {len(network.blocks)}" if isinstance(network, VisionTransformer) else type(network).__name__
-        raise BenchError(f"class tokens of the last {blocks} blocks need a vision transformer with as many, found {found}: set last_blocks to 1.")
-    return replace(subject, key=f"{subject.key}-last{blocks}", network=LastBlocks(network, blocks).eval(), feature_dim=blocks * network.feature_dim)
+        found = (
+            f"a transformer of {len(network.blocks)}"
+            if isinstance(network, VisionTransformer)
+            else type(network).__name__
+        )
+        raise BenchError(
+            f"class tokens of the last {blocks} blocks need a vision transformer with as many, found {found}: set "
+            "last_blocks to 1."
+        )
+    return replace(
+        subject,
+        key=f"{subject.key}-last{blocks}",
+        network=LastBlocks(network, blocks).eval(),
+        feature_dim=blocks * network.feature_dim,
+    )

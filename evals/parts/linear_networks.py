@@ -12,7 +12,10 @@ DECAY = 0.35  # of the initial singular values of two layers, exp(-0.35 i)
 
 
 def initial(layers: int, width: int, draw: torch.Generator) -> Tensor:
-    """Weights of a layer. One layer: uniform in +-1/sqrt(D), torch's own. Two: random directions, singular values exp(-0.35 i)."""
+    """Weights of a layer.
+
+    One layer: uniform in +-1/sqrt(D), torch's own. Two: random directions, singular values exp(-0.35 i).
+    """
     uniform = torch.rand(width, width, generator=draw)
     if layers == 1:
         return uniform.mul(2).sub(1).div(width**0.5)
@@ -75,15 +78,16 @@ def embedding_spectrum(weights: list[Tensor]) -> Tensor:
 
 
 def alignment_matrix(first: Tensor, last: Tensor) -> Tensor:
-    """|V2^T U1|: rows are the right singular vectors of the last layer, columns the left ones of the first (section 5)."""
+    """|V2^T U1|: rows are right singular vectors of the last layer, columns left ones of the first (section 5)."""
     matrix: Tensor = torch.linalg.svd(last.double())[2] @ torch.linalg.svd(first.double())[0]
     return matrix.abs()
 
 
 def block_alignment(matrix: Tensor, kept: int) -> float:
-    """Share of the squared alignment matrix within its first `kept` and its other directions: 1 if both layers keep the same ones.
+    """Share of the squared alignment matrix within its first `kept` and its other directions.
 
-    Unlike the diagonal it does not ask how equal singular values are ordered.
+    It is 1 if both layers keep the same ones. Unlike the diagonal it does not ask how equal singular values are
+    ordered.
     """
     square = matrix.square()
     return float((square[:kept, :kept].sum() + square[kept:, kept:].sum()) / square.sum())

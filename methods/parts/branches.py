@@ -34,4 +34,7 @@ def check_second(spec: Backbone | None, pretrain: Pretrain) -> None:
         return
     encoders.check_backbone(spec, [view.size for view in pretrain.views])
     if spec.normalize != pretrain.backbone.normalize:
-        raise BenchError(f"the second branch normalises its input by {spec.normalize!r}, the first by {pretrain.backbone.normalize!r}.")
+        raise BenchError(
+            f"the second branch normalises its input by {spec.normalize!r}, the first by "
+            f"{pretrain.backbone.normalize!r}."
+        )

@@ -57,12 +57,17 @@ class Bootstrap(nn.Module):
         move_towards(self.target, nn.Sequential(self.encoder, self.projector), momentum)
 
 
-def check_body(name: str, pretrain: Pretrain, *, projector: tuple[int, ...], predictor: tuple[int, ...], momentum: float) -> None:
+def check_body(
+    name: str, pretrain: Pretrain, *, projector: tuple[int, ...], predictor: tuple[int, ...], momentum: float
+) -> None:
     """Raises BenchError for what the body cannot be built from."""
     if len(pretrain.views) != 2:
         raise BenchError(f"{name} needs 2 views, found {len(pretrain.views)}.")
     if not projector or not predictor or min(*projector, *predictor) < 1 or projector[-1] != predictor[-1]:
-        raise BenchError(f"{name}: projector {projector} and predictor {predictor} must be positive widths that end in the same number.")
+        raise BenchError(
+            f"{name}: projector {projector} and predictor {predictor} must be positive widths that end in the same "
+            "number."
+        )
     if not 0 <= momentum <= 1:
         raise BenchError(f"{name}: momentum is {momentum}, expected 0 to 1.")
 
@@ -73,7 +78,10 @@ def sides(full: int, smallest: int) -> range:
 
 
 def at_random_side(x_BCHW: Tensor, smallest: int) -> Tensor:
-    """Bilinear to one of `sides`, each as likely; drawn from the global generator, which the loop seeds at each step."""
+    """Bilinear to one of `sides`, each as likely.
+
+    Drawn from the global generator, which the loop seeds at each step.
+    """
     choice = sides(x_BCHW.shape[-1], smallest)
     side = choice[int(torch.randint(len(choice), ()))]
     return F.interpolate(x_BCHW, size=(side, side), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Projection heads: the small networks between the representation and the loss, and the pass of crops of several sizes through them."""
+"""Projection heads, the small networks between representation and loss; how crops of several sizes pass through."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def mlp(dims: tuple[int, ...], *, last_norm: bool, last_shift: bool = True, relu
 
 
 def logits_of(encoder: nn.Module, head: nn.Module, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """One encoder pass per run of equally large views, one pass of the head over all: the batch norms of the released code."""
+    """One encoder pass per run of equally large views, one head pass over all: the batch norms of the released code."""
     features = [encoder(torch.cat(list(run))) for _, run in groupby(views, key=lambda view: view.shape[-1])]
     logits: Tensor = head(torch.cat(features))
     return logits.chunk(len(views))

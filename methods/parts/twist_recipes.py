@@ -60,10 +60,14 @@ def _vit(default: object, *, rate: float, decay: float, final_decay: float | Non
 def _small_self_label(first: Recipe) -> Recipe:
     """A tenth of the rate and a sixteenth of the length, as in the published run."""
     method = replace(first.method, stage="self_label", keep_among=None)  # type: ignore[type-var]
-    return replace(first, first=first, method=method, optim=replace(first.optim, lr=0.1 * first.optim.lr), epochs=first.epochs / 16)
+    return replace(
+        first, first=first, method=method, optim=replace(first.optim, lr=0.1 * first.optim.lr), epochs=first.epochs / 16
+    )
 
 
-def _everywhere(recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["multicrop", "self_label", "teacher"]) -> Mapping[str, Recipe]:
+def _everywhere(
+    recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["multicrop", "self_label", "teacher"]
+) -> Mapping[str, Recipe]:
     """The run at the scales where nothing is published: the method's recipe there in the same form."""
     made = {"paper": paper}
     for scale in ("embedded", "cifar"):
@@ -77,8 +81,13 @@ def _everywhere(recipes: Mapping[str, Recipe], paper: Recipe, kind: Literal["mul
 
 
 def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Mapping[str, Recipe]]:
-    """The runs by name and scale. `recipes` are those of methods/twist.py, `default` is its Config with the code's defaults."""
-    r50 = replace(recipes["paper"], method=default, views=byol_crops(12, large=_LARGE, small=_SMALL))  # 16 GPUs x 128; the defaults of train.py
+    """The runs by name and scale.
+
+    `recipes` are those of methods/twist.py, `default` is its Config with the code's defaults.
+    """
+    r50 = replace(
+        recipes["paper"], method=default, views=byol_crops(12, large=_LARGE, small=_SMALL)
+    )  # 16 GPUs x 128; the defaults of train.py
     wide = replace(r50.optim, lr=0.5 * 1920 / 256)
     r50w2 = replace(r50, method=replace(default, bunch=240), batch_size=1920, epochs=200, optim=wide)  # type: ignore[type-var]  # 32 GPUs x 60
     return {
@@ -86,6 +95,10 @@ def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Map
         "resnet50_self_label": _everywhere(recipes, _self_label(r50, keep_among=128), "self_label"),
         "resnet50w2_multicrop": _everywhere(recipes, r50w2, "multicrop"),
         "resnet50w2_self_label": _everywhere(recipes, _self_label(r50w2, keep_among=60), "self_label"),
-        "deit_small": _everywhere(recipes, _vit(default, rate=0.0003, decay=0.06, final_decay=0.12, local=6), "teacher"),
-        "vit_base": _everywhere(recipes, _vit(default, rate=0.00075, decay=0.06, final_decay=None, local=10), "teacher"),
+        "deit_small": _everywhere(
+            recipes, _vit(default, rate=0.0003, decay=0.06, final_decay=0.12, local=6), "teacher"
+        ),
+        "vit_base": _everywhere(
+            recipes, _vit(default, rate=0.00075, decay=0.06, final_decay=None, local=10), "teacher"
+        ),
     }

@@ -12,24 +12,40 @@ def digits(*, strength: float = 0.5) -> Augment:
     """The `embedded` scale: 32 px gray digits, never mirrored (a mirrored digit is no digit).
 
     Pixels are gray, so saturation, hue and grayscale would change nothing and are left out; blur is left out because it
-    hides strokes two pixels wide. Crop and rotation were chosen for SimCLR on the `val` split: (0.25, 1) with 25 degrees
-    against (0.4, 1) with 15 and (0.25, 1) with 15.
+    hides strokes two pixels wide. Crop and rotation were chosen for SimCLR on the `val` split: (0.25, 1) with 25
+    degrees against (0.4, 1) with 15 and (0.25, 1) with 15.
     """
-    return Augment(size=32, crop_scale=(0.25, 1.0), rotation=25.0, flip=0.0, jitter=0.8, brightness=0.8 * strength, contrast=0.8 * strength)
+    return Augment(
+        size=32,
+        crop_scale=(0.25, 1.0),
+        rotation=25.0,
+        flip=0.0,
+        jitter=0.8,
+        brightness=0.8 * strength,
+        contrast=0.8 * strength,
+    )
 
 
 def mild_digits() -> Augment:
-    """Weaker views of digits, for methods that predict a network no better than themselves: BYOL, SimSiam, DINO, MoCo."""
+    """Weaker views of digits, for methods predicting a network no better than themselves: BYOL, SimSiam, DINO, MoCo."""
     return replace(digits(), crop_scale=(0.4, 1.0), rotation=15.0)
 
 
 def colour_distortion(strength: float, *, blur: float = 0.0) -> dict[str, Any]:
-    """Fields of a view: SimCLR's colour distortion of a strength and the chance of a blur (arXiv:2002.05709, appendix A).
+    """Fields of a view: SimCLR's colour distortion of a strength and a blur's chance (arXiv:2002.05709, appendix A).
 
     Only the jitter grows with the strength; the chances of jitter and grayscale stay.
     """
     each = 0.8 * strength
-    return {"jitter": 0.8, "brightness": each, "contrast": each, "saturation": each, "hue": 0.2 * strength, "gray": 0.2, "blur": blur}
+    return {
+        "jitter": 0.8,
+        "brightness": each,
+        "contrast": each,
+        "saturation": each,
+        "hue": 0.2 * strength,
+        "gray": 0.2,
+        "blur": blur,
+    }
 
 
 def autoaugment() -> dict[str, Any]:
@@ -42,9 +58,24 @@ def simclr_view(*, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0
     return Augment(size=size, crop_scale=crop_scale, **colour_distortion(1.0, blur=0.5))
 
 
-def byol_view(blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
-    """BYOL's ImageNet pipeline (arXiv:2006.07733, appendix B); Barlow Twins, VICReg, DirectCLR, TWIST, triplet and DINO took it over."""
-    return Augment(size=size, crop_scale=crop_scale, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=blur, solarize=solarize)
+def byol_view(
+    blur: float, solarize: float = 0.0, *, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)
+) -> Augment:
+    """BYOL's ImageNet pipeline (arXiv:2006.07733, appendix B).
+
+    Barlow Twins, VICReg, DirectCLR, TWIST, triplet and DINO took it over.
+    """
+    return Augment(
+        size=size,
+        crop_scale=crop_scale,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.2,
+        hue=0.1,
+        gray=0.2,
+        blur=blur,
+        solarize=solarize,
+    )
 
 
 def byol_pair(*, crop_scale: tuple[float, float] = (0.08, 1.0)) -> tuple[Augment, Augment]:

@@ -1,4 +1,4 @@
-"""Lines over steps, epochs and learning rates: training curves, accuracy over epochs, the sweep of a linear evaluation."""
+"""Lines over steps, epochs and learning rates: training curves, accuracy over epochs, a linear evaluation's sweep."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ NOT_A_TERM = ("step", "steps", "epoch", "img_s", "seconds")
 
 
 def training_curves(runs: Sequence[tuple[str, Curves]], *, name: str, title: str) -> str:
-    """Every logged term over the steps, a panel each, the loss first. Runs of one label share a colour. "" without a point."""
+    """Every logged term over the steps, a panel each, the loss first.
+
+    Runs of one label share a colour. "" without a point.
+    """
     found = [(label, series_of(curves)) for label, curves in runs]
-    terms = sorted({term for _, series in found for term in series}, key=lambda term: (term != "loss", term == "lr", term))
+    terms = sorted(
+        {term for _, series in found for term in series}, key=lambda term: (term != "loss", term == "lr", term)
+    )
     styles = _styles(label for label, _ in runs)
     panels = [_panel([(label, series.get(term, ())) for label, series in found], term, styles) for term in terms]
     return sketch.draw(panels, name=name, title=title, keys=_keys(styles))
@@ -29,12 +34,18 @@ def small_multiples(groups: Mapping[str, Sequence[tuple[str, Curves]]], *, term:
     Runs of one label share a colour, and a label keeps it over the panels.
     """
     styles = _styles(label for runs in groups.values() for label, _ in runs)
-    panels = [_panel([(label, series_of(curves, term).get(term, ())) for label, curves in runs], group, styles) for group, runs in groups.items()]
+    panels = [
+        _panel([(label, series_of(curves, term).get(term, ())) for label, curves in runs], group, styles)
+        for group, runs in groups.items()
+    ]
     return sketch.draw(panels, name=name, title=title, keys=_keys(styles))
 
 
 def series_of(curves: Curves, only: str = "") -> dict[str, list[Point]]:
-    """Term -> (step, value) of every line that has both; with `only` that term alone. One pass: a report reads millions of values."""
+    """Term -> (step, value) of every line that has both; with `only` that term alone.
+
+    One pass: a report reads millions of values.
+    """
     found: dict[str, list[Point]] = {}
     for line in curves:
         step = line.get("step")
@@ -48,19 +59,27 @@ def series_of(curves: Curves, only: str = "") -> dict[str, list[Point]]:
 def probe_figure(probes: Sequence[tuple[str, Sequence[Point]]], *, name: str, title: str) -> str:
     """Top-1 on the test split over the epochs of an evaluation, a line for each label. "" without a point."""
     styles = _styles(label for label, _ in probes)
-    lines = [Line(points=points, **svg.style(styles[svg.clean(label)]), marks=len(points) <= 30) for label, points in probes if points]
+    lines = [
+        Line(points=points, **svg.style(styles[svg.clean(label)]), marks=len(points) <= 30)
+        for label, points in probes
+        if points
+    ]
     panel = Panel(lines=lines, x="epoch of the evaluation", y="top-1, test split (%)")
     return sketch.draw([panel], name=name, title=title, width=6.2, height=3.1, keys=_keys(styles))
 
 
 def probe_of(details: Mapping[str, Json]) -> list[Point]:
-    """(epoch, top-1 in percent) while an evaluation trained: `test_top1_by_epoch`, or `tests` or `curve` with entries of both."""
+    """(epoch, top-1 in percent) while an evaluation trained: `test_top1_by_epoch`, or `tests` or `curve` with both."""
     by_epoch = row(details.get("test_top1_by_epoch"))
     if by_epoch:
         return [(float(epoch), top1) for epoch, top1 in enumerate(by_epoch, start=1)]
     for key in ("tests", "curve"):
         entries = details.get(key)
-        pairs = [(one.get("epoch"), one.get("top1")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+        pairs = (
+            [(one.get("epoch"), one.get("top1")) for one in entries if isinstance(one, dict)]
+            if isinstance(entries, list)
+            else []
+        )
         found = [(float(epoch), float(top1)) for epoch, top1 in pairs if is_number(epoch) and is_number(top1)]
         if found:
             return found
@@ -68,7 +87,9 @@ def probe_of(details: Mapping[str, Json]) -> list[Point]:
 
 
 def sweep_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
-    """Validation accuracy over the learning rate, a line for each weight decay, the chosen head ringed. "" without a sweep.
+    """Validation accuracy over the learning rate, a line for each weight decay, the chosen head ringed.
+
+    "" without a sweep.
 
     A logistic regression has penalties in place of rates, and one line.
     """
@@ -79,7 +100,11 @@ def sweep_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
     lines, keys = [], []
     for place, decay in enumerate(decays):
         points = sorted((float(rates.index(rate)), value) for rate, other, value in heads if other == decay)
-        lines.append(Line(points=points, colour=svg.RAMP[round(place * (len(svg.RAMP) - 1) / max(1, len(decays) - 1))], marks=True))
+        lines.append(
+            Line(
+                points=points, colour=svg.RAMP[round(place * (len(svg.RAMP) - 1) / max(1, len(decays) - 1))], marks=True
+            )
+        )
         keys.append(Key(label=f"weight decay {decay:g}", line=lines[-1]))
     chosen = heads_of([details.get("chosen")])
     if chosen and chosen[0][0] in rates:
@@ -92,7 +117,10 @@ def sweep_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
 
 
 def best_of_sweeps(sweeps: Sequence[tuple[str, Mapping[str, Json]]], *, name: str, title: str) -> str:
-    """The best head of each learning rate, a line for each label: whether the grid was wide enough for all. "" without a sweep."""
+    """The best head of each learning rate, a line for each label: whether the grid was wide enough for all.
+
+    "" without a sweep.
+    """
     found = [(label, heads) for label, details in sweeps if (heads := heads_of(details.get("sweep")))]
     rates = sorted({head[0] for _, heads in found for head in heads})
     if len(rates) < 2:
@@ -100,7 +128,10 @@ def best_of_sweeps(sweeps: Sequence[tuple[str, Mapping[str, Json]]], *, name: st
     styles = _styles(label for label, _ in found)
     lines = []
     for label, heads in found:
-        best = {rate: max(value for other, _, value in heads if other == rate) for rate in sorted({head[0] for head in heads})}
+        best = {
+            rate: max(value for other, _, value in heads if other == rate)
+            for rate in sorted({head[0] for head in heads})
+        }
         points = [(float(rates.index(rate)), value) for rate, value in best.items()]
         lines.append(Line(points=points, **svg.style(styles[svg.clean(label)]), marks=True))
     ticks = [(float(place), f"{rate:g}") for place, rate in enumerate(rates)]
@@ -124,7 +155,9 @@ def _path_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
         return ""
     every = max(1, len(heads) // 6)
     ticks = [(float(place), f"{penalty:.1e}") for place, (penalty, _) in enumerate(heads) if place % every == 0]
-    lines = [Line(points=[(float(place), value) for place, (_, value) in enumerate(heads)], colour=svg.SERIES[0], marks=True)]
+    lines = [
+        Line(points=[(float(place), value) for place, (_, value) in enumerate(heads)], colour=svg.SERIES[0], marks=True)
+    ]
     chosen = details.get("chosen")
     penalties = [penalty for penalty, _ in heads]
     penalty = chosen.get("penalty") if isinstance(chosen, dict) else None
@@ -134,12 +167,21 @@ def _path_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
         lines.append(Line(points=[(float(place), heads[place][1])], colour=svg.SERIES[1], ring=True))
         keys = [Key(label="chosen", line=lines[-1])]
     return sketch.draw(
-        [Panel(lines=lines, x="penalty", y=f"{by}, held-out split (%)", ticks=ticks)], name=name, title=title, width=6.2, height=3.1, keys=keys
+        [Panel(lines=lines, x="penalty", y=f"{by}, held-out split (%)", ticks=ticks)],
+        name=name,
+        title=title,
+        width=6.2,
+        height=3.1,
+        keys=keys,
     )
 
 
 def _panel(runs: Sequence[tuple[str, Sequence[Point]]], title: str, styles: Mapping[str, int]) -> Panel:
-    return Panel(lines=[Line(points=points, **svg.style(styles[svg.clean(label)])) for label, points in runs if points], title=title, x="step")
+    return Panel(
+        lines=[Line(points=points, **svg.style(styles[svg.clean(label)])) for label, points in runs if points],
+        title=title,
+        x="step",
+    )
 
 
 def _styles(labels: Iterable[str]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a detection job shows: a few test scenes with the truth above and the predictions below, and the AP of each class."""
+"""What a detection job shows: a few test scenes, the truth above and predictions below, and the AP of each class."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def scene_figure(scenes: Sequence[Mapping[str, Json]], *, name: str, title: str)
         tallest = max(image.shape[0] / image.shape[1] for image, _ in drawn)
         figure = Figure(figsize=(INCHES * len(drawn) + 0.25, 2 * INCHES * tallest + 0.35))
         grid = figure.subplots(2, len(drawn), squeeze=False)
-        figure.subplots_adjust(left=0.25 / figure.get_figwidth(), right=0.995, bottom=0.01, top=1 - 0.02, wspace=0.05, hspace=0.05)
+        figure.subplots_adjust(
+            left=0.25 / figure.get_figwidth(), right=0.995, bottom=0.01, top=1 - 0.02, wspace=0.05, hspace=0.05
+        )
         for column, (image, scene) in enumerate(drawn):
             for axes, kind in zip(grid[:, column], ("truth", "predicted"), strict=True):
                 _draw(axes, image, _objects(scene, kind))
@@ -48,7 +50,9 @@ def class_rows(details: Mapping[str, Json]) -> tuple[list[str], list[tuple[str, 
     if not isinstance(classes, dict) or not classes:
         return [], []
     columns = list(dict.fromkeys(key for own in classes.values() if isinstance(own, dict) for key in own))
-    rows = [(text, [_number(own.get(key)) for key in columns]) for text, own in classes.items() if isinstance(own, dict)]
+    rows = [
+        (text, [_number(own.get(key)) for key in columns]) for text, own in classes.items() if isinstance(own, dict)
+    ]
     return columns, rows
 
 
@@ -97,7 +101,16 @@ def _draw(axes: Axes, image: NDArray[np.uint8], objects: Sequence[Mapping[str, J
         score = _number(one.get("score"))
         text = str(one.get("class")) + ("" if score is None else f" {score:.2f}")
         label = {"facecolor": colour, "edgecolor": "none", "pad": 0.6}
-        axes.text(box[0], max(box[1], 0.08 * image.shape[0]), text, color="white", fontsize=5.5, va="bottom", bbox=label, clip_on=True)
+        axes.text(
+            box[0],
+            max(box[1], 0.08 * image.shape[0]),
+            text,
+            color="white",
+            fontsize=5.5,
+            va="bottom",
+            bbox=label,
+            clip_on=True,
+        )
 
 
 def _place(label: str) -> int:
@@ -110,7 +123,11 @@ def _mask(lengths: Json, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if not isinstance(lengths, dict):
         return None
     counts = lengths.get("counts")
-    if lengths.get("size") != list(shape[:2]) or not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
+    if (
+        lengths.get("size") != list(shape[:2])
+        or not isinstance(counts, list)
+        or not all(isinstance(n, int) and n >= 0 for n in counts)
+    ):
         return None
     values = np.arange(len(counts)) % 2 == 1
     flat = np.repeat(values, np.array(counts, dtype=np.int64))

@@ -34,7 +34,9 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
         grid = figure.subplots(1, 1 if shared else 2, sharey=True, squeeze=False)[0]
         labels = [svg.short(row.name) for row in (*rows, *anchors)]
         left = min(3.1, 0.35 + 0.073 * max(map(len, labels)))
-        figure.subplots_adjust(left=left / width, right=1 - 0.15 / width, top=1 - top / height, bottom=bottom / height, wspace=0.08)
+        figure.subplots_adjust(
+            left=left / width, right=1 - 0.15 / width, top=1 - top / height, bottom=bottom / height, wspace=0.08
+        )
         paper, here = grid[0], grid[-1]
         for axes in grid:
             axes.set_xlabel(f"{column.name} ({column.unit})" if column.unit else column.name)
@@ -42,7 +44,9 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
             axes.spines["left"].set_visible(False)
             axes.margins(x=0.08)
         _draw_rows(view, column, list(zip(rows, places, strict=False)), paper, here)
-        _draw_anchors(view, column, list(zip(anchors, places[len(rows) :], strict=True)), here, _window(view, column, rows))
+        _draw_anchors(
+            view, column, list(zip(anchors, places[len(rows) :], strict=True)), here, _window(view, column, rows)
+        )
         for axes in grid if anchors and rows else ():
             axes.axhline(len(rows) - 0.25, color=svg.MUTED, linewidth=0.6)
         _label_rows(grid, labels, places)
@@ -58,8 +62,15 @@ def dot_plot(view: TableView, column: Column, *, name: str) -> str:
             paper.set_title("printed in the paper", color=svg.PAPER)
             here.set_title(f"measured here, scale {view.scale}", color=svg.HERE)
             if anchors:
-                _legend(figure, [_handle("D", svg.REFERENCE, "reference of ours, not in the paper")], left / width, columns=1)
-        caption = f"{view.heading(column)}: published and measured values of {words.title(view.table)}, scale {view.scale}"
+                _legend(
+                    figure,
+                    [_handle("D", svg.REFERENCE, "reference of ours, not in the paper")],
+                    left / width,
+                    columns=1,
+                )
+        caption = (
+            f"{view.heading(column)}: published and measured values of {words.title(view.table)}, scale {view.scale}"
+        )
         return svg.to_svg(figure, name=name, title=caption)
 
 
@@ -67,18 +78,38 @@ def _draw_rows(view: TableView, column: Column, rows: Sequence[tuple[Row, float]
     cells = [(view.cell(row, column), place) for row, place in rows]
     printed = [(value, place) for cell, place in cells if (value := number(cell.published)) is not None]
     measured = [(cell.mean, place, cell.sd or 0.0) for cell, place in cells if cell.mean is not None]
-    both = [(value, cell.mean, place) for cell, place in cells if (value := number(cell.published)) is not None and cell.mean is not None]
+    both = [
+        (value, cell.mean, place)
+        for cell, place in cells
+        if (value := number(cell.published)) is not None and cell.mean is not None
+    ]
     if both and paper is here:
-        here.hlines([place for *_, place in both], [a for a, *_ in both], [b for _, b, _ in both], color=svg.MUTED, linewidth=0.8, zorder=1)
+        here.hlines(
+            [place for *_, place in both],
+            [a for a, *_ in both],
+            [b for _, b, _ in both],
+            color=svg.MUTED,
+            linewidth=0.8,
+            zorder=1,
+        )
     if printed:
-        paper.plot(*zip(*printed, strict=True), "o", markerfacecolor="none", markeredgecolor=svg.PAPER, markeredgewidth=1.5, markersize=6.5)
+        paper.plot(
+            *zip(*printed, strict=True),
+            "o",
+            markerfacecolor="none",
+            markeredgecolor=svg.PAPER,
+            markeredgewidth=1.5,
+            markersize=6.5,
+        )
     _with_bars(here, measured, "o", svg.HERE, 5.5)
     for cell, place in cells:
         if cell.mean is None and paper is not here:
             _note(here, place, cell.text)
 
 
-def _draw_anchors(view: TableView, column: Column, anchors: Sequence[tuple[Row, float]], here: Axes, window: tuple[float, float]) -> None:
+def _draw_anchors(
+    view: TableView, column: Column, anchors: Sequence[tuple[Row, float]], here: Axes, window: tuple[float, float]
+) -> None:
     drawn = []
     for row, place in anchors:
         cell = view.cell(row, column)
@@ -95,10 +126,18 @@ def _draw_anchors(view: TableView, column: Column, anchors: Sequence[tuple[Row, 
 def _with_bars(axes: Axes, points: Sequence[tuple[float, float, float]], mark: str, color: str, size: float) -> None:
     """Markers at (value, place), each with a bar of its deviation to both sides, where it has one."""
     if points:
-        axes.plot([value for value, *_ in points], [place for _, place, _ in points], mark, color=color, markersize=size)
+        axes.plot(
+            [value for value, *_ in points], [place for _, place, _ in points], mark, color=color, markersize=size
+        )
         bars = [point for point in points if point[2]]
         if bars:
-            axes.hlines([place for _, place, _ in bars], [v - sd for v, _, sd in bars], [v + sd for v, _, sd in bars], color=color, linewidth=1.6)
+            axes.hlines(
+                [place for _, place, _ in bars],
+                [v - sd for v, _, sd in bars],
+                [v + sd for v, _, sd in bars],
+                color=color,
+                linewidth=1.6,
+            )
 
 
 def _label_rows(axes: Sequence[Axes], labels: Sequence[str], places: Sequence[float]) -> None:
@@ -107,13 +146,20 @@ def _label_rows(axes: Sequence[Axes], labels: Sequence[str], places: Sequence[fl
         one.yaxis.set_visible(False)
         one.hlines(places, 0, 1, transform=one.get_yaxis_transform(), color=svg.RULE, linewidth=0.6, zorder=0.5)
     for label, place in zip(labels, places, strict=True):
-        axes[0].text(-0.012, place, label, transform=axes[0].get_yaxis_transform(), ha="right", va="center", color=svg.INK)
+        axes[0].text(
+            -0.012, place, label, transform=axes[0].get_yaxis_transform(), ha="right", va="center", color=svg.INK
+        )
 
 
 def _window(view: TableView, column: Column, rows: Sequence[Row]) -> tuple[float, float]:
-    """Where a reference is drawn. Far outside the rows (a random encoder on ImageNet) it would press them into one blot."""
+    """Where a reference is drawn.
+
+    Far outside the rows (a random encoder on ImageNet) it would press them into one blot.
+    """
     cells = [view.cell(row, column) for row in rows]
-    values = [cell.mean for cell in cells if cell.mean is not None] + [value for cell in cells if (value := number(cell.published)) is not None]
+    values = [cell.mean for cell in cells if cell.mean is not None] + [
+        value for cell in cells if (value := number(cell.published)) is not None
+    ]
     if view.caveat or not values or min(values) == max(values):
         return -math.inf, math.inf
     reach = max(values) - min(values)
@@ -123,12 +169,31 @@ def _window(view: TableView, column: Column, rows: Sequence[Row]) -> tuple[float
 def _note(axes: Axes, place: float, text: str) -> None:
     """Words at the left edge of a row that has no dot."""
     behind = {"facecolor": svg.PAGE, "edgecolor": "none", "pad": 1.0}
-    axes.text(0.015, place, text, transform=axes.get_yaxis_transform(), va="center", color=svg.MUTED, fontsize=8, bbox=behind)
+    axes.text(
+        0.015, place, text, transform=axes.get_yaxis_transform(), va="center", color=svg.MUTED, fontsize=8, bbox=behind
+    )
 
 
 def _legend(figure: Figure, handles: Sequence[Line2D], left: float, *, columns: int) -> None:
-    figure.legend(handles=handles, ncols=columns, loc="upper left", bbox_to_anchor=(left, 0.995), borderaxespad=0.0, borderpad=0.0, handletextpad=0.5)
+    figure.legend(
+        handles=handles,
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(left, 0.995),
+        borderaxespad=0.0,
+        borderpad=0.0,
+        handletextpad=0.5,
+    )
 
 
 def _handle(marker: str, color: str, label: str, *, hollow: bool = False) -> Line2D:
-    return Line2D([], [], linestyle="", marker=marker, color=color, markerfacecolor="none" if hollow else color, label=label, markersize=5.5)
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=marker,
+        color=color,
+        markerfacecolor="none" if hollow else color,
+        label=label,
+        markersize=5.5,
+    )

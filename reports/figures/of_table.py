@@ -14,7 +14,10 @@ from results.table import Row
 from results.view import TableView
 
 Records = Mapping[str, JobView]
-COLLAPSE = ("embedding_std", "effective_rank")  # terms that tell a collapse; the first that is logged is drawn beside the loss
+COLLAPSE = (
+    "embedding_std",
+    "effective_rank",
+)  # terms that tell a collapse; the first that is logged is drawn beside the loss
 PICTURED = 6  # rows whose detections are shown; the job pages have all
 SCENES = 3  # of each
 
@@ -62,11 +65,19 @@ def singular_values(view: TableView, records: Records) -> list[PageFigure]:
     plots = []
     for place, ((protocol, subject), lines) in enumerate(groups.items()):
         entries: list[Json] = [{"label": label, "values": list(values)} for label, values in lines]
-        drawn = spectra.spectrum_figure({"spectra": entries}, name=f"spectra-{place}", title=f"Singular values: {subject}")
+        drawn = spectra.spectrum_figure(
+            {"spectra": entries}, name=f"spectra-{place}", title=f"Singular values: {subject}"
+        )
         plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: {protocol}. Largest first; one seed."))
     for place, (subject, details) in enumerate(dynamics.values()):
-        drawn = spectra.dynamics_figure(details, name=f"dynamics-{place}", title=f"Singular values over training: {subject}")
-        plots.append(PageFigure(svg=Markup(drawn), caption=f"{subject}: singular values over training, the largest darkest; one seed."))
+        drawn = spectra.dynamics_figure(
+            details, name=f"dynamics-{place}", title=f"Singular values over training: {subject}"
+        )
+        plots.append(
+            PageFigure(
+                svg=Markup(drawn), caption=f"{subject}: singular values over training, the largest darkest; one seed."
+            )
+        )
     return _drawn(plots)
 
 
@@ -80,7 +91,11 @@ def probe_curves(view: TableView, records: Records) -> list[PageFigure]:
     return _drawn(
         PageFigure(
             svg=Markup(
-                curves.probe_figure(list(rows.values()), name=f"probe-{place}", title=f"Accuracy over the epochs of the evaluation: {protocol}")
+                curves.probe_figure(
+                    list(rows.values()),
+                    name=f"probe-{place}",
+                    title=f"Accuracy over the epochs of the evaluation: {protocol}",
+                )
             ),
             caption=f"{protocol}. Each row's first seed; the test split chooses nothing.",
         )
@@ -96,15 +111,23 @@ def sweeps(view: TableView, records: Records) -> list[PageFigure]:
             found.setdefault(protocol, {}).setdefault(record.id, (row.name, details_of(record)))
     return _drawn(
         PageFigure(
-            svg=Markup(curves.best_of_sweeps(list(rows.values()), name=f"sweep-{place}", title=f"Learning-rate sweeps: {protocol}")),
-            caption=f"{protocol}. The best weight decay of each learning rate; each row's first seed. A best value at an edge asks for a wider grid.",
+            svg=Markup(
+                curves.best_of_sweeps(
+                    list(rows.values()), name=f"sweep-{place}", title=f"Learning-rate sweeps: {protocol}"
+                )
+            ),
+            caption=f"{protocol}. The best weight decay of each learning rate; each row's first seed. A best value "
+            "at an edge asks for a wider grid.",
         )
         for place, (protocol, rows) in enumerate(found.items())
     )
 
 
 def training(view: TableView, records: Records) -> list[PageFigure]:
-    """The loss of every pretraining, a panel for each method, then the term that tells a collapse. Job pages have all terms."""
+    """The loss of every pretraining, a panel for each method, then the term that tells a collapse.
+
+    Job pages have all terms.
+    """
     by_method: dict[str, dict[str, tuple[str, curves.Curves]]] = {}
     for row in (*view.rows, *view.anchors):
         for job in (job for column in view.columns for job in view.cell(row, column).jobs):
@@ -118,7 +141,8 @@ def training(view: TableView, records: Records) -> list[PageFigure]:
     for term in ("loss", *[term for term in COLLAPSE if term in logged][:1]):
         drawn = curves.small_multiples(groups, term=term, name=f"curves-{term}", title=f"Training curves: {term}")
         caption = (
-            f"{term}, {count} {'pretraining' if count == 1 else 'pretrainings'}, a panel for each method; seeds of one row share a colour. "
+            f"{term}, {count} {'pretraining' if count == 1 else 'pretrainings'}, a panel for each method; seeds of "
+            "one row share a colour. "
             "Every logged term is on the job's page."
         )
         found.append(PageFigure(svg=Markup(drawn), caption=caption))
@@ -133,7 +157,9 @@ def detections(view: TableView, records: Records) -> list[PageFigure]:
             pictured.setdefault(record.id, (row.name, record))
     return _drawn(
         PageFigure(
-            svg=Markup(detection.scene_figure(record.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")),
+            svg=Markup(
+                detection.scene_figure(record.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")
+            ),
             caption=f"{row}: ground truth above, predictions below; one seed.",
         )
         for place, (row, record) in enumerate(list(pictured.values())[:PICTURED])
@@ -144,7 +170,11 @@ def _first_seeds(view: TableView, records: Records) -> Iterator[tuple[Row, str, 
     """(row, protocol, job) of the first finished seed of every cell, in the table's order."""
     for row in (*view.rows, *view.anchors):
         for column in view.columns:
-            done = (records[job] for job in view.cell(row, column).jobs if job in records and records[job].result is not None)
+            done = (
+                records[job]
+                for job in view.cell(row, column).jobs
+                if job in records and records[job].result is not None
+            )
             first = next(done, None)
             if first is not None:
                 yield row, view.protocols[column.name], first

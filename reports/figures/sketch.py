@@ -1,7 +1,7 @@
-"""Panels of lines as SVG text: what a job page shows of curves, drawn in a millisecond where matplotlib takes a hundred.
+"""Panels of lines as SVG text: a job page's curves, drawn in a millisecond where matplotlib takes a hundred.
 
-A report of thousands of jobs has thousands of such figures. They carry matplotlib's ticks and the colours of svg.py, so that
-they stand beside its figures as if they were of the same hand.
+A report of thousands of jobs has thousands of such figures. They carry matplotlib's ticks and the colours of svg.py, so
+that they stand beside its figures as if they were of the same hand.
 """
 
 from __future__ import annotations
@@ -57,7 +57,14 @@ class Key:
 
 
 def draw(
-    panels: Sequence[Panel], *, name: str, title: str, columns: int = 3, width: float = 2.75, height: float = 2.05, keys: Sequence[Key] = ()
+    panels: Sequence[Panel],
+    *,
+    name: str,
+    title: str,
+    columns: int = 3,
+    width: float = 2.75,
+    height: float = 2.05,
+    keys: Sequence[Key] = (),
 ) -> str:
     """The panels, row by row, as an `<svg>` element; `width` and `height` of one panel in inches. "" without a point.
 
@@ -72,12 +79,22 @@ def draw(
     body = []
     for place, panel in enumerate(panels):
         row, column = divmod(place, columns)
-        body.append(_panel(panel, column * width * INCH, top + row * height * INCH, width * INCH, height * INCH, f"{name}-clip-{place}"))
+        body.append(
+            _panel(
+                panel,
+                column * width * INCH,
+                top + row * height * INCH,
+                width * INCH,
+                height * INCH,
+                f"{name}-clip-{place}",
+            )
+        )
     rows = math.ceil(len(panels) / columns)
     label = quoteattr(svg.clean(title))
     inches = full / INCH
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full:g} {top + rows * height * INCH:g}" role="img" aria-label={label} class="figure" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {full:g} {top + rows * height * INCH:g}" role="img" '
+        f'aria-label={label} class="figure" '
         f'style="max-width: {inches:.2f}in; min-width: {min(inches, 4.4):.2f}in; stroke-linejoin: round">'
         f"<title>{escape(svg.clean(title))}</title>{legend}{''.join(body)}</svg>"
     )
@@ -99,7 +116,12 @@ def _panel(panel: Panel, left: float, top: float, width: float, height: float, c
             y1 - (point[1] - up[0]) / (up[1] - up[0]) * (y1 - y0),
         )
 
-    found = [f'<clipPath id="{clip}"><rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}"/></clipPath>']
+    found = [
+        (
+            f'<clipPath id="{clip}"><rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" '
+            f'height="{y1 - y0:.1f}"/></clipPath>'
+        )
+    ]
     if panel.title:
         found.append(_text(x0, top + 13, panel.title, 9.5, svg.INK))
     for value, text in levels:
@@ -111,13 +133,23 @@ def _panel(panel: Panel, left: float, top: float, width: float, height: float, c
     found += [_text((x0 + x1) / 2, y1 + 24, panel.x, 8.5, svg.MUTED, "middle")] if panel.x else []
     if panel.y:
         middle = (y0 + y1) / 2
-        found.append(_text(left + 9, middle, panel.y, 8.5, svg.MUTED, "middle", f' transform="rotate(-90 {left + 9:.1f} {middle:.1f})"'))
+        found.append(
+            _text(
+                left + 9,
+                middle,
+                panel.y,
+                8.5,
+                svg.MUTED,
+                "middle",
+                f' transform="rotate(-90 {left + 9:.1f} {middle:.1f})"',
+            )
+        )
     drawn = "".join(_line(line, [place(point) for point in thinned(line.points)]) for line in panel.lines)
     return "".join(found) + f'<g clip-path="url(#{clip})">{drawn}</g>'
 
 
 def thinned(points: Sequence[Point]) -> Sequence[Point]:
-    """At most MOST_POINTS points: the least and the greatest of each stretch, in their order, so that no peak is lost."""
+    """At most MOST_POINTS points: the least and greatest of each stretch, in their order, so that no peak is lost."""
     if len(points) <= MOST_POINTS:
         return points
     size = math.ceil(2 * len(points) / MOST_POINTS)
@@ -131,12 +163,21 @@ def thinned(points: Sequence[Point]) -> Sequence[Point]:
 def _line(line: Line, points: Sequence[Point]) -> str:
     colour = _colour(line.colour)
     if line.ring:
-        return "".join(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="5.2" style="fill: none; stroke: {colour}; stroke-width: 1.7"/>' for x, y in points)
+        return "".join(
+            f'<circle cx="{x:.2f}" cy="{y:.2f}" r="5.2" style="fill: none; stroke: {colour}; stroke-width: 1.7"/>'
+            for x, y in points
+        )
     dash = f"; stroke-dasharray: {_DASHES[line.dash]}" if _DASHES[line.dash] else ""
     path = "L ".join(f"{x:.2f} {y:.2f} " for x, y in points)
-    drawn = f'<path d="M {path}" style="fill: none; stroke: {colour}; stroke-width: 1.4{dash}"/>' if len(points) > 1 else ""
+    drawn = (
+        f'<path d="M {path}" style="fill: none; stroke: {colour}; stroke-width: 1.4{dash}"/>' if len(points) > 1 else ""
+    )
     # A single point makes no line: a run that has just begun would be invisible without a mark.
-    dots = "".join(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="2" style="fill: {colour}"/>' for x, y in points) if line.marks or len(points) == 1 else ""
+    dots = (
+        "".join(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="2" style="fill: {colour}"/>' for x, y in points)
+        if line.marks or len(points) == 1
+        else ""
+    )
     return drawn + dots
 
 
@@ -180,9 +221,16 @@ def _round_ticks(low: float, high: float) -> list[tuple[float, str]]:
     largest = max((abs(value) for value in values), default=0.0)
     if largest >= 1e6 or 0 < largest < 1e-3:
         return [
-            (value, f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("-", svg.MINUS) if abs(value) > step / 1e6 else "0")
+            (
+                value,
+                f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("-", svg.MINUS)
+                if abs(value) > step / 1e6
+                else "0",
+            )
             for value in values
         ]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     digits += round(step * 10**digits, 6) != round(step * 10**digits)  # steps of 2.5
-    return [(value, f"{value:.{digits}f}".replace("-", svg.MINUS) if abs(value) > step / 1e6 else "0") for value in values]
+    return [
+        (value, f"{value:.{digits}f}".replace("-", svg.MINUS) if abs(value) > step / 1e6 else "0") for value in values
+    ]

@@ -23,20 +23,32 @@ def spectrum_figure(details: Mapping[str, Json], *, name: str, title: str) -> st
 
     Values of 0 have no logarithm and are left out; the axis ends 12 decades under the largest value.
     """
-    found = [(label, [(float(place), math.log10(value)) for place, value in enumerate(values) if value > 0]) for label, values in spectra_of(details)]
+    found = [
+        (label, [(float(place), math.log10(value)) for place, value in enumerate(values) if value > 0])
+        for label, values in spectra_of(details)
+    ]
     spectra = [(label, points) for label, points in found if points]
     if not spectra:
         return ""
     # A spectrum of few values is read value by value.
-    lines = [Line(points=points, **svg.style(place), marks=len(points) <= FEW_VALUES) for place, (_, points) in enumerate(spectra)]
-    keys = [Key(label=svg.short(label), line=line) for (label, _), line in zip(spectra, lines, strict=True)] if len(spectra) > 1 else []
+    lines = [
+        Line(points=points, **svg.style(place), marks=len(points) <= FEW_VALUES)
+        for place, (_, points) in enumerate(spectra)
+    ]
+    keys = (
+        [Key(label=svg.short(label), line=line) for (label, _), line in zip(spectra, lines, strict=True)]
+        if len(spectra) > 1
+        else []
+    )
     highest = max(value for _, points in spectra for _, value in points)
     panel = Panel(lines=lines, x="index", y="log10 singular value", floor=highest - DECADES)
     return sketch.draw([panel], name=name, title=title, width=6.2, height=2.9, keys=keys)
 
 
 def dynamics_figure(details: Mapping[str, Json], *, name: str, title: str) -> str:
-    """Singular values over training, a panel for each matrix, then the alignment and its last matrix. "" without dynamics.
+    """Singular values over training, a panel for each matrix, then the alignment and its last matrix.
+
+    "" without dynamics.
 
     Steps stand on a logarithmic axis, which has no place for step 0; the largest singular value is the darkest line.
     """
@@ -56,19 +68,32 @@ def dynamics_figure(details: Mapping[str, Json], *, name: str, title: str) -> st
         width, height = 0.55 + 2.55 * columns, 2.3 * lines
         figure = Figure(figsize=(width, height))
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
-        figure.subplots_adjust(left=0.55 / width, right=1 - 0.1 / width, top=1 - 0.3 / height, bottom=0.45 / height, wspace=0.36, hspace=0.55)
+        figure.subplots_adjust(
+            left=0.55 / width,
+            right=1 - 0.1 / width,
+            top=1 - 0.3 / height,
+            bottom=0.45 / height,
+            wspace=0.36,
+            hspace=0.55,
+        )
         for axes, (label, rows) in zip(grid, panels, strict=False):
             axes.set_title(f"{svg.clean(label)}, log10 singular values")
             for place in range(len(rows[0])):
                 shade = svg.RAMP[round((len(svg.RAMP) - 1) * (1 - place / max(1, len(rows[0]) - 1)))]
-                points = [(step, math.log10(values[place])) for step, values in zip(steps, rows, strict=True) if step > 0 and values[place] > 0]
+                points = [
+                    (step, math.log10(values[place]))
+                    for step, values in zip(steps, rows, strict=True)
+                    if step > 0 and values[place] > 0
+                ]
                 _over_steps(axes, points, shade)
         rest = list(grid[len(panels) :])
         if len(alignment) == len(steps):
             axes = rest.pop(0)
             axes.set_title("alignment, mean of the diagonal")
             axes.set_ylim(0, 1.02)
-            _over_steps(axes, [(step, value) for step, value in zip(steps, alignment, strict=True) if step > 0], svg.SERIES[0])
+            _over_steps(
+                axes, [(step, value) for step, value in zip(steps, alignment, strict=True) if step > 0], svg.SERIES[0]
+            )
         if last:
             axes = rest.pop(0)
             axes.set_title("last alignment matrix, 0 to 1")
@@ -84,12 +109,19 @@ def dynamics_figure(details: Mapping[str, Json], *, name: str, title: str) -> st
 def spectra_of(details: Mapping[str, Json]) -> list[tuple[str, list[float]]]:
     """(label, singular values) of every entry of `spectra` that has both."""
     entries = details.get("spectra")
-    found = [(entry.get("label"), row(entry.get("values"))) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    found = (
+        [(entry.get("label"), row(entry.get("values"))) for entry in entries if isinstance(entry, dict)]
+        if isinstance(entries, list)
+        else []
+    )
     return [(label, values) for label, values in found if isinstance(label, str) and values]
 
 
 def _over_steps(axes: Axes, points: Sequence[tuple[float, float]], color: str) -> None:
-    """A line over the logarithm of the step; ticks at powers of ten in plain numbers, which matplotlib's own log axis has not."""
+    """A line over the logarithm of the step.
+
+    Ticks at powers of ten in plain numbers, which matplotlib's own log axis has not.
+    """
     places = [math.log10(step) for step, _ in points]
     axes.plot(places, [value for _, value in points], color=color, linewidth=1.2)
     powers = range(math.floor(max(places, default=0)) + 1)

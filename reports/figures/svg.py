@@ -103,7 +103,8 @@ def to_svg(figure: Figure, *, name: str, title: str) -> str:
         "aria-label": clean(title),
         "class": "figure",
         # Shown at its natural size, smaller on a narrow page down to what can still be read; then it scrolls.
-        "style": f"max-width: {inches:.2f}in; min-width: {min(inches, 5.4):.2f}in; stroke-linejoin: round; stroke-linecap: butt",
+        "style": f"max-width: {inches:.2f}in; min-width: {min(inches, 5.4):.2f}in; stroke-linejoin: round; "
+        "stroke-linecap: butt",
     }
     heading = ElementTree.Element("title")
     heading.text = clean(title)

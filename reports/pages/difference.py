@@ -18,7 +18,10 @@ SMALL, LARGE = 0.5, 2.0  # percentage points: what papers call noise, and what t
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """`text` is shown, `spoken` is read aloud; `shade` is a class of the style sheet: up-1 to up-3, down-1 to down-3, or "same"."""
+    """`text` is shown, `spoken` is read aloud.
+
+    `shade` is a class of the style sheet: up-1 to up-3, down-1 to down-3, or "same".
+    """
 
     text: str
     spoken: str
@@ -49,7 +52,9 @@ def _values(view: TableView, column: Column) -> dict[str, Difference]:
         level = 1 if size < SMALL else 2 if size < LARGE else 3
         better = (cell.mean > printed) == column.higher_is_better
         shade = "same" if cell.verdict in ("match", "within noise") else f"{'up' if better else 'down'}-{level}"
-        found[row.name] = Difference(text=f"{text} {cell.verdict or ''}".strip(), spoken="gap to the paper ", shade=shade)
+        found[row.name] = Difference(
+            text=f"{text} {cell.verdict or ''}".strip(), spoken="gap to the paper ", shade=shade
+        )
     return found
 
 
@@ -79,6 +84,8 @@ def _places(view: TableView, column: Column) -> dict[str, Difference]:
         )
         places = f"{abs(moved)} {'place' if abs(moved) == 1 else 'places'} {word}" if moved else word
         found[name] = Difference(
-            text=f"{arrow}{abs(moved) or ''} #{now}", spoken=f"rank {now} of {len(values)}, {before} in the paper: {places}", shade=shade
+            text=f"{arrow}{abs(moved) or ''} #{now}",
+            spoken=f"rank {now} of {len(values)}, {before} in the paper: {places}",
+            shade=shade,
         )
     return found

@@ -46,13 +46,18 @@ class RowLine:
 def index_page(views: Sequence[TableView], linked: Related) -> str:
     """The HTML of the index."""
     lines = [_line(view) for view in views]
-    shown = [group for group in words.GROUPS if group in words.ALWAYS_COUNTED or any(line.counts[group] for line in lines)]
+    shown = [
+        group for group in words.GROUPS if group in words.ALWAYS_COUNTED or any(line.counts[group] for line in lines)
+    ]
     return render.render(
         "index.html.j2",
         "",
         {
             "views": views,
-            "papers": [(paper, list(members)) for paper, members in groupby(lines, key=lambda line: (line.view.table.paper, line.view.table.arxiv))],
+            "papers": [
+                (paper, list(members))
+                for paper, members in groupby(lines, key=lambda line: (line.view.table.paper, line.view.table.arxiv))
+            ],
             "shown": shown,
             "rows": [row for view in views for row in _rows(view)],
             "provenance": totals.provenance(list(linked.records.values())),
@@ -71,13 +76,16 @@ def matrix_page(views: Sequence[TableView]) -> str:
 def _caveat(scale: str) -> str:
     """One for all tables of a scale; each table's page names what stands in for its own data."""
     return (
-        f"At the scale {scale!r} ({scale_of(scale).summary}) smaller data sets and networks stand in for the papers', so the printed numbers "
+        f"At the scale {scale!r} ({scale_of(scale).summary}) smaller data sets and networks stand in for the "
+        "papers', so the printed numbers "
         "are no target: compare the order of the rows, not the values. Each table's page names its data."
     )
 
 
 def _line(view: TableView) -> IndexLine:
-    agreement = next((one for one in view.agreement if one.column == view.table.order_by), next(iter(view.agreement), None))
+    agreement = next(
+        (one for one in view.agreement if one.column == view.table.order_by), next(iter(view.agreement), None)
+    )
     known = agreement is not None and agreement.tau is not None
     return IndexLine(
         view=view,

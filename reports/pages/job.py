@@ -33,13 +33,25 @@ def job_page(record: JobView, linked: Related) -> str:
     """The HTML of a job."""
     details = details_of(record)
     sweep = curves.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
-    probe = curves.probe_figure([(record.label, curves.probe_of(details))], name="probe", title=f"Accuracy over the epochs of {record.label}")
+    probe = curves.probe_figure(
+        [(record.label, curves.probe_of(details))], name="probe", title=f"Accuracy over the epochs of {record.label}"
+    )
     spectrum = spectra.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
-    dynamics = spectra.dynamics_figure(details, name="dynamics", title=f"Singular values over the training of {record.label}")
-    scenes = detection.scene_figure(record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions")
+    dynamics = spectra.dynamics_figure(
+        details, name="dynamics", title=f"Singular values over the training of {record.label}"
+    )
+    scenes = detection.scene_figure(
+        record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions"
+    )
     class_columns, class_rows = detection.class_rows(details)
-    trained = curves.training_curves([(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}")
-    drawn = {key for key, figure in (("sweep", sweep), ("path", sweep), ("spectra", spectrum), ("dynamics", dynamics)) if figure}
+    trained = curves.training_curves(
+        [(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}"
+    )
+    drawn = {
+        key
+        for key, figure in (("sweep", sweep), ("path", sweep), ("spectra", spectrum), ("dynamics", dynamics))
+        if figure
+    }
     drawn |= {"test_top1_by_epoch", "tests", "curve"} if probe else set()
     drawn |= {"ap_per_class"} if class_rows else set()
     return render.render(

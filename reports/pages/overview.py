@@ -38,7 +38,10 @@ class Overview:
 
 def overviews(views: Sequence[TableView]) -> list[Overview]:
     """One for each scale, in the order of the views."""
-    return [_overview(scale, [view for view in views if view.scale == scale]) for scale in dict.fromkeys(view.scale for view in views)]
+    return [
+        _overview(scale, [view for view in views if view.scale == scale])
+        for scale in dict.fromkeys(view.scale for view in views)
+    ]
 
 
 def _overview(scale: str, views: Sequence[TableView]) -> Overview:
@@ -62,8 +65,20 @@ def _overview(scale: str, views: Sequence[TableView]) -> Overview:
 
 def _is_headline(row: Row, column: Column) -> bool:
     """The method's own run on its own network: ablations, other widths and lengths stay in their tables."""
-    own = row.method is not None and row.change is None and row.width == 1 and row.epochs is None and row.network == "resnet50"
-    return own and column.protocol is not None and column.change is None and column.epochs is None and column.name not in row.untrained
+    own = (
+        row.method is not None
+        and row.change is None
+        and row.width == 1
+        and row.epochs is None
+        and row.network == "resnet50"
+    )
+    return (
+        own
+        and column.protocol is not None
+        and column.change is None
+        and column.epochs is None
+        and column.name not in row.untrained
+    )
 
 
 def _method(row: Row) -> str:

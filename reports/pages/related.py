@@ -1,4 +1,7 @@
-"""What belongs to a job: the evaluations of its encoder, and the cells of tables that it fills. Looked up, not searched."""
+"""What belongs to a job: the evaluations of its encoder, and the cells of tables that it fills.
+
+Looked up, not searched.
+"""
 
 from __future__ import annotations
 

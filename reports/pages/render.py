@@ -29,7 +29,11 @@ def script() -> str:
 def _environment() -> Environment:
     # Autoescape for every template, whatever its suffix: labels, log lines and error messages are foreign text.
     environment = Environment(
-        loader=FunctionLoader(lambda name: _read("templates", name)), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FunctionLoader(lambda name: _read("templates", name)),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"duration": words.took, "number": words.compact, "title": words.title}
     return environment

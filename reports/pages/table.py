@@ -77,7 +77,12 @@ def table_page(view: TableView, linked: Related, siblings: Sequence[TableView]) 
     """The HTML of a table. `siblings` are the views of the same table at the other scales."""
     records = linked.records
     page = _Page(records, _footnotes(view), differences(view), _anchors(view))
-    suffixes = [("csv", "CSV"), ("md", "Markdown"), ("tex", "LaTeX"), *([("bib", "BibTeX")] if view.table.arxiv else [])]
+    suffixes = [
+        ("csv", "CSV"),
+        ("md", "Markdown"),
+        ("tex", "LaTeX"),
+        *([("bib", "BibTeX")] if view.table.arxiv else []),
+    ]
     return render.render(
         "table.html.j2",
         "../",
@@ -87,7 +92,9 @@ def table_page(view: TableView, linked: Related, siblings: Sequence[TableView]) 
             "siblings": siblings,
             "counts": words.counts(view),
             "architecture": has_architecture(view),
-            "sections": [(section, [_row(view, row, page) for row in rows]) for section, rows in words.sections(view.rows)],
+            "sections": [
+                (section, [_row(view, row, page) for row in rows]) for section, rows in words.sections(view.rows)
+            ],
             "references": [_row(view, row, page) for row in view.anchors],
             "references_title": words.REFERENCES,
             "columns_wide": 1 + has_architecture(view) + sum(2 if column.printed else 1 for column in view.columns),
@@ -133,7 +140,9 @@ def _row(view: TableView, row: Row, page: _Page) -> PageRow:
 
 def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
     cell = view.cell(row, column)
-    running = [record.progress for job in cell.jobs if (record := _working(job, page.records)) is not None and record.progress]
+    running = [
+        record.progress for job in cell.jobs if (record := _working(job, page.records)) is not None and record.progress
+    ]
     printed = number(cell.published)
     return PageCell(
         column=column,
@@ -145,7 +154,14 @@ def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
             for seed, job in enumerate(cell.jobs)
         ),
         difference=page.differences.get((row.name, column.name)),
-        footnote=next((note.number for note in page.footnotes if cell.message and (note.status, note.message) == (cell.status, cell.message)), 0),
+        footnote=next(
+            (
+                note.number
+                for note in page.footnotes
+                if cell.message and (note.status, note.message) == (cell.status, cell.message)
+            ),
+            0,
+        ),
         progress=running[0] if running else "",
         order_paper="" if printed is None else f"{printed:g}",
         order_here="" if cell.mean is None else repr(round(cell.mean, 9)),
@@ -172,7 +188,12 @@ def _footnotes(view: TableView) -> tuple[Footnote, ...]:
         if cell.message:
             found.setdefault((cell.status, cell.message), {}).setdefault(row, []).append(column)
     return tuple(
-        Footnote(number=number, status=status, message=message, cells=tuple((row, tuple(columns)) for row, columns in cells.items()))
+        Footnote(
+            number=number,
+            status=status,
+            message=message,
+            cells=tuple((row, tuple(columns)) for row, columns in cells.items()),
+        )
         for number, ((status, message), cells) in enumerate(found.items(), start=1)
     )
 

@@ -26,7 +26,11 @@ def provenance(records: Sequence[JobView]) -> list[tuple[str, str]]:
     resumed = sum(int(_number(one.resumed)) for one in made)
     pretrainings = sum(record.result is not None and record.id.startswith("pretrain-") for record in records)
     lines = [
-        ("Jobs", f"{len(made)} done, of them {pretrainings} pretrainings" + "".join(f"; {n} {word}" for word, n in states.items() if word != "done")),
+        (
+            "Jobs",
+            f"{len(made)} done, of them {pretrainings} pretrainings"
+            + "".join(f"; {n} {word}" for word, n in states.items() if word != "done"),
+        ),
         ("Seeds", ", ".join(map(str, seeds))),
         ("CPU-hours", hours(cpu) if cpu else "0" if gpu else NOT_MEASURED),
         ("GPU-hours", hours(gpu) if gpu else "0, no job ran on a GPU"),
@@ -46,13 +50,18 @@ def hours(value: float) -> str:
 
 
 def energy(made: Sequence[Provenance]) -> str:
-    """What the counters said, each kind summed over its jobs and in words of its own: a package counts what it shares with others.
+    """What the counters said, each kind summed over its jobs and in words of its own.
 
-    With several jobs, "(3 of 5 jobs)" where the others could not read that kind.
+    A package counts what it shares with others. With several jobs, "(3 of 5 jobs)" where the others could not read that
+    kind.
     """
     said = []
     for part, words_for in _ENERGY.items():
-        read = [joules for one in made if isinstance(one.energy_parts, Mapping) and is_number(joules := one.energy_parts.get(part))]
+        read = [
+            joules
+            for one in made
+            if isinstance(one.energy_parts, Mapping) and is_number(joules := one.energy_parts.get(part))
+        ]
         if read:
             of = f" ({len(read)} of {len(made)} jobs)" if len(read) < len(made) else ""
             shared = "; jobs side by side each count the whole" if part == "packages" and len(read) > 1 else ""
@@ -101,4 +110,7 @@ def saving(views_jobs: Sequence[Sequence[JobView]]) -> str:
     shared = len({job.id for jobs in views_jobs for job in jobs})
     if len(views_jobs) < 2 or not alone:
         return ""
-    return f"Table by table these would be {alone:,} jobs; each is run once for all tables that use it, which makes {shared:,}."
+    return (
+        f"Table by table these would be {alone:,} jobs; each is run once for all tables that use it, which makes "
+        f"{shared:,}."
+    )

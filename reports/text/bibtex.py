@@ -21,7 +21,11 @@ def entry(table: Table) -> str:
         "archivePrefix": "arXiv",
         "url": f"https://arxiv.org/abs/{number}",
     }
-    return f"@misc{{{key}-{number},\n" + "".join(f"  {name:<13} = {{{value}}},\n" for name, value in fields.items()) + "}\n"
+    return (
+        f"@misc{{{key}-{number},\n"
+        + "".join(f"  {name:<13} = {{{value}}},\n" for name, value in fields.items())
+        + "}\n"
+    )
 
 
 def entries(tables: Sequence[Table]) -> str:

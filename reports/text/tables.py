@@ -20,7 +20,9 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 _NO_VALUE = "\N{EN DASH}"
-_MARKDOWN = str.maketrans({**{character: f"\\{character}" for character in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"})
+_MARKDOWN = str.maketrans(
+    {**{character: f"\\{character}" for character in "\\`*_[]|~$"}, "&": "&amp;", "<": "&lt;", ">": "&gt;"}
+)
 
 
 def to_csv(view: TableView) -> str:
@@ -42,7 +44,13 @@ def to_csv(view: TableView) -> str:
 def to_markdown(view: TableView) -> str:
     """A GitHub table whose cells read `published / measured`; what must be known to read it stands under it."""
     lead = ["Method", "Architecture"] if has_architecture(view) else ["Method"]
-    header = [*lead, *(view.heading(column) if column.printed else f"{view.heading(column)} (not in the paper)" for column in view.columns)]
+    header = [
+        *lead,
+        *(
+            view.heading(column) if column.printed else f"{view.heading(column)} (not in the paper)"
+            for column in view.columns
+        ),
+    ]
     lines = [_line([_markdown(text) for text in header]), _line(["---"] * len(lead) + ["---:"] * len(view.columns))]
 
     def body(rows: tuple[Row, ...], *, reference: bool) -> None:
@@ -59,7 +67,10 @@ def to_markdown(view: TableView) -> str:
         body(view.anchors, reference=True)
     source = f" (arXiv:{_markdown(view.table.arxiv)})" if view.table.arxiv else ""
     title = f"**{_markdown(f'{words.title(view.table)}: {view.table.title}')}**{source}"
-    legend = f"Scale `{view.scale}`. Cells are `paper / here`; here is the mean over seeds ± sample standard deviation (n seeds)."
+    legend = (
+        f"Scale `{view.scale}`. Cells are `paper / here`; here is the mean over seeds ± sample standard "
+        "deviation (n seeds)."
+    )
     under = [_markdown(text) for text in _under(view)]
     return "\n\n".join([title, "\n".join(lines), legend, *under]) + "\n"
 
@@ -93,7 +104,10 @@ def to_latex(view: TableView) -> str:
             if section:
                 lines.extend([r"\addlinespace"] if place else [])
                 lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{latex(section)}}}}} \\")
-            lines.extend(" & ".join([latex(row.label), latex(row.architecture)][:lead] + _latex_cells(view, row)) + r" \\" for row in members)
+            lines.extend(
+                " & ".join([latex(row.label), latex(row.architecture)][:lead] + _latex_cells(view, row)) + r" \\"
+                for row in members
+            )
 
     body(view.rows)
     if view.anchors:
@@ -157,13 +171,25 @@ def _caption(view: TableView) -> str:
     table = view.table
     source = f" (arXiv:{table.arxiv})" if table.arxiv else ""
     head = f"{words.title(table)}: {table.title}{source}, regenerated at scale {view.scale}."
-    dash = " A dash under here: not implemented." if any(cell.status == "not implemented" for cell in view.cells.values()) else ""
+    dash = (
+        " A dash under here: not implemented."
+        if any(cell.status == "not implemented" for cell in view.cells.values())
+        else ""
+    )
     return " ".join([head + dash, *_under(view)])
 
 
 def _under(view: TableView) -> list[str]:
-    unsure = ["A question mark: the printed value is not certain."] if any(cell.doubt for cell in view.cells.values()) else []
-    return [*unsure, *(text for text in (view.caveat, view.overrides) if text), *(agreement_sentence(agreement) for agreement in view.agreement)]
+    unsure = (
+        ["A question mark: the printed value is not certain."]
+        if any(cell.doubt for cell in view.cells.values())
+        else []
+    )
+    return [
+        *unsure,
+        *(text for text in (view.caveat, view.overrides) if text),
+        *(agreement_sentence(agreement) for agreement in view.agreement),
+    ]
 
 
 def _line(cells: list[str]) -> str:

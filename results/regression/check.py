@@ -1,4 +1,4 @@
-"""`bench check`: fresh results of tables against their references, as a report for people, for CI (JUnit) and for pytest."""
+"""`bench check`: fresh results of tables against their references, as a report for people, CI (JUnit) and pytest."""
 
 from __future__ import annotations
 
@@ -72,7 +72,10 @@ class Checked:
 
 
 def check_all(tables: Sequence[str], scale: str, site: Site, *, root: Path = reference.ROOT) -> Checked:
-    """Compare every table that has results and a reference, and name the others. Raises BenchError when there is none to compare."""
+    """Compare every table that has results and a reference, and name the others.
+
+    Raises BenchError when there is none to compare.
+    """
     reports, left_out = [], []
     was_run = _was_run(scale, site)
     for table in tables:
@@ -112,7 +115,11 @@ def check_table(table: str, scale: str, site: Site, *, root: Path = reference.RO
     not_asked = {key for key, cell in shown.cells.items() if cell.status == "not asked"}
     wanted = [cell for cell in known if (cell.row, cell.column) not in not_asked]
     others = reference.read_others(table, scale, root)
-    return Report(table=table, scale=scale, findings=tuple(compare(wanted, fresh, reference.deviations(table, scale, root), others)))
+    return Report(
+        table=table,
+        scale=scale,
+        findings=tuple(compare(wanted, fresh, reference.deviations(table, scale, root), others)),
+    )
 
 
 def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -> Path:
@@ -125,7 +132,8 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
     if open_cells:
         row, column = open_cells[0]
         raise BenchError(
-            f"{table}: {len(open_cells)} cells have not finished, e.g. {row} | {column}: run the whole table before it becomes the reference."
+            f"{table}: {len(open_cells)} cells have not finished, e.g. {row} | {column}: run the whole table before "
+            "it becomes the reference."
         )
     cells = reference.measured(shown)
     if not cells:
@@ -169,7 +177,10 @@ def _written(path: Path) -> str:
 
 
 def fresh_view(table: str, scale: str, site: Site) -> TableView:
-    """The table as the run folders of the site have it, with the seeds of its last run. Raises BenchError when it was never run."""
+    """The table as the run folders of the site have it, with the seeds of its last run.
+
+    Raises BenchError when it was never run.
+    """
     return view(plan_again(_last_run(table, scale, site)), Store(Runs(site.runs)))
 
 
@@ -177,5 +188,8 @@ def _last_run(table: str, scale: str, site: Site) -> plans.StoredPlan:
     runs = Runs(site.runs)
     last = next((m for m in plans.read_all(runs) if (m.table, m.scale) == (table, scale)), None)
     if last is None:
-        raise BenchError(f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale {scale}` first.")
+        raise BenchError(
+            f"{table} was not run at the scale {scale!r} under {runs.root}: `bench run --table {table} --scale "
+            f"{scale}` first."
+        )
     return last

@@ -1,23 +1,27 @@
-"""Is a regenerated table still what it was? Fresh cells against a committed reference, each with a tolerance of its own.
+"""Whether a regenerated table is still what it was.
 
-The reference, results/reference/<scale>/<table>.csv, keeps for each cell the mean, the sample standard deviation and the
-number of seeds, with the protocol under which they were measured.
+Fresh cells against a committed reference, each with a tolerance of its own.
 
-Where the fresh seeds begin with those of the reference and give the same mean to the last bit, nothing has changed, however
-many more there are. Else a cell is judged by a moderated t-test (Smyth, 2004): a few seeds know their own spread badly, so
-the cell's variance is shrunk towards the median variance of other cells with the weight of PRIOR degrees of freedom (the
-median: one noisy row, an untrained network say, blinds no other). The others are the cells of the same column; where
-these have fewer than PRIOR degrees of freedom, as when all have one seed, also those of the same column name and protocol in
-every table of the scale; then all cells of the table that have a direction, which are percentages; then all such of the scale.
-The cell takes part in the median, so that a single wild neighbour does not blind it, but gives it no weight: its seeds count once.
-Nothing is a blanket number: a noisy column has a wide tolerance, a quiet one a narrow; a column that never showed any spread has none.
-Simulated with three seeds on both sides, an unchanged cell alarms in 0.1 % of cases in a column of 15 cells of equal spread, in 1.5 %
-where spreads differ by a factor of e (standard deviation of their logarithm 1), and in 2 % where a column has two cells.
+The reference, results/reference/<scale>/<table>.csv, keeps for each cell the mean, the sample standard deviation and
+the number of seeds, with the protocol under which they were measured.
 
-A reference of one seed (n = 1) has only the others to go by, which is said in the finding. The test stays as sharp as that
-allows: t with PRIOR degrees of freedom, about ten median deviations between two single seeds. It is wide because the true
-spreads of cells differ, and still too narrow for a row that is far noisier than its neighbours; more seeds mend both. The spread of the
-fresh seeds never counts: a regression often shows as one seed of three that collapses, and would excuse itself.
+Where the fresh seeds begin with those of the reference and give the same mean to the last bit, nothing has changed,
+however many more there are. Else a cell is judged by a moderated t-test (Smyth, 2004): a few seeds know their own
+spread badly, so the cell's variance is shrunk towards the median variance of other cells with the weight of PRIOR
+degrees of freedom (the median: one noisy row, an untrained network say, blinds no other). The others are the cells of
+the same column; where these have fewer than PRIOR degrees of freedom, as when all have one seed, also those of the same
+column name and protocol in every table of the scale; then all cells of the table that have a direction, which are
+percentages; then all such of the scale. The cell takes part in the median, so that a single wild neighbour does not
+blind it, but gives it no weight: its seeds count once. Nothing is a blanket number: a noisy column has a wide
+tolerance, a quiet one a narrow; a column that never showed any spread has none. Simulated with three seeds on both
+sides, an unchanged cell alarms in 0.1 % of cases in a column of 15 cells of equal spread, in 1.5 % where spreads differ
+by a factor of e (standard deviation of their logarithm 1), and in 2 % where a column has two cells.
+
+A reference of one seed (n = 1) has only the others to go by, which is said in the finding. The test stays as sharp as
+that allows: t with PRIOR degrees of freedom, about ten median deviations between two single seeds. It is wide because
+the true spreads of cells differ, and still too narrow for a row that is far noisier than its neighbours; more seeds
+mend both. The spread of the fresh seeds never counts: a regression often shows as one seed of three that collapses, and
+would excuse itself.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ from results.regression.reference import Deviation, Measured
 PRIOR = 4.0  # degrees of freedom that the variance of other cells counts for
 CONFIDENCE = 0.998  # of each cell, two-sided: a table of a hundred unchanged cells fails one time in five by chance
 
-Outcome = Literal["improved", "unchanged", "regressed", "changed", "missing", "new", "protocol changed", "not judged", "known"]
+Outcome = Literal[
+    "improved", "unchanged", "regressed", "changed", "missing", "new", "protocol changed", "not judged", "known"
+]
 FAILING: tuple[Outcome, ...] = ("regressed", "changed", "missing", "protocol changed")
 
 
@@ -61,11 +67,13 @@ class Finding:
         before = "nothing" if self.reference is None else self.reference.text
         now = "nothing" if self.fresh is None else self.fresh.text
         within = "" if self.tolerance is None else f" (tolerance {self.tolerance:.2g})"
-        return f"{self.outcome}: {self.row} | {self.column}: {before} -> {now}{within}" + (f"; {self.reason}" if self.reason else "")
+        return f"{self.outcome}: {self.row} | {self.column}: {before} -> {now}{within}" + (
+            f"; {self.reason}" if self.reason else ""
+        )
 
 
 class Spread(NamedTuple):
-    """What other cells say about the variance of one: their median variance, its degrees of freedom, and which cells they are."""
+    """What other cells say of one's variance: their median variance, its degrees of freedom, and which they are."""
 
     variance: float
     degrees: int
@@ -73,7 +81,10 @@ class Spread(NamedTuple):
 
 
 def compare(
-    reference: Sequence[Measured], fresh: Sequence[Measured], deviations: Iterable[Deviation] = (), elsewhere: Sequence[Measured] = ()
+    reference: Sequence[Measured],
+    fresh: Sequence[Measured],
+    deviations: Iterable[Deviation] = (),
+    elsewhere: Sequence[Measured] = (),
 ) -> list[Finding]:
     """One finding a cell, in the order of the fresh table, then what is missing from it.
 
@@ -94,18 +105,26 @@ def compare(
 
 
 def tolerance(cell: Measured, fresh_seeds: int, around: Spread | None) -> float | None:
-    """Largest difference of means that seeds explain, in the column's unit; None when no seed has told anything about the spread."""
+    """Largest difference of means that seeds explain, in the column's unit.
+
+    None when no seed has told anything about the spread.
+    """
     own = cell.n - 1 if cell.sd is not None else 0
     prior = min(PRIOR, around.degrees) if around else 0.0
     degrees = own + prior
     if degrees <= 0:
         return None
-    variance = ((own * cell.sd**2 if cell.sd is not None else 0.0) + (prior * around.variance if around else 0.0)) / degrees
+    variance = (
+        (own * cell.sd**2 if cell.sd is not None else 0.0) + (prior * around.variance if around else 0.0)
+    ) / degrees
     return float(student.ppf((1 + CONFIDENCE) / 2, degrees)) * sqrt(variance * (1 / cell.n + 1 / fresh_seeds))
 
 
 def spread_around(cell: Measured, reference: Sequence[Measured], elsewhere: Sequence[Measured] = ()) -> Spread | None:
-    """The nearest group of other cells with PRIOR degrees of freedom, else the one with most; None where nothing has any spread to tell of."""
+    """The nearest group of other cells with PRIOR degrees of freedom, else the one with most.
+
+    None where nothing has any spread to tell of.
+    """
     others = [m for m in reference if (m.row, m.column) != (cell.row, cell.column)]
     column = [m for m in others if m.column == cell.column]
     alike = column + [m for m in elsewhere if (m.column, m.protocol) == (cell.column, cell.protocol)]
@@ -134,7 +153,15 @@ def _judge(old: Measured | None, new: Measured | None, around: Spread | None) ->
     assert known is not None  # every key comes from one of the two
 
     def finding(outcome: Outcome, limit: float | None = None, reason: str = "") -> Finding:
-        return Finding(row=known.row, column=known.column, outcome=outcome, reference=old, fresh=new, tolerance=limit, reason=reason)
+        return Finding(
+            row=known.row,
+            column=known.column,
+            outcome=outcome,
+            reference=old,
+            fresh=new,
+            tolerance=limit,
+            reason=reason,
+        )
 
     if old is None:
         return finding("new")
@@ -142,13 +169,17 @@ def _judge(old: Measured | None, new: Measured | None, around: Spread | None) ->
         return finding("missing")
     if old.protocol != new.protocol:
         return finding(
-            "protocol changed", reason="the numbers do not mean the same: measure the reference anew with --update, with the reason in the changelog"
+            "protocol changed",
+            reason="the numbers do not mean the same: measure the reference anew with --update, with the reason in "
+            "the changelog",
         )
     if old.mean in (new.mean, new.mean_of_first(old.n)):
         return finding("unchanged", 0.0)
     limit = tolerance(old, new.n, around)
     if limit is None:
-        return finding("not judged", reason="the reference has one seed and no cell like it any spread: measure it with more seeds")
+        return finding(
+            "not judged", reason="the reference has one seed and no cell like it any spread: measure it with more seeds"
+        )
     single = f"the reference has n = 1, the spread is that of {around.source}" if old.n == 1 and around else ""
     difference = new.mean - old.mean
     if abs(difference) <= limit:

@@ -46,7 +46,9 @@ def read(path: Path) -> Iterator[Result]:
             data = json.loads(line)
             yield Result(provenance=Provenance(**data.pop("provenance")), **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise BenchError(f"line {number} of {path} is no record ({error}): restore the file, or remove the line.") from error
+            raise BenchError(
+                f"line {number} of {path} is no record ({error}): restore the file, or remove the line."
+            ) from error
 
 
 def unpack(runs: Runs, references: Path = reference.ROOT) -> int:
@@ -69,5 +71,7 @@ def unpack(runs: Runs, references: Path = reference.ROOT) -> int:
                     used.add(job.id)
             plans.write(runs, plans.StoredPlan(file.stem, scale.name, seeds, (), (), plans.of_graph(jobs)))
     if not used:
-        raise BenchError(f"no records under {folder_of(references)}: `bench check --update` writes them with the references.")
+        raise BenchError(
+            f"no records under {folder_of(references)}: `bench check --update` writes them with the references."
+        )
     return len(used)

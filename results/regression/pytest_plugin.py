@@ -18,7 +18,10 @@ class AssertTable(Protocol):
     """What the fixture gives."""
 
     def __call__(self, table: str, *, scale: str = "embedded", references: Path | None = None) -> Report:
-        """Fails the test with the cells that regressed, are missing, or changed their protocol; else returns the report."""
+        """Fails the test with the cells that regressed, are missing, or changed their protocol.
+
+        Else returns the report.
+        """
 
 
 @pytest.fixture

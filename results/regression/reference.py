@@ -1,7 +1,7 @@
-"""Reference values of regenerated tables, and the ledger of deviations that are known: CSV files under results/reference.
+"""Reference values of regenerated tables, and the ledger of known deviations: CSV files under results/reference.
 
-results/reference/<scale>/<table>.csv        row, column, mean, sd, n, higher_is_better, protocol: one line a measured cell
-results/reference/<scale>/deviations.csv     table, row, column, reason, date: cells that differ, and why that is accepted
+results/reference/<scale>/<table>.csv     row, column, mean, sd, n, higher_is_better, protocol: one line a measured cell
+results/reference/<scale>/deviations.csv  table, row, column, reason, date: cells that differ, and why that is accepted
 """
 
 from __future__ import annotations
@@ -94,7 +94,17 @@ def write(path: Path, cells: Iterable[Measured]) -> None:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(COLUMNS)
     for m in cells:
-        lines.writerow([m.row, m.column, repr(m.mean), "" if m.sd is None else repr(m.sd), m.n, _SIGNS[m.higher_is_better], m.protocol])
+        lines.writerow(
+            [
+                m.row,
+                m.column,
+                repr(m.mean),
+                "" if m.sd is None else repr(m.sd),
+                m.n,
+                _SIGNS[m.higher_is_better],
+                m.protocol,
+            ]
+        )
     write_atomic(path, text.getvalue())
 
 
@@ -137,7 +147,8 @@ def deviations(table: str, scale: str, root: Path = ROOT) -> list[Deviation]:
             date.fromisoformat(entry.date)
         except ValueError as error:
             raise BenchError(
-                f"{path}: {entry.table}, {entry.row}, {entry.column}: the date is {entry.date!r}, expected one like 2026-01-31."
+                f"{path}: {entry.table}, {entry.row}, {entry.column}: the date is {entry.date!r}, expected one like "
+                "2026-01-31."
             ) from error
         if not entry.reason.strip():
             raise BenchError(f"{path}: {entry.table}, {entry.row}, {entry.column}: a known deviation needs a reason.")

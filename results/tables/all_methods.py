@@ -1,7 +1,7 @@
 """Every method side by side, on one network and three label budgets: a table of this project, in no paper.
 
-The frozen representation under the same linear protocol with 100 %, 10 % and 1 % of the labels, and kNN. It shows what a
-scale can tell apart, and guards every method against regressions.
+The frozen representation under the same linear protocol with 100 %, 10 % and 1 % of the labels, and kNN. It shows what
+a scale can tell apart, and guards every method against regressions.
 """
 
 from __future__ import annotations
@@ -41,11 +41,17 @@ TABLE = Table(
         _linear("Top-1, 1 % labels", 0.01),
         Column(name="kNN Top-1", metric="top1", protocol="knn", printed=False),
     ),
-    rows=tuple(Row(label=LABELS.get(name, name), method=name) for name in plugins.names("method") if name != "supervised"),
+    rows=tuple(
+        Row(label=LABELS.get(name, name), method=name) for name in plugins.names("method") if name != "supervised"
+    ),
     anchors=(
         Row(label="Raw pixels", method="pixels", note="no network: the bar that a small encoder must clear"),
         Row(label="Random encoder", method="random", note="the same network, never trained"),
-        Row(label="Supervised", method="supervised", note="trained on ALL labels, also in the columns with few: an upper reference"),
+        Row(
+            label="Supervised",
+            method="supervised",
+            note="trained on ALL labels, also in the columns with few: an upper reference",
+        ),
     ),
     confidence="nothing is printed",
 )

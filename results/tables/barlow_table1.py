@@ -1,7 +1,7 @@
 """Barlow Twins, table 1: linear evaluation on ImageNet.
 
-https://arxiv.org/abs/2103.03230 (v3, ICML 2021), section 3.1. ResNet-50; Barlow Twins for 1000 epochs at batch 2048, about 124 h
-on 32 V100. Appendix B.1 has the protocol.
+https://arxiv.org/abs/2103.03230 (v3, ICML 2021), section 3.1. ResNet-50; Barlow Twins for 1000 epochs at batch 2048,
+about 124 h on 32 V100. Appendix B.1 has the protocol.
 """
 
 from __future__ import annotations
@@ -9,8 +9,24 @@ from __future__ import annotations
 from results.table import Column, Row, Table
 
 
-def _row(label: str, top1: str, top5: str = "", *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "") -> Row:
-    return Row(label=label, method=method, recipe=recipe, missing=missing, released=released, printed={"Top-1": top1, "Top-5": top5})
+def _row(
+    label: str,
+    top1: str,
+    top5: str = "",
+    *,
+    method: str | None = None,
+    recipe: str = "",
+    missing: str = "",
+    released: str = "",
+) -> Row:
+    return Row(
+        label=label,
+        method=method,
+        recipe=recipe,
+        missing=missing,
+        released=released,
+        printed={"Top-1": top1, "Top-5": top5},
+    )
 
 
 TABLE = Table(

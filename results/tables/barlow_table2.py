@@ -1,7 +1,7 @@
 """Barlow Twins, table 2: semi-supervised learning on ImageNet with 1 % and 10 % of the labels.
 
-https://arxiv.org/abs/2103.03230 (v3, ICML 2021), section 3.2; protocol in appendix B.2. The supervised row is S4L's baseline
-(arXiv:1905.03670).
+https://arxiv.org/abs/2103.03230 (v3, ICML 2021), section 3.2; protocol in appendix B.2. The supervised row is S4L's
+baseline (arXiv:1905.03670).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from results.table import Column, Row, Table
 _NAMES = ("1% Top-1", "10% Top-1", "1% Top-5", "10% Top-5")
 
 
-def _row(label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "") -> Row:
+def _row(
+    label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = ""
+) -> Row:
     return Row(
         label=label,
         method=method,
@@ -31,7 +33,12 @@ TABLE = Table(
     number="2",
     title="Semi-supervised learning on ImageNet using 1 % and 10 % of the training labels",
     columns=tuple(
-        Column(name=name, metric=name.split()[1].lower().replace("-", ""), protocol="semi_supervised", variant=f"barlow_twins_{name[:-7]}pct")
+        Column(
+            name=name,
+            metric=name.split()[1].lower().replace("-", ""),
+            protocol="semi_supervised",
+            variant=f"barlow_twins_{name[:-7]}pct",
+        )
         for name in _NAMES
     ),
     rows=(

@@ -20,9 +20,17 @@ TABLE = Table(
     number="3",
     title="Transfer learning: linear classification on Places-205 and iNat18 (top-1), SVM on VOC07 (mAP)",
     columns=(
-        Column(name="Places-205", metric="top1", protocol="linear_transfer", variant="barlow_twins_places205", dataset="places205"),
+        Column(
+            name="Places-205",
+            metric="top1",
+            protocol="linear_transfer",
+            variant="barlow_twins_places205",
+            dataset="places205",
+        ),
         Column(name="VOC07", metric="map", protocol="svm", variant="vissl", dataset="voc2007"),
-        Column(name="iNat18", metric="top1", protocol="linear_transfer", variant="barlow_twins_inat18", dataset="inat18"),
+        Column(
+            name="iNat18", metric="top1", protocol="linear_transfer", variant="barlow_twins_inat18", dataset="inat18"
+        ),
     ),
     rows=(
         _row("Supervised", "53.2", "87.5", "46.7", method="supervised", released="torchvision_supervised"),

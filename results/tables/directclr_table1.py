@@ -14,7 +14,15 @@ from results.table import Column, Row, Table
 
 def _row(label: str, projector: str, choice: str, top1: str, released: str = "") -> Row:
     change = Change(method={"projector": choice})
-    return Row(label=label, architecture=projector, method="directclr", epochs=100, change=change, printed={"Top-1": top1}, released=released)
+    return Row(
+        label=label,
+        architecture=projector,
+        method="directclr",
+        epochs=100,
+        change=change,
+        printed={"Top-1": top1},
+        released=released,
+    )
 
 
 TABLE = Table(
@@ -33,7 +41,14 @@ TABLE = Table(
             higher_is_better=None,
             printed=False,
         ),
-        Column(name="Rank of the embedding", metric="embedding_effective_rank", protocol="spectrum", unit="", higher_is_better=None, printed=False),
+        Column(
+            name="Rank of the embedding",
+            metric="embedding_effective_rank",
+            protocol="spectrum",
+            unit="",
+            higher_is_better=None,
+            printed=False,
+        ),
     ),
     rows=(
         _row("SimCLR", "2-layer nonlinear projector", "two_layer", "66.5"),
@@ -41,5 +56,10 @@ TABLE = Table(
         _row("SimCLR", "no projector", "none", "51.5"),
         _row("DirectCLR", "no projector", "direct", "62.7", released="directclr"),
     ),
-    notes=("Ranks are effective ranks: the exponential of the entropy of the normalised singular values of the covariance.",),
+    notes=(
+        (
+            "Ranks are effective ranks: the exponential of the entropy of the normalised singular values of the "
+            "covariance."
+        ),
+    ),
 )

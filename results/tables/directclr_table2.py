@@ -1,7 +1,8 @@
 """DirectCLR, table 2: which property of a linear projector helps.
 
-https://arxiv.org/abs/2110.09348 (v3, ICLR 2022), section 6.3. ResNet-50, 100 epochs at batch 4096, InfoNCE as in table 1.
-The table's two columns of ticks (diagonal, low-rank) stand under the row names. The last row is DirectCLR of table 1.
+https://arxiv.org/abs/2110.09348 (v3, ICLR 2022), section 6.3. ResNet-50, 100 epochs at batch 4096, InfoNCE as in table
+1. The table's two columns of ticks (diagonal, low-rank) stand under the row names. The last row is DirectCLR of table
+1.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ TABLE = Table(
             higher_is_better=None,
             printed=False,
         ),
-        Column(name="Rank of the embedding", metric="embedding_effective_rank", protocol="spectrum", unit="", higher_is_better=None, printed=False),
+        Column(
+            name="Rank of the embedding",
+            metric="embedding_effective_rank",
+            protocol="spectrum",
+            unit="",
+            higher_is_better=None,
+            printed=False,
+        ),
     ),
     rows=(
         _row("no projector", "none", "51.5"),
@@ -43,6 +51,9 @@ TABLE = Table(
     ),
     notes=(
         "An orthogonal projector changes no cosine similarity, so its row and the first differ by chance alone.",
-        "Ranks are effective ranks: the exponential of the entropy of the normalised singular values of the covariance.",
+        (
+            "Ranks are effective ranks: the exponential of the entropy of the normalised singular values of the "
+            "covariance."
+        ),
     ),
 )

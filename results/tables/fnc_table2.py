@@ -1,6 +1,7 @@
 """FNC, table 2: false negative cancellation on top of multi-crop.
 
-https://arxiv.org/abs/2011.11765 (v2, WACV 2022). ResNet-50, 100 epochs at batch 4096. The unit of the times is not known.
+https://arxiv.org/abs/2011.11765 (v2, WACV 2022). ResNet-50, 100 epochs at batch 4096. The unit of the times is not
+known.
 """
 
 from __future__ import annotations

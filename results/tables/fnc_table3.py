@@ -1,7 +1,7 @@
 """FNC, table 3: what false negative cancellation adds to each baseline.
 
-https://arxiv.org/abs/2011.11765 (v2, WACV 2022). ResNet-50, 100 epochs at batch 4096. The paper prints baseline and method
-side by side; here each is a row, because each is a pretraining of its own.
+https://arxiv.org/abs/2011.11765 (v2, WACV 2022). ResNet-50, 100 epochs at batch 4096. The paper prints baseline and
+method side by side; here each is a row, because each is a pretraining of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,12 @@ from results.table import Column, Row, Table
 def _rows(label: str, recipes: tuple[str, str], baseline: str, cancelled: str, gain: str) -> tuple[Row, Row]:
     return (
         Row(label=label, method="fnc", recipe=recipes[0], printed={"Top-1": baseline}),
-        Row(label=f"{label} + FN cancel", method="fnc", recipe=recipes[1], printed={"Top-1": cancelled, "Difference": gain}),
+        Row(
+            label=f"{label} + FN cancel",
+            method="fnc",
+            recipe=recipes[1],
+            printed={"Top-1": cancelled, "Difference": gain},
+        ),
     )
 
 

@@ -11,9 +11,25 @@ _CONTRASTIVE, _OTHERS = "Contrastive", "Others"
 
 
 def _row(
-    label: str, section: str, top1: str, top5: str = "", *, method: str | None = None, recipe: str = "", missing: str = "", released: str = ""
+    label: str,
+    section: str,
+    top1: str,
+    top5: str = "",
+    *,
+    method: str | None = None,
+    recipe: str = "",
+    missing: str = "",
+    released: str = "",
 ) -> Row:
-    return Row(label=label, section=section, method=method, recipe=recipe, missing=missing, released=released, printed={"Top-1": top1, "Top-5": top5})
+    return Row(
+        label=label,
+        section=section,
+        method=method,
+        recipe=recipe,
+        missing=missing,
+        released=released,
+        printed={"Top-1": top1, "Top-5": top5},
+    )
 
 
 TABLE = Table(

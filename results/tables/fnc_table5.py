@@ -1,7 +1,7 @@
 """FNC, semi-supervised learning on ImageNet (table 5 presumably: its number is not visible in the source).
 
-https://arxiv.org/abs/2011.11765 (v2, WACV 2022). Fine-tuning on 1 % and 10 % of the labels, ResNet-50. FNC's row is in the
-authors' README; the others were checked against Barlow Twins' table 2 where it has them.
+https://arxiv.org/abs/2011.11765 (v2, WACV 2022). Fine-tuning on 1 % and 10 % of the labels, ResNet-50. FNC's row is in
+the authors' README; the others were checked against Barlow Twins' table 2 where it has them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,14 @@ _UNSURE = "recalled, not seen in the paper"
 
 
 def _row(
-    label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "", unsure: tuple[str, ...] = ()
+    label: str,
+    values: str,
+    *,
+    method: str | None = None,
+    recipe: str = "",
+    missing: str = "",
+    released: str = "",
+    unsure: tuple[str, ...] = (),
 ) -> Row:
     return Row(
         label=label,
@@ -35,7 +42,12 @@ TABLE = Table(
     number="5",
     title="ImageNet accuracy with 1 % and 10 % of the labels, fine-tuned",
     columns=tuple(
-        Column(name=name, metric=name.split()[1].lower().replace("-", ""), protocol="semi_supervised", variant=f"fnc_{name[:-7]}pct")
+        Column(
+            name=name,
+            metric=name.split()[1].lower().replace("-", ""),
+            protocol="semi_supervised",
+            variant=f"fnc_{name[:-7]}pct",
+        )
         for name in _NAMES
     ),
     rows=(

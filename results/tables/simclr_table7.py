@@ -1,7 +1,7 @@
 """SimCLR, table 7: ImageNet accuracy of models trained with few labels.
 
-https://arxiv.org/abs/2002.05709 (v3), section 6. Fine-tuning of the whole network on SimCLR's published lists of 1 % and
-10 % of the labels (appendix B.5), no decay, the last epoch. The supervised baseline is S4L's (arXiv:1905.03670).
+https://arxiv.org/abs/2002.05709 (v3), section 6. Fine-tuning of the whole network on SimCLR's published lists of 1 %
+and 10 % of the labels (appendix B.5), no decay, the last epoch. The supervised baseline is S4L's (arXiv:1905.03670).
 """
 
 from __future__ import annotations
@@ -34,8 +34,12 @@ TABLE = Table(
     columns=(
         Column(name="1 % labels, Top-5", metric="top5", protocol="semi_supervised", variant="simclr_1pct"),
         Column(name="10 % labels, Top-5", metric="top5", protocol="semi_supervised", variant="simclr_10pct"),
-        Column(name="1 % labels, Top-1", metric="top1", protocol="semi_supervised", variant="simclr_1pct", printed=False),
-        Column(name="10 % labels, Top-1", metric="top1", protocol="semi_supervised", variant="simclr_10pct", printed=False),
+        Column(
+            name="1 % labels, Top-1", metric="top1", protocol="semi_supervised", variant="simclr_1pct", printed=False
+        ),
+        Column(
+            name="10 % labels, Top-1", metric="top1", protocol="semi_supervised", variant="simclr_10pct", printed=False
+        ),
     ),
     rows=(
         Row(

@@ -1,8 +1,8 @@
-"""SimCLR, table B.1: linear evaluation under different batch sizes and training lengths, with two ways to scale the rate.
+"""SimCLR, table B.1: linear evaluation over batch sizes and training lengths, with two ways to scale the rate.
 
-https://arxiv.org/abs/2002.05709 (v3), appendix B.1. Linear scaling: rate 0.3 x B / 256; square root: 0.075 x sqrt(B). Both
-are 4.8 at batch 4096. Away from the published scale batches keep their proportion to the recipe's (4096 is the recipe's),
-and 2000 epochs would be its whole length.
+https://arxiv.org/abs/2002.05709 (v3), appendix B.1. Linear scaling: rate 0.3 x B / 256; square root: 0.075 x sqrt(B).
+Both are 4.8 at batch 4096. Away from the published scale batches keep their proportion to the recipe's (4096 is the
+recipe's), and 2000 epochs would be its whole length.
 """
 
 from __future__ import annotations
@@ -52,9 +52,17 @@ TABLE = Table(
     paper="SimCLR",
     arxiv="2002.05709",
     number="B.1",
-    title="Linear evaluation (top-1) under different batch sizes and training epochs, with linear and square root scaling of the learning rate",
+    title="Linear evaluation (top-1) under different batch sizes and training epochs, with linear and square root "
+    "scaling of the learning rate",
     columns=tuple(
-        Column(name=f"{epochs} epochs", metric="top1", protocol="linear_augmented", variant="simclr", elsewhere="linear", epochs=epochs)
+        Column(
+            name=f"{epochs} epochs",
+            metric="top1",
+            protocol="linear_augmented",
+            variant="simclr",
+            elsewhere="linear",
+            epochs=epochs,
+        )
         for epochs in _LENGTHS
     ),
     rows=tuple(_row(scaling, batch, values) for scaling, lines in _PRINTED.items() for batch, values in lines),

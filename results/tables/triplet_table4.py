@@ -1,7 +1,7 @@
 """Truncated triplet, table 4: detection on PASCAL VOC 07+12.
 
-https://arxiv.org/abs/2104.08760 (v3, ICCV 2021). Faster R-CNN R50-C4, trained on trainval07+12 for 24,000 iterations, tested on
-test2007.
+https://arxiv.org/abs/2104.08760 (v3, ICCV 2021). Faster R-CNN R50-C4, trained on trainval07+12 for 24,000 iterations,
+tested on test2007.
 """
 
 from __future__ import annotations
@@ -12,10 +12,21 @@ _NAMES = ("AP50", "AP", "AP75")
 _UNSURE = "not confirmed by a second source"
 
 
-def _row(label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "", unsure: bool = False) -> Row:
+def _row(
+    label: str,
+    values: str,
+    *,
+    method: str | None = None,
+    recipe: str = "",
+    missing: str = "",
+    released: str = "",
+    unsure: bool = False,
+) -> Row:
     printed = dict(zip(_NAMES, ("" if value == "-" else value for value in values.split()), strict=True))
     doubts = dict.fromkeys((name for name in _NAMES if printed[name]), _UNSURE) if unsure else {}
-    return Row(label=label, method=method, recipe=recipe, missing=missing, released=released, printed=printed, doubts=doubts)
+    return Row(
+        label=label, method=method, recipe=recipe, missing=missing, released=released, printed=printed, doubts=doubts
+    )
 
 
 TABLE = Table(
@@ -25,7 +36,14 @@ TABLE = Table(
     number="4",
     title="Object detection on PASCAL VOC 07+12, Faster R-CNN R50-C4",
     columns=tuple(
-        Column(name=name, metric=f"box_{name.lower()}", protocol="detection_voc", variant="truncated_triplet", dataset="voc0712", unit="")
+        Column(
+            name=name,
+            metric=f"box_{name.lower()}",
+            protocol="detection_voc",
+            variant="truncated_triplet",
+            dataset="voc0712",
+            unit="",
+        )
         for name in _NAMES
     ),
     rows=(

@@ -1,7 +1,7 @@
 """TWIST, its detection and segmentation results on VOC07+12 and COCO.
 
-https://arxiv.org/abs/2110.07402 (v4). From the authors' README: R50-FPN in all three, Faster R-CNN for 24,000 iterations on VOC, Mask
-R-CNN with the 1x schedule on COCO, in InfoMin's configuration.
+https://arxiv.org/abs/2110.07402 (v4). From the authors' README: R50-FPN in all three, Faster R-CNN for 24,000
+iterations on VOC, Mask R-CNN with the 1x schedule on COCO, in InfoMin's configuration.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ TABLE = Table(
     number="detection",
     title="Object detection on VOC07+12, detection and instance segmentation on COCO, R50-FPN",
     columns=(
-        *(Column(name=n, metric=m, protocol="detection_voc", variant="twist", dataset="voc0712", unit="") for n, m in _VOC.items()),
-        *(Column(name=n, metric=m, protocol="detection_coco", variant="twist", dataset="coco", unit="") for n, m in _COCO.items()),
+        *(
+            Column(name=n, metric=m, protocol="detection_voc", variant="twist", dataset="voc0712", unit="")
+            for n, m in _VOC.items()
+        ),
+        *(
+            Column(name=n, metric=m, protocol="detection_coco", variant="twist", dataset="coco", unit="")
+            for n, m in _COCO.items()
+        ),
     ),
     rows=(
         Row(
@@ -30,7 +36,13 @@ TABLE = Table(
             method="twist",
             recipe="resnet50_self_label",
             released="twist",
-            printed=dict(zip([*_VOC, *_COCO], ["58.1", "84.2", "65.4", "41.9", "62.6", "45.7", "37.9", "59.7", "40.6"], strict=True)),
+            printed=dict(
+                zip(
+                    [*_VOC, *_COCO],
+                    ["58.1", "84.2", "65.4", "41.9", "62.6", "45.7", "37.9", "59.7", "40.6"],
+                    strict=True,
+                )
+            ),
         ),
     ),
     anchors=(Row(label="Random encoder", method="random", note="the same network, never trained"),),

@@ -1,7 +1,7 @@
 """TWIST, table 1: semi-supervised learning on ImageNet with 1 %, 10 % and all of the labels.
 
-https://arxiv.org/abs/2110.07402 (v4). The values come from slides of the paper, TWIST's own also from the authors' README; the README
-has 61.5 for ResNet-50 with 1 %, the paper 61.2.
+https://arxiv.org/abs/2110.07402 (v4). The values come from slides of the paper, TWIST's own also from the authors'
+README; the README has 61.5 for ResNet-50 with 1 %, the paper 61.2.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ TABLE = Table(
     number="1",
     title="Semi-supervised classification on ImageNet, fine-tuned with 1 %, 10 % and 100 % of the labels",
     columns=tuple(
-        Column(name=name, metric=name.split()[1].lower().replace("-", ""), protocol="semi_supervised", variant=f"twist_{name.split('%')[0]}pct")
+        Column(
+            name=name,
+            metric=name.split()[1].lower().replace("-", ""),
+            protocol="semi_supervised",
+            variant=f"twist_{name.split('%')[0]}pct",
+        )
         for name in _NAMES
     ),
     rows=(
@@ -57,12 +62,29 @@ TABLE = Table(
         _row("SwAV", _R50, "53.9 78.5 70.2 89.9 - -", method="swav", recipe="multicrop"),
         _row("DINO", _R50, "52.2 78.2 68.1 89.1 - -", method="dino", unsure=("1% Top-5", "10% Top-1")),
         _row("BarlowTwins", _R50, "55.0 79.2 69.7 89.3 - -", method="barlow_twins", released="barlow_twins"),
-        _row("TWIST", _R50, "61.2 84.2 71.7 91.0 78.4 94.6", method="twist", recipe="resnet50_self_label", released="twist"),
+        _row(
+            "TWIST",
+            _R50,
+            "61.2 84.2 71.7 91.0 78.4 94.6",
+            method="twist",
+            recipe="resnet50_self_label",
+            released="twist",
+        ),
         _row("SimCLR", _WIDE, "58.5 83.0 71.7 91.2 - -", method="simclr", width=2, released="simclr_2x"),
         _row("BYOL", _WIDE, "62.2 84.1 73.5 91.7 - -", method="byol", width=2),
-        _row("TWIST", _WIDE, "67.2 88.2 75.3 92.8 80.3 95.4", method="twist", recipe="resnet50w2_self_label", width=2, released="twist_x2"),
+        _row(
+            "TWIST",
+            _WIDE,
+            "67.2 88.2 75.3 92.8 80.3 95.4",
+            method="twist",
+            recipe="resnet50w2_self_label",
+            width=2,
+            released="twist_x2",
+        ),
         _row("DINO", _VIT, "67.3 88.2 74.6 92.0 82.8 -", method="dino", recipe="vit_base"),
-        _row("TWIST", _VIT, "69.6 89.7 76.5 93.1 82.8 96.3", method="twist", recipe="vit_base", released="twist_vit_base"),
+        _row(
+            "TWIST", _VIT, "69.6 89.7 76.5 93.1 82.8 96.3", method="twist", recipe="vit_base", released="twist_vit_base"
+        ),
     ),
     order_by="1% Top-1",
     confidence="read off slides of the paper; TWIST's rows also in the authors' README",

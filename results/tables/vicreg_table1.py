@@ -1,6 +1,7 @@
 """VICReg, table 1: linear and semi-supervised evaluation on ImageNet.
 
-https://arxiv.org/abs/2105.04906 (v3, ICLR 2022), section 5.1; protocols in appendix C.2. ResNet-50; VICReg for 1000 epochs at batch
+https://arxiv.org/abs/2105.04906 (v3, ICLR 2022), section 5.1; protocols in appendix C.2. ResNet-50; VICReg for 1000
+epochs at batch
 2048. The supervised accuracies with few labels are S4L's baseline (arXiv:1905.03670).
 """
 
@@ -12,7 +13,9 @@ _SEMI = ("1% Top-1", "10% Top-1", "1% Top-5", "10% Top-5")
 _NAMES = ("Linear Top-1", "Linear Top-5", *_SEMI)
 
 
-def _row(label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = "") -> Row:
+def _row(
+    label: str, values: str, *, method: str | None = None, recipe: str = "", missing: str = "", released: str = ""
+) -> Row:
     printed = dict(zip(_NAMES, ("" if value == "-" else value for value in values.split()), strict=True))
     supervised = method == "supervised"
     return Row(
@@ -33,12 +36,18 @@ TABLE = Table(
     paper="VICReg",
     arxiv="2105.04906",
     number="1",
-    title="Evaluation on ImageNet: linear classification and semi-supervised classification with 1 % and 10 % of the labels",
+    title="Evaluation on ImageNet: linear classification and semi-supervised classification with 1 % and 10 % of the "
+    "labels",
     columns=(
         Column(name="Linear Top-1", metric="top1", protocol="linear_augmented", variant="vicreg", elsewhere="linear"),
         Column(name="Linear Top-5", metric="top5", protocol="linear_augmented", variant="vicreg", elsewhere="linear"),
         *(
-            Column(name=name, metric=name.split()[1].lower().replace("-", ""), protocol="semi_supervised", variant=f"vicreg_{name[:-7]}pct")
+            Column(
+                name=name,
+                metric=name.split()[1].lower().replace("-", ""),
+                protocol="semi_supervised",
+                variant=f"vicreg_{name[:-7]}pct",
+            )
             for name in _SEMI
         ),
     ),
@@ -60,5 +69,11 @@ TABLE = Table(
         _row("VICReg (ours)", "73.2 91.1 54.8 69.5 79.4 89.5", method="vicreg", released="vicreg"),
     ),
     order_by="Linear Top-1",
-    notes=("The paper's supervised row has two sources: full supervision in the linear columns, training on few labels alone in the others.",),
+    notes=(
+        (
+            "The paper's supervised row has two sources: full supervision in the linear columns, training on few "
+            "labels "
+            "alone in the others."
+        ),
+    ),
 )

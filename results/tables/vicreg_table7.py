@@ -1,7 +1,7 @@
 """VICReg, table 7: the terms of the loss and their coefficients.
 
-https://arxiv.org/abs/2105.04906 (v3, ICLR 2022), appendix D. 100 epochs; lambda, mu and nu weigh invariance, variance and covariance.
-A run that collapses fails here with that word.
+https://arxiv.org/abs/2105.04906 (v3, ICLR 2022), appendix D. 100 epochs; lambda, mu and nu weigh invariance, variance
+and covariance. A run that collapses fails here with that word.
 """
 
 from __future__ import annotations

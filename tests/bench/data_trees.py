@@ -40,7 +40,9 @@ def class_folders(root: Path, parts: Iterable[tuple[str, int]], classes: Iterabl
     return root
 
 
-def places(root: Path, train: int = 60, test: int = 4, images: str = "data/vision/torralba/deeplearning/images256") -> Path:
+def places(
+    root: Path, train: int = 60, test: int = 4, images: str = "data/vision/torralba/deeplearning/images256"
+) -> Path:
     """Places205 with its lists and three classes, one of them in a folder deeper than the others."""
     classes = ("a/abbey", "c/cabin/outdoor", "v/volcano")
     for part, each in (("train", train), ("val", test)):

@@ -1,4 +1,4 @@
-"""Writes a TensorFlow checkpoint byte by byte, for tests: an uncompressed table of one data block, and one data file."""
+"""Writes a TensorFlow checkpoint byte by byte, for tests: an uncompressed table of one data block and one data file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,12 @@ def write(prefix: Path, arrays: Mapping[str, NDArray[np.float32]], blocks: int =
         raw = values.astype("<f4").tobytes()
         shape = b"".join(field(2, field(1, size)) for size in values.shape)
         place = field(4, len(data)) if data else b""  # zeros are not written
-        entries.append((name.encode(), field(1, 1) + field(2, shape) + place + field(5, len(raw)) + varint(6 << 3 | 5) + b"\0\0\0\0"))
+        entries.append(
+            (
+                name.encode(),
+                field(1, 1) + field(2, shape) + place + field(5, len(raw)) + varint(6 << 3 | 5) + b"\0\0\0\0",
+            )
+        )
         data += raw
     entries.insert(0, (b"", field(1, 1) + field(3, field(1, 1))))
     index, handles = b"", []
@@ -95,7 +100,12 @@ def simclr_names(state: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
     for number, (convolution, norm) in enumerate(order):
         suffix = "" if number == 0 else f"_{number}"
         found[f"base_model/conv2d{suffix}/kernel"] = state[f"{convolution}.weight"].permute(2, 3, 1, 0).numpy()
-        for theirs, ours in (("gamma", "weight"), ("beta", "bias"), ("moving_mean", "running_mean"), ("moving_variance", "running_var")):
+        for theirs, ours in (
+            ("gamma", "weight"),
+            ("beta", "bias"),
+            ("moving_mean", "running_mean"),
+            ("moving_variance", "running_var"),
+        ):
             found[f"base_model/batch_normalization{suffix}/{theirs}"] = state[f"{norm}.{ours}"].numpy()
     found["base_model/conv2d/kernel/Momentum"] = np.ones_like(found["base_model/conv2d/kernel"])
     found["ema_model/base_model/conv2d/kernel"] = np.ones_like(found["base_model/conv2d/kernel"])

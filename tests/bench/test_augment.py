@@ -22,7 +22,16 @@ from bench.spec import Augment
 
 COLOURS = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 FULL = Augment(
-    size=12, rotation=20.0, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5, solarize=0.2
+    size=12,
+    rotation=20.0,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    gray=0.2,
+    blur=0.5,
+    solarize=0.2,
 )  # every operation, every probability between 0 and 1
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
@@ -73,7 +82,10 @@ FACTORS = [0.0, 0.2, 0.6, 1.0, 1.4, 1.8]
     ],
 )
 def test_blends_equal_pils_formula_and_torchvision(
-    operation: int, theirs: Callable[[Tensor, float], Tensor], exact: Callable[[Tensor, float], Tensor], tolerance: float
+    operation: int,
+    theirs: Callable[[Tensor, float], Tensor],
+    exact: Callable[[Tensor, float], Tensor],
+    tolerance: float,
 ) -> None:
     found = jittered(COLOURS, operation, FACTORS)
     formula = torch.stack([exact(image, factor) for image, factor in zip(COLOURS, FACTORS, strict=True)])
@@ -121,7 +133,9 @@ def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -
     orders = torch.stack([torch.randperm(4, generator=rng(seed)) for seed in range(6)])
     factors = torch.tensor([1.8, 1.7, 0.3, 0.2]).repeat(6, 1)  # bright enough that clipping matters
     spec = Augment(size=12, jitter=1.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
-    found = augment.colour(COLOURS, spec, still(6, order_B4=orders, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool)))
+    found = augment.colour(
+        COLOURS, spec, still(6, order_B4=orders, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool))
+    )
     for image, order, view in zip(COLOURS, orders.tolist(), found, strict=True):
         expected = image
         for operation in order:
@@ -134,12 +148,20 @@ def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -
 STRENGTHS = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2}
 
 
-@pytest.mark.parametrize("asked", [("hue",), ("brightness", "contrast"), ("contrast", "saturation", "hue"), tuple(STRENGTHS)])
+@pytest.mark.parametrize(
+    "asked", [("hue",), ("brightness", "contrast"), ("contrast", "saturation", "hue"), tuple(STRENGTHS)]
+)
 @pytest.mark.parametrize("eight_bit", [False, True])
-def test_a_batch_of_all_orders_equals_its_images_with_one_operation_after_the_other(asked: tuple[str, ...], eight_bit: bool) -> None:
-    orders = torch.tensor(list(itertools.permutations(range(4)))).repeat_interleave(2, dim=0)[torch.randperm(48, generator=rng())]
+def test_a_batch_of_all_orders_equals_its_images_with_one_operation_after_the_other(
+    asked: tuple[str, ...], eight_bit: bool
+) -> None:
+    orders = torch.tensor(list(itertools.permutations(range(4)))).repeat_interleave(2, dim=0)[
+        torch.randperm(48, generator=rng())
+    ]
     mask = torch.rand(48, generator=rng()) < 0.8
-    factors = torch.rand(48, 4, generator=rng(1)) * torch.tensor([1.6, 1.6, 1.6, 0.4]) + torch.tensor([0.2, 0.2, 0.2, -0.2])
+    factors = torch.rand(48, 4, generator=rng(1)) * torch.tensor([1.6, 1.6, 1.6, 0.4]) + torch.tensor(
+        [0.2, 0.2, 0.2, -0.2]
+    )
     images = (torch.rand(48, 3, 12, 12, generator=rng(2)) * 255).floor() / 255
     before = images.clone()
     spec = Augment(size=12, jitter=0.8, **{name: STRENGTHS[name] for name in asked})  # type: ignore[arg-type]
@@ -175,7 +197,9 @@ def test_a_chance_touches_the_drawn_images_and_no_other(name: str) -> None:
 
 def test_gray_equals_torchvision() -> None:
     found = augment.colour(COLOURS, Augment(size=12, gray=1.0), still(6, gray_B=torch.ones(6, dtype=torch.bool)))
-    torch.testing.assert_close(found, torch.stack([luma(image).expand(3, -1, -1) for image in COLOURS]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        found, torch.stack([luma(image).expand(3, -1, -1) for image in COLOURS]), rtol=0, atol=1e-6
+    )
     torch.testing.assert_close(found, T.rgb_to_grayscale(COLOURS, 3), rtol=0, atol=1e-4)  # its rounded gray weight
 
 
@@ -192,8 +216,14 @@ def test_solarize_equals_torchvision(threshold: float) -> None:
 def test_blur_equals_torchvision_with_a_kernel_of_a_tenth_of_the_side(side: int, kernel: int) -> None:
     images = torch.rand(3, 3, side, side, generator=rng())
     sigmas = [0.1, 0.7, 2.0]
-    found = augment.colour(images, Augment(size=side, blur=1.0), still(3, blur_B=torch.ones(3, dtype=torch.bool), sigma_B=torch.tensor(sigmas)))
-    expected = torch.stack([T.gaussian_blur(image, [kernel, kernel], [sigma, sigma]) for image, sigma in zip(images, sigmas, strict=True)])
+    found = augment.colour(
+        images,
+        Augment(size=side, blur=1.0),
+        still(3, blur_B=torch.ones(3, dtype=torch.bool), sigma_B=torch.tensor(sigmas)),
+    )
+    expected = torch.stack(
+        [T.gaussian_blur(image, [kernel, kernel], [sigma, sigma]) for image, sigma in zip(images, sigmas, strict=True)]
+    )
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -201,7 +231,9 @@ def test_the_operations_come_in_the_order_of_the_fields() -> None:
     yes = torch.ones(6, dtype=torch.bool)
     factors = torch.tensor([1.4, 1.0, 1.0, 0.0]).repeat(6, 1)
     spec = Augment(size=12, jitter=1.0, brightness=0.4, gray=1.0, blur=1.0, solarize=1.0)
-    found = augment.colour(COLOURS, spec, still(6, jitter_B=yes, factor_B4=factors, gray_B=yes, blur_B=yes, solarize_B=yes))
+    found = augment.colour(
+        COLOURS, spec, still(6, jitter_B=yes, factor_B4=factors, gray_B=yes, blur_B=yes, solarize_B=yes)
+    )
     x = T.rgb_to_grayscale(T.adjust_brightness(COLOURS, 1.4), 3)
     expected = T.solarize(T.gaussian_blur(x, [3, 3], [1.0, 1.0]), 0.5)
     near = (T.gaussian_blur(x, [3, 3], [1.0, 1.0]) - 0.5).abs() < 1e-3  # there a last digit decides
@@ -264,8 +296,12 @@ def test_an_enlarged_box_equals_torchvision(box: tuple[int, int, int, int]) -> N
     image, size = photo(32), 48
     top, left, height, width = box
     found = augment.crop(image, Augment(size=size), still(1, **boxed(*(value / 32 for value in box))))
-    expected = T.resized_crop(image / 255, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=False)
-    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)  # at the rim torchvision repeats the box's last pixel, here its neighbour shows
+    expected = T.resized_crop(
+        image / 255, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=False
+    )
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=0.05
+    )  # at the rim torchvision repeats the box's last pixel, here its neighbour shows
     torch.testing.assert_close(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], rtol=0, atol=1e-4)
 
 
@@ -351,14 +387,20 @@ def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
 @pytest.mark.parametrize(("aspect", "height", "width"), [(3.0, 1.0, 4 / 9), (0.5, 2 / 3, 1.0), (1.0, 1.0, 1.0)])
 def test_where_no_box_fits_the_largest_central_one_is_taken(aspect: float, height: float, width: float) -> None:
     spec = Augment(size=32)
-    never = still(1, area_BT=torch.full((1, augment.TRIES), 1.0), ratio_BT=torch.full((1, augment.TRIES), 4 / 3 if aspect <= 1 else 3 / 4))
+    never = still(
+        1,
+        area_BT=torch.full((1, augment.TRIES), 1.0),
+        ratio_BT=torch.full((1, augment.TRIES), 4 / 3 if aspect <= 1 else 3 / 4),
+    )
     box = augment.boxes(spec, never, torch.tensor([aspect]))[0]
     torch.testing.assert_close(box, torch.tensor([(1 - height) / 2, (1 - width) / 2, height, width]))
 
 
 def test_the_first_try_that_fits_is_taken() -> None:
     areas = torch.tensor([[1.0, 1.0, 0.25, 0.16, *[0.09] * 6]])
-    box = augment.boxes(Augment(size=32), still(1, area_BT=areas, ratio_BT=torch.tensor([[2.0, 2.0, *[1.0] * 8]])), torch.tensor([1.0]))[0]
+    box = augment.boxes(
+        Augment(size=32), still(1, area_BT=areas, ratio_BT=torch.tensor([[2.0, 2.0, *[1.0] * 8]])), torch.tensor([1.0])
+    )[0]
     torch.testing.assert_close(box[2:], torch.tensor([0.5, 0.5]))
 
 
@@ -372,7 +414,18 @@ def same(a: Draw, b: Draw) -> bool:
 def test_a_seed_gives_the_same_draw_and_another_seed_another() -> None:
     assert same(augment.draw(FULL, 16, rng(3)), augment.draw(FULL, 16, rng(3)))
     first, other = augment.draw(FULL, 16, rng(3)), augment.draw(FULL, 16, rng(4))
-    for name in ("area_BT", "ratio_BT", "corner_B2", "angle_B", "flip_B", "jitter_B", "order_B4", "factor_B4", "sigma_B", "solarize_B"):
+    for name in (
+        "area_BT",
+        "ratio_BT",
+        "corner_B2",
+        "angle_B",
+        "flip_B",
+        "jitter_B",
+        "order_B4",
+        "factor_B4",
+        "sigma_B",
+        "solarize_B",
+    ):
         assert not torch.equal(getattr(first, name), getattr(other, name)), name
 
 

@@ -30,7 +30,11 @@ class Network(nn.Module):
         self.body = nn.Sequential(nn.Linear(12, 16), middle, nn.Dropout(dropout), nn.Tanh(), nn.Linear(16, 8))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        return {"za": self.body(batch.views[0]), "zb": self.body(batch.views[1]), "slow": self.body(batch.views[0]).detach()}
+        return {
+            "za": self.body(batch.views[0]),
+            "zb": self.body(batch.views[1]),
+            "slow": self.body(batch.views[0]).detach(),
+        }
 
 
 def batch_of(images: int) -> Batch:
@@ -53,7 +57,9 @@ def gradients(network: nn.Module) -> list[Tensor]:
 
 @pytest.mark.parametrize("chunks", [1, 2, 4, 8])
 @pytest.mark.parametrize("loss", [contrastive, redundancy])
-def test_the_gradient_is_that_of_the_plain_large_batch(loss: object, chunks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gradient_is_that_of_the_plain_large_batch(
+    loss: object, chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert callable(loss)
     torch.manual_seed(0)
     network, batch = Network(norm=False).double(), batch_of(16)

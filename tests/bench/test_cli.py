@@ -44,9 +44,13 @@ assert not heavy, heavy
 
 def test_list_names_what_there_is(workplace: Path) -> None:
     assert "simclr_table6" in bench("list").stdout
-    assert {"barlow_twins", "simclr", "supervised"} <= {line.split()[0] for line in bench("list", "methods").stdout.splitlines()}
+    assert {"barlow_twins", "simclr", "supervised"} <= {
+        line.split()[0] for line in bench("list", "methods").stdout.splitlines()
+    }
     assert {"linear", "knn"} <= {line.split()[0] for line in bench("list", "evals").stdout.splitlines()}
-    assert {"embedded", "smoke", "cifar", "paper"} == {line.split()[0] for line in bench("list", "scales").stdout.splitlines()}
+    assert {"embedded", "smoke", "cifar", "paper"} == {
+        line.split()[0] for line in bench("list", "scales").stdout.splitlines()
+    }
 
 
 @pytest.mark.parametrize(
@@ -57,26 +61,44 @@ def test_list_names_what_there_is(workplace: Path) -> None:
             ["plan", "--table", "simclr_table6", "--scale", "papr"],
             "unknown scale 'papr'. Did you mean 'paper'? Allowed: cifar, embedded, paper, smoke.",
         ),
-        (["run", "--table", "simclr_table6", "--executor", "locl"], "unknown executor 'locl'. Did you mean 'local'? Allowed: inline, local, slurm."),
+        (
+            ["run", "--table", "simclr_table6", "--executor", "locl"],
+            "unknown executor 'locl'. Did you mean 'local'? Allowed: inline, local, slurm.",
+        ),
         (
             ["plan", "--table", "simclr_table6", "--rows", "SimCRL (ours)"],
             "unknown row of simclr_table6 'SimCRL (ours)'. Did you mean 'SimCLR (ours)",
         ),
-        (["plan", "--table", "simclr_table6", "--columns", "Top-2"], "unknown column of simclr_table6 'Top-2'. Did you mean 'Top-"),
+        (
+            ["plan", "--table", "simclr_table6", "--columns", "Top-2"],
+            "unknown column of simclr_table6 'Top-2'. Did you mean 'Top-",
+        ),
         (["plan", "--table", "simclr_table6", "--seeds", "0"], "seeds is 0, expected at least 1."),
-        (["run", "--table", "simclr_table6", "--force", "pretrain-zzz"], "--force 'pretrain-zzz' fits 0 jobs of this plan"),
-        (["plan", "--table", "simclr_table6", "--time-limit", "24"], "describe the cluster of --nodes: give --nodes too."),
+        (
+            ["run", "--table", "simclr_table6", "--force", "pretrain-zzz"],
+            "--force 'pretrain-zzz' fits 0 jobs of this plan",
+        ),
+        (
+            ["plan", "--table", "simclr_table6", "--time-limit", "24"],
+            "describe the cluster of --nodes: give --nodes too.",
+        ),
         (["run", "--table", "simclr_table6", "--watch"], "--watch goes with --executor slurm"),
         (["retry"], "retry needs either a job id or --table."),
         (["run"], "which table? --table NAME or --all. Tables: "),
         (["run", "--all", "--table", "simclr_table6"], "give either --table or --all."),
-        (["list", "tables", "--missing"], "--missing goes with methods, found 'tables': `bench list methods --missing`."),
+        (
+            ["list", "tables", "--missing"],
+            "--missing goes with methods, found 'tables': `bench list methods --missing`.",
+        ),
         (["list", "method"], "unknown list 'method'. Did you mean 'methods'?"),
         (["logs", "pretrain-1"], "no job 'pretrain-1'"),
         (["cancel"], "cancel needs either a job id or --table."),
         (["cancel", "--table", "simclr_table6"], "unknown table among the runs here 'simclr_table6'. Allowed: none."),
         (["report"], "nothing was run under"),
-        (["run", "--table", "simclr_table6", "--scale", "paper"], "data set 'imagenet' needs a folder: add `imagenet = "),
+        (
+            ["run", "--table", "simclr_table6", "--scale", "paper"],
+            "data set 'imagenet' needs a folder: add `imagenet = ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -99,7 +121,10 @@ def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Pa
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper")
     assert found.returncode == 0, found.stderr
     out = found.stdout
-    assert "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0" in out
+    assert (
+        "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0"
+        in out
+    )
     assert "GPU-hours" in out
     assert "waits for pretrain-" in out
     assert "missing: data set 'imagenet' needs a folder" in out
@@ -123,7 +148,9 @@ def test_plan_counts_each_pretraining_once(workplace: Path) -> None:
         ('[paths]\nruns = "/proc/nope"\n', "the folder /proc/nope cannot be made"),
     ],
 )
-def test_a_place_that_cannot_be_written_to_is_said_before_anything_runs(workplace: Path, text: str, message: str) -> None:
+def test_a_place_that_cannot_be_written_to_is_said_before_anything_runs(
+    workplace: Path, text: str, message: str
+) -> None:
     (workplace / "file").touch()
     (workplace / "bench.toml").write_text(text)
     found = bench("run", "--table", "simclr_table6", "--scale", "smoke")
@@ -154,7 +181,10 @@ def test_a_large_batch_can_be_cut_into_chunks_by_the_place(workplace: Path) -> N
     (workplace / "bench.toml").write_text("[recipe]\nchunks = 4\n")
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "SimCLR (ours), ResNet-50")
     assert found.returncode == 0, found.stderr
-    assert "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step" in found.stdout
+    assert (
+        "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step"
+        in found.stdout
+    )
     (workplace / "bench.toml").write_text("[recipe]\nchunks = 3\n")
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "simclr")
     assert found.returncode == 2

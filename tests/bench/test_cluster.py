@@ -17,7 +17,9 @@ def site(folder: Path, text: str) -> Site:
 
 
 def test_kinds_inherit_and_evaluations_are_one_process_on_one_gpu(tmp_path: Path) -> None:
-    found = site(tmp_path, '[slurm]\ngpus = 8\nnodes = 4\ncpus = 7\ntime = "2-00:00:00"\n[slurm.evaluate]\ntime = "00:30:30"\n').slurm
+    found = site(
+        tmp_path, '[slurm]\ngpus = 8\nnodes = 4\ncpus = 7\ntime = "2-00:00:00"\n[slurm.evaluate]\ntime = "00:30:30"\n'
+    ).slurm
     assert (found.pretrain.gpus, found.pretrain.nodes, found.pretrain.minutes) == (8, 4, 2880)
     assert (found.evaluate.gpus, found.evaluate.nodes, found.evaluate.minutes) == (1, 1, 31)
     assert found.pretrain.resources == Resources(ranks=32, threads=7)
@@ -27,7 +29,12 @@ def test_kinds_inherit_and_evaluations_are_one_process_on_one_gpu(tmp_path: Path
 def test_without_a_section_jobs_ask_for_one_core_and_a_day(tmp_path: Path) -> None:
     found = site(tmp_path, "").slurm
     assert found.pretrain == found.evaluate
-    assert (found.pretrain.cpus, found.pretrain.gpus, found.pretrain.minutes, found.pretrain.partition) == (1, 0, 1440, "")
+    assert (found.pretrain.cpus, found.pretrain.gpus, found.pretrain.minutes, found.pretrain.partition) == (
+        1,
+        0,
+        1440,
+        "",
+    )
 
 
 def test_the_request_to_save_comes_well_after_the_start(tmp_path: Path) -> None:

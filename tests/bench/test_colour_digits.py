@@ -43,7 +43,9 @@ def test_the_digits_and_splits_are_those_of_mnist5k(split: Split, here: Site) ->
     # Between the two colours of its image every pixel lies as far as the gray one between black and white.
     ground, ink = (
         flat.images[:, :, 0, 0].float(),
-        torch.stack([i.flatten(1)[:, g[0].argmax()] for i, g in zip(flat.images.float(), gray.images.flatten(2), strict=True)]),
+        torch.stack(
+            [i.flatten(1)[:, g[0].argmax()] for i, g in zip(flat.images.float(), gray.images.flatten(2), strict=True)]
+        ),
     )
     share = gray.images[:, :1].float() / 255
     share = share / share.amax(dim=(2, 3), keepdim=True)
@@ -89,8 +91,14 @@ def test_every_job_sees_the_same_colours(here: Site) -> None:
     again = opened(FLAT, "val", here).images
     assert first is not again
     assert torch.equal(first, again)
-    assert not torch.equal(first[:100, :, 0, 0], opened(FLAT, "test", here).images[:100, :, 0, 0])  # splits have colours of their own
-    assert opened(FLAT, "train", here).images[0, :, 0, 0].tolist() == [235, 18, 3]  # another colour is another data set: records would lie
+    assert not torch.equal(
+        first[:100, :, 0, 0], opened(FLAT, "test", here).images[:100, :, 0, 0]
+    )  # splits have colours of their own
+    assert opened(FLAT, "train", here).images[0, :, 0, 0].tolist() == [
+        235,
+        18,
+        3,
+    ]  # another colour is another data set: records would lie
 
 
 def test_the_catalogue_says_what_is_there(here: Site) -> None:
@@ -104,13 +112,26 @@ def test_the_catalogue_says_what_is_there(here: Site) -> None:
 # -- tables about colour ---------------------------------------------------------------------------------------------
 
 
-def views_of(scale: str, method: str, fields_of_view: Mapping[str, object], dataset: str = "imagenet-colour") -> tuple[Augment, ...]:
-    made = encoder(SCALES[scale], method, network="resnet50", width=1, epochs=None, dataset=dataset, seed=0, changes=[Change(views=fields_of_view)])
+def views_of(
+    scale: str, method: str, fields_of_view: Mapping[str, object], dataset: str = "imagenet-colour"
+) -> tuple[Augment, ...]:
+    made = encoder(
+        SCALES[scale],
+        method,
+        network="resnet50",
+        width=1,
+        epochs=None,
+        dataset=dataset,
+        seed=0,
+        changes=[Change(views=fields_of_view)],
+    )
     assert isinstance(made, Pretrain)
     return made.views
 
 
-@pytest.mark.parametrize(("scale", "name"), [("embedded", "tflat"), ("smoke", "tflat"), ("cifar", "cifar10"), ("paper", "imagenet")])
+@pytest.mark.parametrize(
+    ("scale", "name"), [("embedded", "tflat"), ("smoke", "tflat"), ("cifar", "cifar10"), ("paper", "imagenet")]
+)
 def test_imagenet_in_colour_is_translated_at_every_scale(scale: str, name: str) -> None:
     made = encoder(SCALES[scale], "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet-colour", seed=0)
     assert isinstance(made, Pretrain)
@@ -120,7 +141,15 @@ def test_imagenet_in_colour_is_translated_at_every_scale(scale: str, name: str) 
 def test_simclrs_colour_distortion_has_the_published_values() -> None:
     full = {"jitter": 0.8, "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "gray": 0.2, "blur": 0.5}
     assert colour_distortion(1, blur=0.5) == full
-    eighth = {"jitter": 0.8, "brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "hue": 0.025, "gray": 0.2, "blur": 0.0}
+    eighth = {
+        "jitter": 0.8,
+        "brightness": 0.1,
+        "contrast": 0.1,
+        "saturation": 0.1,
+        "hue": 0.025,
+        "gray": 0.2,
+        "blur": 0.0,
+    }
     assert colour_distortion(1 / 8) == eighth
     default = encoder(SCALES["paper"], "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
     assert isinstance(default, Pretrain)
@@ -152,9 +181,17 @@ def test_a_caveat_names_only_the_data_of_its_table() -> None:
 
 @pytest.mark.parametrize(
     ("scale", "share", "expected"),
-    [("paper", None, 100), ("paper", 100, 100), ("embedded", None, 0.1), ("embedded", 100, 1.0), ("embedded", 200, 0.5)],
+    [
+        ("paper", None, 100),
+        ("paper", 100, 100),
+        ("embedded", None, 0.1),
+        ("embedded", 100, 1.0),
+        ("embedded", 200, 0.5),
+    ],
 )
-def test_a_full_run_shrinks_to_the_whole_recipe_away_from_the_published_scale(scale: str, share: float | None, expected: float) -> None:
+def test_a_full_run_shrinks_to_the_whole_recipe_away_from_the_published_scale(
+    scale: str, share: float | None, expected: float
+) -> None:
     arguments = {"network": "resnet50", "width": 1, "dataset": "imagenet-colour", "seed": 0}
     whole = encoder(SCALES[scale], "simclr", epochs=None, **arguments)  # type: ignore[arg-type]
     found = encoder(SCALES[scale], "simclr", epochs=100, full_run=share, **arguments)  # type: ignore[arg-type]

@@ -21,7 +21,9 @@ from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 
 PAPER = SCALES["paper"]
 IMAGENET = 1_268_356  # images held out for `val` not counted
-RATE = 1000 * 1_281_167 / (124 * 3600 * 32)  # Barlow Twins' images a second and V100: 1000 epochs of all images in 124 h on 32
+RATE = (
+    1000 * 1_281_167 / (124 * 3600 * 32)
+)  # Barlow Twins' images a second and V100: 1000 epochs of all images in 124 h on 32
 
 
 def seconds(spec: Spec, tmp_path: Path) -> float:
@@ -47,8 +49,13 @@ def evaluate(protocol: str, variant: str) -> Evaluate:
     return evaluation(PAPER, pretraining("simclr"), protocol, variant=variant, dataset="imagenet", seed=0)
 
 
-def test_an_augmented_evaluation_costs_a_forward_pass_an_epoch_and_fine_tuning_a_training_on_its_labels(tmp_path: Path) -> None:
-    frozen, augmented = seconds(evaluate("linear", ""), tmp_path), seconds(evaluate("linear_augmented", "simclr"), tmp_path)
+def test_an_augmented_evaluation_costs_a_forward_pass_an_epoch_and_fine_tuning_a_training_on_its_labels(
+    tmp_path: Path,
+) -> None:
+    frozen, augmented = (
+        seconds(evaluate("linear", ""), tmp_path),
+        seconds(evaluate("linear_augmented", "simclr"), tmp_path),
+    )
     assert augmented - frozen == pytest.approx(90 * IMAGENET * FORWARD_SHARE / RATE)
     few, more = (seconds(evaluate("semi_supervised", f"simclr_{share}pct"), tmp_path) for share in (1, 10))
     assert more - few == pytest.approx((30 * 0.1 - 60 * 0.01) * IMAGENET / 2 / RATE)
@@ -85,12 +92,16 @@ def test_evaluations_of_one_encoder_share_its_features_on_disk() -> None:
 def test_what_trains_on_images_leaves_few_features_or_a_checkpoint() -> None:
     assert disk(evaluate("linear_augmented", "simclr")) == pytest.approx(50_000 * 2048 * 4)
     checkpoint = parameters(pretraining("simclr").backbone) * 16
-    assert disk(evaluate("semi_supervised", "simclr_1pct"), evaluate("semi_supervised", "simclr_10pct")) == pytest.approx(2 * checkpoint)
+    assert disk(
+        evaluate("semi_supervised", "simclr_1pct"), evaluate("semi_supervised", "simclr_10pct")
+    ) == pytest.approx(2 * checkpoint)
     detection = evaluation(PAPER, pretraining("simclr"), "detection_voc", dataset="voc0712", seed=0)
     assert disk(detection) == pytest.approx(checkpoint)
 
 
-def test_an_evaluation_without_features_takes_no_disk_and_one_that_says_nothing_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_without_features_takes_no_disk_and_one_that_says_nothing_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     toy = evaluation(PAPER, Pixels(), "linear_collapse", dataset="imagenet", seed=0)
     assert disk(toy) == 0
     knn = evaluate("knn", "")
@@ -102,7 +113,11 @@ def test_an_evaluation_without_features_takes_no_disk_and_one_that_says_nothing_
 
 
 def test_sizes_of_a_network_are_those_of_the_built_one_and_need_no_compiler() -> None:
-    for backbone in (Backbone(name="resnet18", width=2, base_channels=8, stem="small"), Backbone(name="vit_cifar"), Backbone(name="resnet50")):
+    for backbone in (
+        Backbone(name="resnet18", width=2, base_channels=8, stem="small"),
+        Backbone(name="vit_cifar"),
+        Backbone(name="resnet50"),
+    ):
         network = encoders.build(backbone, seed=0)
         assert (parameters(backbone), feature_dim(backbone)) == (encoders.parameters(network), network.feature_dim)
     program = (

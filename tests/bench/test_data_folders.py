@@ -86,14 +86,25 @@ def fewer_classes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (broken_line, r"train_places205\.csv, line 61: expected a path and a class number, found 'c/cabin/outdoor/gsun_train0000\.jpg'"),
-        (lost_image, r"train_places205\.csv names 1 of 180 files that are not there, e\.g\. .*/gsun_train0003\.jpg: unpack"),
+        (
+            broken_line,
+            (
+                r"train_places205\.csv, line 61: expected a path and a class number, found "
+                r"'c/cabin/outdoor/gsun_train0000\.jpg'"
+            ),
+        ),
+        (
+            lost_image,
+            r"train_places205\.csv names 1 of 180 files that are not there, e\.g\. .*/gsun_train0003\.jpg: unpack",
+        ),
         (lost_class, r"train_places205\.csv: no image of class 1\."),
         (lost_images, r"has the lists of Places205 but no images: expected .*images256"),
         (fewer_classes, r"the training list has 3 classes, the validation list 2"),
     ],
 )
-def test_places_that_is_not_whole_is_refused(here: Site, tmp_path: Path, harm: Callable[[Path], None], message: str) -> None:
+def test_places_that_is_not_whole_is_refused(
+    here: Site, tmp_path: Path, harm: Callable[[Path], None], message: str
+) -> None:
     root = places(tmp_path / "places")
     harm(root)
     with pytest.raises(BenchError, match=message):
@@ -123,20 +134,34 @@ def change(root: Path, file: str, work: Callable[[dict[str, Any]], object]) -> N
 @pytest.mark.parametrize(
     ("file", "work", "message"),
     [
-        ("train2018.json", lambda b: b.pop("categories"), r"train2018\.json has no 'categories': expected the official JSON"),
+        (
+            "train2018.json",
+            lambda b: b.pop("categories"),
+            r"train2018\.json has no 'categories': expected the official JSON",
+        ),
         ("val2018.json", lambda b: b.pop("annotations"), r"val2018\.json has no 'annotations'"),
         ("train2018.json", lambda b: b["annotations"].pop(), r"train2018\.json: 1 images without an annotation"),
-        ("train2018.json", lambda b: b["annotations"][0].update(category_id=99), r"category 99 of an annotation is not among the 3 categories"),
+        (
+            "train2018.json",
+            lambda b: b["annotations"][0].update(category_id=99),
+            r"category 99 of an annotation is not among the 3 categories",
+        ),
         (
             "val2018.json",
             lambda b: b["categories"].append({"id": 99}),
             r"train2018\.json and val2018\.json have other categories: 1 differ, e\.g\. 99",
         ),
-        ("val2018.json", lambda b: b["images"][2].update(file_name="train_val2018/Aves/7/gone.jpg"), r"names 1 of 21 files .*Aves/7/gone\.jpg"),
+        (
+            "val2018.json",
+            lambda b: b["images"][2].update(file_name="train_val2018/Aves/7/gone.jpg"),
+            r"names 1 of 21 files .*Aves/7/gone\.jpg",
+        ),
         ("train2018.json", lambda b: b["images"].clear() or b["annotations"].clear(), r"0 images in all"),
     ],
 )
-def test_inat_that_is_not_whole_is_refused(here: Site, tmp_path: Path, file: str, work: Callable[[dict[str, Any]], object], message: str) -> None:
+def test_inat_that_is_not_whole_is_refused(
+    here: Site, tmp_path: Path, file: str, work: Callable[[dict[str, Any]], object], message: str
+) -> None:
     root = inat(tmp_path / "inat")
     change(root, file, work)
     with pytest.raises(BenchError, match=message):
@@ -174,18 +199,29 @@ def main_list(root: Path, name: str) -> Path:
     ("harm", "message"),
     [
         (lambda r: main_list(r, "sofa_val.txt").unlink(), r"sofa_val\.txt cannot be read \(No such file"),
-        (lambda r: main_list(r, "aeroplane_test.txt").unlink(), r"aeroplane_test\.txt is missing; .*VOCtest_06-Nov-2007"),
+        (
+            lambda r: main_list(r, "aeroplane_test.txt").unlink(),
+            r"aeroplane_test\.txt is missing; .*VOCtest_06-Nov-2007",
+        ),
         (
             lambda r: main_list(r, "dog_train.txt").write_text("000000 2\n"),
             r"dog_train\.txt, line 1: expected an image and 1, 0 or -1, found '000000 2'",
         ),
-        (lambda r: main_list(r, "dog_train.txt").write_text("000000 1\n"), r"dog_train\.txt lists other images than aeroplane_train\.txt"),
+        (
+            lambda r: main_list(r, "dog_train.txt").write_text("000000 1\n"),
+            r"dog_train\.txt lists other images than aeroplane_train\.txt",
+        ),
         (lambda r: main_list(r, "aeroplane_val.txt").write_text(""), r"aeroplane_val\.txt is empty"),
-        (lambda r: (r / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000041.jpg").unlink(), r"aeroplane_val\.txt names 1 of 22 files .*000041\.jpg"),
+        (
+            lambda r: (r / "VOCdevkit" / "VOC2007" / "JPEGImages" / "000041.jpg").unlink(),
+            r"aeroplane_val\.txt names 1 of 22 files .*000041\.jpg",
+        ),
         (lambda r: (r / "VOCdevkit").rename(r / "VOC"), r"VOCdevkit/VOC2007/ImageSets/Main is missing"),
     ],
 )
-def test_voc_that_is_not_whole_is_refused(here: Site, tmp_path: Path, harm: Callable[[Path], object], message: str) -> None:
+def test_voc_that_is_not_whole_is_refused(
+    here: Site, tmp_path: Path, harm: Callable[[Path], object], message: str
+) -> None:
     root = voc(tmp_path / "voc")
     harm(root)
     with pytest.raises(BenchError, match=message):
@@ -233,7 +269,11 @@ def test_caltech_trains_on_thirty_images_a_class_and_keeps_the_background(here: 
 def test_birdsnap_is_class_folders(here: Site, tmp_path: Path) -> None:
     root = class_folders(tmp_path / "birdsnap", (("train", 20), ("test", 3)), ("Auk", "Wren"), ".jpg")
     parts = whole("birdsnap", site_with(here, "birdsnap", root), root)
-    assert {name: part.labels.bincount().tolist() for name, part in parts.items()} == {"train": [18, 18], "val": [2, 2], "test": [3, 3]}
+    assert {name: part.labels.bincount().tolist() for name, part in parts.items()} == {
+        "train": [18, 18],
+        "val": [2, 2],
+        "test": [3, 3],
+    }
 
 
 # -- all -------------------------------------------------------------------------------------------------------------
@@ -243,7 +283,9 @@ def test_images_side_by_side_are_told_apart_from_an_empty_folder(here: Site, tmp
     root = class_folders(tmp_path / "imagenet", (("train", 2),), ("n01440764", "n01443537"))
     for number in range(3):
         save(root / "val" / f"ILSVRC2012_val_{number:08}.JPEG")
-    with pytest.raises(BenchError, match=r"val has no class folders.*Its 3 images lie side by side: sort them into class folders"):
+    with pytest.raises(
+        BenchError, match=r"val has no class folders.*Its 3 images lie side by side: sort them into class folders"
+    ):
         opened("imagenet", site_with(here, "imagenet", root), "test")
 
 
@@ -264,7 +306,12 @@ def test_a_data_set_is_found_where_fetch_puts_it(here: Site) -> None:
 def test_paths_are_a_sequence_of_paths(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("a.jpg", "é.jpg", "", "b c.png")]
     paths = Paths(names)
-    assert (list(paths), len(paths), paths[-1], list(paths[1:3])) == ([Path(n) for n in names], 4, Path(names[3]), [Path(n) for n in names[1:3]])
+    assert (list(paths), len(paths), paths[-1], list(paths[1:3])) == (
+        [Path(n) for n in names],
+        4,
+        Path(names[3]),
+        [Path(n) for n in names[1:3]],
+    )
     assert list(paths.names()) == names
     with pytest.raises(IndexError):
         paths[4]

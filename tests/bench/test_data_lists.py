@@ -30,7 +30,11 @@ def wnids(count: int) -> list[str]:
 def synthetic(counts: dict[int, int], seed: int = 0) -> list[str]:
     """Lines of a list with the class sizes of a published one, in a shuffled order as those have."""
     sizes = [each for each, classes in counts.items() for _ in range(classes)]
-    lines = [f"{wnid}_{7 * number + 1}.JPEG" for wnid, each in zip(wnids(len(sizes)), sizes, strict=True) for number in range(each)]
+    lines = [
+        f"{wnid}_{7 * number + 1}.JPEG"
+        for wnid, each in zip(wnids(len(sizes)), sizes, strict=True)
+        for number in range(each)
+    ]
     random.Random(seed).shuffle(lines)
     return lines
 
@@ -39,7 +43,9 @@ def text(lines: list[str]) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
-@pytest.mark.parametrize(("name", "images", "classes"), [("imagenet-1pct", 12_811, 1000), ("imagenet-10pct", 128_116, 1000)])
+@pytest.mark.parametrize(
+    ("name", "images", "classes"), [("imagenet-1pct", 12_811, 1000), ("imagenet-10pct", 128_116, 1000)]
+)
 def test_the_published_lists_have_the_published_numbers(name: str, images: int, classes: int) -> None:
     known = lists.PUBLISHED[name]
     assert (known.images, sum(known.counts.values())) == (images, classes)
@@ -62,7 +68,10 @@ def test_a_list_is_known_by_its_sha256_alone(name: str, monkeypatch: pytest.Monk
     [
         (lambda lines: lines[:-1], r"it has 12,810 lines, expected 12,811"),
         (lambda lines: [*lines[:-1], lines[0]], r"stands in it twice"),
-        (lambda lines: [*lines[:2], "n0144/x.JPEG", *lines[3:]], r"line 3 is 'n0144/x\.JPEG', expected a file name like n01440764_10026\.JPEG"),
+        (
+            lambda lines: [*lines[:2], "n0144/x.JPEG", *lines[3:]],
+            r"line 3 is 'n0144/x\.JPEG', expected a file name like n01440764_10026\.JPEG",
+        ),
         (lambda lines: ["<!DOCTYPE html>"], r"line 1 is '<!DOCTYPE', expected a file name"),
         (lambda lines: [], r"it has 0 lines, expected 12,811"),
         (
@@ -83,7 +92,9 @@ def labelled(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sit
     """An ImageNet of 3 classes with 40 images each, and a "published" list of 3 + 3 + 2 of them under [data]."""
     names = wnids(3)
     root = class_folders(tmp_path / "imagenet", (("train", 40), ("val", 2)), names)
-    lines = [f"{wnid}_{number}.JPEG" for wnid, each in zip(names, (3, 3, 2), strict=True) for number in range(5, 5 + each)]
+    lines = [
+        f"{wnid}_{number}.JPEG" for wnid, each in zip(names, (3, 3, 2), strict=True) for number in range(5, 5 + each)
+    ]
     random.Random(0).shuffle(lines)
     (tmp_path / "1percent.txt").write_bytes(text(lines))
     known = replace(lists.PUBLISHED["imagenet-1pct"], counts={3: 2, 2: 1}, sha256=sha256(text(lines)).hexdigest())
@@ -94,10 +105,15 @@ def labelled(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sit
 def test_one_percent_of_imagenet_is_exactly_the_published_list(labelled: Site, tmp_path: Path) -> None:
     share = labelled_share(IMAGENET, 0.01, 3, labelled)
     images = cast(Files, open_split(IMAGENET, "trainval", labelled))
-    assert sorted(images.paths[i].name for i in share.indices.tolist()) == sorted((tmp_path / "1percent.txt").read_text().split())
+    assert sorted(images.paths[i].name for i in share.indices.tolist()) == sorted(
+        (tmp_path / "1percent.txt").read_text().split()
+    )
     assert share.indices.tolist() == sorted(share.indices.tolist())
     assert images.labels[share.indices].bincount().tolist() == [3, 3, 2]
-    assert share.source == f"SimCLR's published list imagenet-1pct, 8 images, sha256 {lists.PUBLISHED['imagenet-1pct'].sha256}"
+    assert (
+        share.source
+        == f"SimCLR's published list imagenet-1pct, 8 images, sha256 {lists.PUBLISHED['imagenet-1pct'].sha256}"
+    )
     again = labelled_share(IMAGENET, 0.01, 99, labelled)
     assert again.indices.tolist() == share.indices.tolist()  # whatever the seed
 
@@ -122,7 +138,9 @@ def test_a_list_that_names_a_missing_image_is_refused(labelled: Site, tmp_path: 
     line = (tmp_path / "1percent.txt").read_text().split()[0]
     (tmp_path / "imagenet" / "train" / line.partition("_")[0] / line).unlink()
     with pytest.raises(
-        BenchError, match=rf"imagenet-1pct names 1 images that imagenet does not have here, e\.g\. train/{line.partition('_')[0]}/{line}"
+        BenchError,
+        match=rf"imagenet-1pct names 1 images that imagenet does not have here, e\.g\. "
+        rf"train/{line.partition('_')[0]}/{line}",
     ):
         labelled_share(IMAGENET, 0.01, 0, labelled)
 
@@ -130,7 +148,10 @@ def test_a_list_that_names_a_missing_image_is_refused(labelled: Site, tmp_path: 
 def test_without_the_list_there_is_one_clear_error_also_for_plans(labelled: Site, tmp_path: Path) -> None:
     (tmp_path / "1percent.txt").unlink()
     for ask in (lambda: labelled_share(IMAGENET, 0.01, 0, labelled), lambda: check_share("imagenet", 0.01, labelled)):
-        with pytest.raises(BenchError, match=r"1% of imagenet's labels means SimCLR's published list.*`bench data fetch imagenet-1pct` gets it"):
+        with pytest.raises(
+            BenchError,
+            match=r"1% of imagenet's labels means SimCLR's published list.*`bench data fetch imagenet-1pct` gets it",
+        ):
             ask()
     with pytest.raises(BenchError, match=r"10% of imagenet's labels .*10percent\.txt"):
         check_share("imagenet", 0.1, labelled)

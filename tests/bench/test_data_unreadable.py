@@ -33,7 +33,9 @@ DATA = Data(name="imagenet", size=32)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return class_folders(tmp_path_factory.mktemp("unreadable") / "imagenet", (("train", 41), ("val", 2)), ("n01", "n02"))
+    return class_folders(
+        tmp_path_factory.mktemp("unreadable") / "imagenet", (("train", 41), ("val", 2)), ("n01", "n02")
+    )
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ def read(split: Files, plan: Plan, steps: range, workers: int = 0) -> list[Batch
 
 
 def same(a: Batch, b: Batch) -> bool:
-    parts = [torch.equal(x, y) for x, y in zip((*a.views, a.labels, a.indices), (*b.views, b.labels, b.indices), strict=True)]
+    parts = [
+        torch.equal(x, y) for x, y in zip((*a.views, a.labels, a.indices), (*b.views, b.labels, b.indices), strict=True)
+    ]
     return all(parts) and a.unreadable == b.unreadable
 
 
@@ -164,12 +168,21 @@ def test_a_resumed_run_knows_what_was_met_before_its_checkpoint(tmp_path: Path) 
     with (tmp_path / "unreadable-0.jsonl").open("a") as file:
         file.write('{"step": 3, "fi')  # killed while writing
     for rank in (0, 1):
-        assert record(tmp_path, rank=rank, done=4).known == {str(path) for path in paths(0, 1, 2, 3, 100, 101, 102, 103)}
-    assert [json.loads(line)["step"] for line in (tmp_path / "unreadable-0.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
+        assert record(tmp_path, rank=rank, done=4).known == {
+            str(path) for path in paths(0, 1, 2, 3, 100, 101, 102, 103)
+        }
+    assert [json.loads(line)["step"] for line in (tmp_path / "unreadable-0.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert record(tmp_path).count == 0  # from nothing: nothing is known
 
 
-def test_a_rank_that_removes_its_file_meanwhile_has_met_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_removes_its_file_meanwhile_has_met_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for rank in (0, 1):
         record(tmp_path, rank=rank).add(7, paths(rank))
     seen = Path.glob
@@ -184,15 +197,21 @@ def test_a_rank_that_removes_its_file_meanwhile_has_met_nothing(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("step", "files", "refused"), [(0, 9, False), (0, 10, True), (9, 10, False), (9, 11, True), (199, 100, False), (199, 101, True)]
+    ("step", "files", "refused"),
+    [(0, 9, False), (0, 10, True), (9, 10, False), (9, 11, True), (199, 100, False), (199, 101, True)],
 )
-def test_more_than_one_percent_and_at_least_ten_are_too_many(tmp_path: Path, step: int, files: int, refused: bool) -> None:
+def test_more_than_one_percent_and_at_least_ten_are_too_many(
+    tmp_path: Path, step: int, files: int, refused: bool
+) -> None:
     known = record(tmp_path)
     if not refused:
         known.add(step, paths(*range(files)))
         return
     read = min(10_000, 100 * (step + 1))
-    with pytest.raises(BenchError, match=rf"{files} of {read:,} images read so far cannot be decoded, more than 1%.*`bench data check imagenet`"):
+    with pytest.raises(
+        BenchError,
+        match=rf"{files} of {read:,} images read so far cannot be decoded, more than 1%.*`bench data check imagenet`",
+    ):
         known.add(step, paths(*range(files)))
 
 
@@ -233,7 +252,9 @@ def test_pretraining_goes_on_over_damaged_images_and_counts_them(
     assert [printed.count(str(path)) for path in broken] == [1, 1]
 
 
-def test_a_resumed_pretraining_ends_the_same_and_with_the_same_count(spec: Pretrain, site: Site, split: Files, place: Callable[..., Place]) -> None:
+def test_a_resumed_pretraining_ends_the_same_and_with_the_same_count(
+    spec: Pretrain, site: Site, split: Files, place: Callable[..., Place]
+) -> None:
     plan = Plan(images=len(split), batch_size=16, seed=seed_of(spec.seed, "data"))
     damage(split, [int(plan.indices(0)[3]), int(plan.indices(4)[5])])
 
@@ -252,10 +273,14 @@ def test_a_resumed_pretraining_ends_the_same_and_with_the_same_count(spec: Pretr
     assert again.weights_sha256 == whole_run.weights_sha256
     assert again.metrics == whole_run.metrics
     assert again.metrics["unreadable_images"] == 2.0
-    assert [line["unreadable_images"] for line in lines(resumed)] == [line["unreadable_images"] for line in lines(through)]
+    assert [line["unreadable_images"] for line in lines(resumed)] == [
+        line["unreadable_images"] for line in lines(through)
+    ]
 
 
-def test_too_many_damaged_images_stop_a_pretraining(spec: Pretrain, site: Site, split: Files, place: Callable[..., Place]) -> None:
+def test_too_many_damaged_images_stop_a_pretraining(
+    spec: Pretrain, site: Site, split: Files, place: Callable[..., Place]
+) -> None:
     damage(split, range(30))
     with pytest.raises(BenchError, match=r"of \d+ images read so far cannot be decoded, more than 1%"):
         pretrain(spec, replace(place("bad"), site=site))

@@ -33,7 +33,8 @@ def rows(each: int, skip: int = 0) -> tuple[NDArray[np.uint8], list[int]]:
     return known.images[index].numpy(), known.labels[index].tolist()
 
 
-# -- CIFAR and STL-10, in their own binary formats; the checksums that torchvision compares are those of the small files ----------
+# -- CIFAR and STL-10, in their own binary formats; the checksums that torchvision compares are those of the small files
+# ----------
 
 
 def cifar(root: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, labels: str) -> None:
@@ -52,7 +53,9 @@ def cifar(root: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, labels: str) -
         monkeypatch.setattr(kind, name, [[file, found[file]] for file, _ in getattr(kind, name)])
 
 
-@pytest.mark.parametrize(("name", "labels", "sizes"), [("cifar10", "labels", (180, 20, 40)), ("cifar100", "fine_labels", (36, 4, 40))])
+@pytest.mark.parametrize(
+    ("name", "labels", "sizes"), [("cifar10", "labels", (180, 20, 40)), ("cifar100", "fine_labels", (36, 4, 40))]
+)
 def test_cifar_is_read_by_torchvision(
     here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, labels: str, sizes: tuple[int, ...]
 ) -> None:
@@ -78,7 +81,9 @@ def test_a_damaged_cifar_says_what_to_do(here: Site, tmp_path: Path, monkeypatch
 
     cifar(tmp_path / "cifar10", monkeypatch, CIFAR10, "labels")
     (tmp_path / "cifar10" / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut")
-    with pytest.raises(BenchError, match=r"'cifar10' cannot be read by torchvision .*corrupted.*`bench data fetch cifar10` gets it"):
+    with pytest.raises(
+        BenchError, match=r"'cifar10' cannot be read by torchvision .*corrupted.*`bench data fetch cifar10` gets it"
+    ):
         open_split(Data(name="cifar10", size=32), "train", site_with(here, "cifar10", tmp_path / "cifar10"))
 
 
@@ -133,10 +138,16 @@ def cars(root: Path) -> None:
     base = root / "stanford_cars"
     (base / "devkit").mkdir(parents=True)
     savemat(base / "devkit" / "cars_meta.mat", {"class_names": np.array(["Acura", "Volvo"], dtype=object)})
-    for part, file, each in (("train", "devkit/cars_train_annos.mat", 20), ("test", "cars_test_annos_withlabels.mat", 3)):
+    for part, file, each in (
+        ("train", "devkit/cars_train_annos.mat", 20),
+        ("test", "cars_test_annos_withlabels.mat", 3),
+    ):
         names = [f"{number:05}.jpg" for number in range(2 * each)]
         kind = [("class", "u1"), ("fname", "O")]
-        savemat(base / file, {"annotations": np.array([(1 + number // each, name) for number, name in enumerate(names)], dtype=kind)})
+        savemat(
+            base / file,
+            {"annotations": np.array([(1 + number // each, name) for number, name in enumerate(names)], dtype=kind)},
+        )
         for name in names:
             save(base / f"cars_{part}" / name)
 
@@ -189,7 +200,10 @@ def flowers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     savemat(base / "setid.mat", {"trnid": np.arange(1, 11), "valid": np.arange(11, 19), "tstid": np.arange(19, 25)})
     known = {
         **Flowers102._file_dict,
-        **{key: (f"{file}.mat", md5(base / f"{file}.mat")) for key, file in (("label", "imagelabels"), ("setid", "setid"))},
+        **{
+            key: (f"{file}.mat", md5(base / f"{file}.mat"))
+            for key, file in (("label", "imagelabels"), ("setid", "setid"))
+        },
     }
     monkeypatch.setattr(Flowers102, "_file_dict", known)
 
@@ -206,12 +220,19 @@ def flowers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_photographs_are_read_by_torchvision(
-    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, build: Callable[..., None], sizes: tuple[int, ...]
+    here: Site,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    build: Callable[..., None],
+    sizes: tuple[int, ...],
 ) -> None:
     root = tmp_path / name
     build(root, monkeypatch) if build is flowers else build(root)
     site = site_with(here, name, root)
-    parts: dict[Split, Files] = {split: cast(Files, open_split(Data(name=name, size=32), split, site)) for split in SPLITS}
+    parts: dict[Split, Files] = {
+        split: cast(Files, open_split(Data(name=name, size=32), split, site)) for split in SPLITS
+    }
     assert tuple(len(part) for part in parts.values()) == sizes
     for part, size in zip(parts.values(), sizes, strict=True):
         assert part.classes == 2
@@ -225,5 +246,9 @@ def test_photographs_are_read_by_torchvision(
 def test_a_class_that_torchvision_cannot_place_is_a_plain_error(here: Site, tmp_path: Path) -> None:
     aircraft(tmp_path / "a")
     (tmp_path / "a" / "fgvc-aircraft-2013b" / "data" / "variants.txt").write_text("707-320\n")
-    with pytest.raises(BenchError, match=r"'aircraft' cannot be read by torchvision \(KeyError: 'Boeing 717'\): `bench data fetch aircraft` gets it"):
+    with pytest.raises(
+        BenchError,
+        match=r"'aircraft' cannot be read by torchvision \(KeyError: 'Boeing 717'\): `bench data fetch aircraft` "
+        r"gets it",
+    ):
         open_split(Data(name="aircraft", size=32), "train", site_with(here, "aircraft", tmp_path / "a"))

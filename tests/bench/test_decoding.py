@@ -67,7 +67,9 @@ def test_jpegs_do_not_go_through_pillow(photo: Image.Image, monkeypatch: pytest.
         decode_bytes(encoded(photo, "PNG"))
 
 
-def test_without_torchvisions_decoder_pillow_gives_the_same(photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchvisions_decoder_pillow_gives_the_same(
+    photo: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = encoded(photo, "JPEG", quality=96)
     fast = decode_bytes(content)
     monkeypatch.setattr(decoding, "_torchvision", lambda: None)

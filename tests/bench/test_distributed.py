@@ -83,7 +83,9 @@ STEPS = [
 
 
 @pytest.mark.parametrize("method", STEPS)
-def test_losses_and_gradients_do_not_depend_on_the_number_of_ranks(found: dict[str, dict[str, Any]], method: str) -> None:
+def test_losses_and_gradients_do_not_depend_on_the_number_of_ranks(
+    found: dict[str, dict[str, Any]], method: str
+) -> None:
     alone = found["alone"][f"step {method}"]
     assert sum(key.startswith("gradient.encoder") for key in alone) > 10
     for rank in ("rank0", "rank1"):

@@ -27,9 +27,19 @@ def found(site: Site, topic: str) -> list[Check]:
 def test_a_fresh_place_is_well_and_says_what_is_not_there(site: Site) -> None:
     everything = list(checks(site))
     assert [check for check in everything if check.state == "broken"] == []
-    assert {"versions", "processor", "memory", "GPU", "site", "disk", "data", "lists", "weights", "Slurm", "Detectron2"} <= {
-        c.topic for c in everything
-    }
+    assert {
+        "versions",
+        "processor",
+        "memory",
+        "GPU",
+        "site",
+        "disk",
+        "data",
+        "lists",
+        "weights",
+        "Slurm",
+        "Detectron2",
+    } <= {c.topic for c in everything}
     here, absent = found(site, "data")
     assert "mnist5k" in here.text
     assert "imagenet" in absent.text
@@ -86,11 +96,15 @@ def test_a_check_that_fails_itself_hides_no_other(site: Site, monkeypatch: pytes
 
     monkeypatch.setattr(doctor, "_disk", fail)
     everything = list(checks(site))
-    assert [check.text for check in everything if check.topic == "disk"] == ["could not be looked at: RuntimeError: no such luck"]
+    assert [check.text for check in everything if check.topic == "disk"] == [
+        "could not be looked at: RuntimeError: no such luck"
+    ]
     assert everything[-1].topic == "Detectron2"
 
 
-def test_a_folder_that_cannot_be_written_to_is_named(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     real = os.access

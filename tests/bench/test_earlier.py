@@ -31,7 +31,17 @@ def done(runs: Runs, spec: Spec, device: str, seconds: float, steps: float = 100
     job = list(graph.plan([("x", spec)]))[-1]
     run = runs[job.id]
     run.create(job, Resources())
-    provenance = Provenance(started="", seconds=seconds, cpu_seconds=seconds, host="", device=device, ranks=ranks, threads=1, commit="", versions={})
+    provenance = Provenance(
+        started="",
+        seconds=seconds,
+        cpu_seconds=seconds,
+        host="",
+        device=device,
+        ranks=ranks,
+        threads=1,
+        commit="",
+        versions={},
+    )
     Result(job=job.id, metrics={"steps": steps}, provenance=provenance).write(run.result_file)
     when = next(clock)
     os.utime(run.result_file, (when, when))
@@ -54,7 +64,9 @@ def planned() -> Pretrain:
 
 def test_the_median_over_results_of_other_seeds_methods_and_tables(runs: Runs) -> None:
     for seed, seconds in enumerate((10.0, 25.0, 1000.0)):  # 100 steps of 250 images
-        done(runs, replace(tiny_pretrain(seed), optim=replace(tiny_pretrain().optim, lr=0.1 * (seed + 1))), A100, seconds)
+        done(
+            runs, replace(tiny_pretrain(seed), optim=replace(tiny_pretrain().optim, lr=0.1 * (seed + 1))), A100, seconds
+        )
     found = estimate(runs, planned())
     assert rate(found) == pytest.approx(1000, rel=0.01)
     assert (found.kind, found.device) == ("measured", "GPU")
@@ -112,7 +124,9 @@ def test_work_at_another_speed_teaches_nothing(runs: Runs, change: dict[str, obj
     other = replace(tiny_pretrain(0), **change)  # type: ignore[arg-type]
     done(runs, other, A100, 10.0)
     assert estimate(runs, planned()).kind == "guessed"
-    assert estimate(runs, replace(other, seed=7)).kind == "measured"  # as its job.json says and as a plan asks are one and the same
+    assert (
+        estimate(runs, replace(other, seed=7)).kind == "measured"
+    )  # as its job.json says and as a plan asks are one and the same
 
 
 def test_an_evaluation_takes_what_the_same_protocol_took_on_an_encoder_of_the_same_architecture(runs: Runs) -> None:
@@ -122,7 +136,9 @@ def test_an_evaluation_takes_what_the_same_protocol_took_on_an_encoder_of_the_sa
     for spec in (asked, knn_of(Random(backbone=planned().backbone, seed=3))):
         found = estimate(runs, spec)
         assert (found.seconds, found.kind, found.device) == (STARTUP_SECONDS + 20, "measured", "GPU")
-        assert found.source == "knn of resnet10 1x on mnist5k, 20.0 s, median of 3 results on cuda: NVIDIA A100-SXM4-80GB"
+        assert (
+            found.source == "knn of resnet10 1x on mnist5k, 20.0 s, median of 3 results on cuda: NVIDIA A100-SXM4-80GB"
+        )
     wide = replace(planned(), backbone=replace(planned().backbone, width=2))
     others = [replace(asked, protocol=replace(asked.protocol, neighbours=7)), knn_of(wide)]  # type: ignore[type-var]
     others.append(replace(asked, data=replace(asked.data, name="digits1797")))
@@ -144,7 +160,9 @@ def test_damaged_and_unfinished_jobs_are_passed_over(runs: Runs) -> None:
     assert "1,000 images/s, 1 result on" in estimate(runs, planned()).source
 
 
-def test_few_files_are_read_newest_first_and_the_plans_own_before_all(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_files_are_read_newest_first_and_the_plans_own_before_all(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(history, "LOOKED_AT", 3)
     own = tiny_pretrain(0)
     done(runs, own, A100, 250.0)
@@ -191,7 +209,10 @@ def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
     assert "of 1 job: resnet10 1x at 32 px, " in measured
     assert ", 1 result on cpu: Core i5; this machine has cpu: Xeon" in measured
     assert guessed.startswith("  guessed: ")
-    assert "of 2 jobs: a forward pass as a sixth of training, 4 s for heads or neighbours; training by resnet10 1x at 32 px, " in guessed
+    assert (
+        "of 2 jobs: a forward pass as a sixth of training, 4 s for heads or neighbours; training by resnet10 1x at "
+        "32 px, " in guessed
+    )
     done(Runs(site.runs), first, "cpu: Core i5", 20.0)
     show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]

@@ -1,4 +1,4 @@
-"""The stand-ins of Places205, VOC07 and iNat18: labels are true, no digit is in two splits, and no classifier finds them trivial."""
+"""The stand-ins of Places205, VOC07 and iNat18: true labels, no digit in two splits, trivial for no classifier."""
 
 from __future__ import annotations
 
@@ -58,13 +58,19 @@ def tiles(split: Split) -> tuple[Tensor, Tensor]:
 def test_opened_like_every_data_set_and_as_the_catalogue_says(name: str, here: Site) -> None:
     check_present(name, here)
     size, known = SIZES[name], entry(name)
-    found = {split: cast(Arrays, open_split(Data(name=name, size=size), split, here)) for split in (*SPLITS, "trainval")}
+    found = {
+        split: cast(Arrays, open_split(Data(name=name, size=size), split, here)) for split in (*SPLITS, "trainval")
+    }
     for part in found.values():
         assert part.images.dtype == torch.uint8
         assert part.images.shape == (len(part), 3, size, size)
         assert torch.equal(part.images[:, 0], part.images[:, 2])
         assert (part.classes, len(part.labels)) == (known.classes, len(part.images))
-    assert (len(found["train"]), len(found["trainval"]), len(found["test"])) == (known.train_images, known.trainval_images, known.test_images)
+    assert (len(found["train"]), len(found["trainval"]), len(found["test"])) == (
+        known.train_images,
+        known.trainval_images,
+        known.test_images,
+    )
     with pytest.raises(BenchError, match=f"{name} has images of {size} px, the spec asks for 28"):
         open_split(Data(name=name, size=28), "train", here)
 
@@ -126,13 +132,17 @@ def test_enlarging_keeps_the_digit_and_gives_it_the_place_and_size_of_mnists() -
     middle = torch.arange(32) - 15.5
     assert float((large.sum(dim=1) @ middle / weight).abs().max()) < 0.5  # pixels from the middle
     assert float((large.sum(dim=2) @ middle / weight).abs().max()) < 0.5
-    torch.testing.assert_close(weight, small.sum(dim=(1, 2)) * 2.5**2, rtol=0.1, atol=0)  # what bicubic overshoots is clipped
+    torch.testing.assert_close(
+        weight, small.sum(dim=(1, 2)) * 2.5**2, rtol=0.1, atol=0
+    )  # what bicubic overshoots is clipped
     tall = (large.amax(dim=2) > 0.25).sum(dim=1).float()
     theirs = (gray(mnist5k()["train"].images).amax(dim=2) > 64).sum(dim=1).float()
     assert abs(float(tall.mean() - theirs.mean())) < 1.5
     # The digit itself, upright and not mirrored: but for the shift what Pillow makes of it.
     for row in range(0, 1797, 60):
-        theirs = torch.from_numpy(np.array(Image.fromarray(small[row].numpy()).resize((20, 20), Image.Resampling.BICUBIC))).clamp(0, 1)
+        theirs = torch.from_numpy(
+            np.array(Image.fromarray(small[row].numpy()).resize((20, 20), Image.Resampling.BICUBIC))
+        ).clamp(0, 1)
         cosine = F.conv2d(large[row][None, None], theirs[None, None]).max() / (large[row].norm() * theirs.norm())
         assert float(cosine) > 0.95
 
@@ -153,9 +163,10 @@ def test_a_scene_is_its_digits_painted_one_by_one(split: Split) -> None:
                 continue
             tile = pixels[source].numpy().copy()
             if side >= 0:
-                tile[(slice(0, 14), slice(14, 28), slice(None), slice(None))[side], (slice(None), slice(None), slice(0, 14), slice(14, 28))[side]] = (
-                    128
-                )
+                tile[
+                    (slice(0, 14), slice(14, 28), slice(None), slice(None))[side],
+                    (slice(None), slice(None), slice(0, 14), slice(14, 28))[side],
+                ] = 128
             top, left = scenes.corner_N42[row, place].tolist()
             for y in range(28):
                 for x in range(28):
@@ -216,7 +227,9 @@ def test_scenes_have_one_to_four_digits_and_every_class_alike() -> None:
         labels = twins.digit_scenes()[split].labels
         assert labels.dtype == torch.int8
         assert bool((labels == 1).any(dim=1).all())
-        assert 0.14 < float((labels == 1).float().mean(dim=0).min()) < float((labels == 1).float().mean(dim=0).max()) < 0.3
+        assert (
+            0.14 < float((labels == 1).float().mean(dim=0).min()) < float((labels == 1).float().mean(dim=0).max()) < 0.3
+        )
         assert bool((labels == -1).any(dim=0).all())
     sources = twins.draw_scenes("train").source_N4
     used = sources[sources >= 0].tolist()
@@ -285,6 +298,9 @@ def test_a_linear_classifier_on_the_pixels_of_scenes_is_above_chance_and_below_p
     made = twins.digit_scenes()
     scores = ridge(pixels_of(made["train"]), (made["train"].labels == 1).float(), pixels_of(made["test"]))
     labels = made["test"].labels
-    found = [average_precision_score(labels[:, c][labels[:, c] >= 0] == 1, scores[:, c][labels[:, c] >= 0]) for c in range(10)]
+    found = [
+        average_precision_score(labels[:, c][labels[:, c] >= 0] == 1, scores[:, c][labels[:, c] >= 0])
+        for c in range(10)
+    ]
     chance = float((labels == 1).float().mean())
     assert chance + 0.05 < sum(found) / 10 < 0.7

@@ -103,9 +103,14 @@ def test_both_layouts_show_the_same_scenes_and_the_test_scenes_are_held_out(coco
     body = boxes_of(coco, "val2017")
     for number, objects in body.items():
         tree = Xml.parse(voc / "VOC2007" / "Annotations" / f"test_{number:06d}.xml").getroot()
-        corners = [[int(box.findtext(side) or -1) for side in ("xmin", "ymin", "xmax", "ymax")] for box in tree.iter("bndbox")]
+        corners = [
+            [int(box.findtext(side) or -1) for side in ("xmin", "ymin", "xmax", "ymax")] for box in tree.iter("bndbox")
+        ]
         assert corners == [[x + 1, y + 1, x + w, y + h] for x, y, w, h in (one["bbox"] for one in objects)]
-    pixels = {split: {np.asarray(Image.open(file)).tobytes() for file in (coco / split).iterdir()} for split in ("train2017", "val2017")}
+    pixels = {
+        split: {np.asarray(Image.open(file)).tobytes() for file in (coco / split).iterdir()}
+        for split in ("train2017", "val2017")
+    }
     assert not pixels["train2017"] & pixels["val2017"]
     lists = [(voc / f"VOC{year}/ImageSets/Main/trainval.txt").read_text().split() for year in (2007, 2012)]
     assert [len(names) for names in lists] == [4, 4]
@@ -125,7 +130,9 @@ def test_scenes_are_the_same_every_time_and_are_written_once(tmp_path: Path) -> 
         scenes.scene_folder("scenes_coco", 64, tmp_path)
 
 
-def test_whole_copies_have_no_problem_and_are_decoded_once(coco: Path, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_copies_have_no_problem_and_are_decoded_once(
+    coco: Path, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert layouts.check_coco(coco) == []
     assert layouts.check_voc0712(voc, scenes.CLASSES) == []
     data = Data(name="scenes_coco", size=96)
@@ -176,7 +183,10 @@ def damage_coco(root: Path, what: str) -> str:
     }[what]
 
 
-@pytest.mark.parametrize("what", ["no annotations", "missing", "not json", "outside", "category", "image", "no mask", "gone", "truncated", "size"])
+@pytest.mark.parametrize(
+    "what",
+    ["no annotations", "missing", "not json", "outside", "category", "image", "no mask", "gone", "truncated", "size"],
+)
 def test_what_is_wrong_with_a_copy_of_coco_is_named_before_training(coco: Path, tmp_path: Path, what: str) -> None:
     wanted = damage_coco(coco, what)
     with pytest.raises(BenchError, match=wanted) as caught:
@@ -239,6 +249,11 @@ def test_bench_data_check_reads_a_real_layout(coco: Path, tmp_path: Path) -> Non
 
 def test_only_detection_can_read_boxes(tmp_path: Path) -> None:
     site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path)
-    assert [name for name, known in CATALOGUE.items() if known.boxes] == ["scenes_coco", "scenes_voc", "coco", "voc0712"]
+    assert [name for name, known in CATALOGUE.items() if known.boxes] == [
+        "scenes_coco",
+        "scenes_voc",
+        "coco",
+        "voc0712",
+    ]
     with pytest.raises(BenchError, match="boxes instead of labelled images"):
         open_split(Data(name="scenes_coco", size=96), "train", site)

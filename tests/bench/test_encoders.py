@@ -95,14 +95,20 @@ def test_zero_init_makes_every_residual_branch_silent(name: str) -> None:
     for zero in (True, False):
         network = built(name=name, zero_init_residual=zero)
         blocks = [block for block in network.modules() if isinstance(block, encoders.Block)]
-        last = [key for key, value in network.state_dict().items() if key.endswith(("bn2.weight", "bn3.weight")) and not value.any()]
+        last = [
+            key
+            for key, value in network.state_dict().items()
+            if key.endswith(("bn2.weight", "bn3.weight")) and not value.any()
+        ]
         assert len(last) == (len(blocks) if zero else 0)
     block = built(name=name).layer1[1]
     features = torch.rand(2, 16 if name == "resnet50" else 4, 8, 8)
     torch.testing.assert_close(block(features), features)
 
 
-@pytest.mark.parametrize(("stem", "size", "side"), [("imagenet", 224, 7), ("imagenet", 64, 2), ("cifar", 32, 4), ("small", 32, 2)])
+@pytest.mark.parametrize(
+    ("stem", "size", "side"), [("imagenet", 224, 7), ("imagenet", 64, 2), ("cifar", 32, 4), ("small", 32, 2)]
+)
 @pytest.mark.parametrize("name", ["resnet10", "resnet50"])
 def test_every_stem_gives_one_feature_vector_an_image(name: str, stem: str, size: int, side: int) -> None:
     network = built(name=name, stem=stem).eval()
@@ -115,7 +121,9 @@ def test_every_stem_gives_one_feature_vector_an_image(name: str, stem: str, size
 
 
 def test_an_unknown_architecture_is_answered_with_the_nearest() -> None:
-    with pytest.raises(BenchError, match=r"unknown architecture 'resnet5'\. Did you mean 'resnet50'\?.*resnet101, resnet18"):
+    with pytest.raises(
+        BenchError, match=r"unknown architecture 'resnet5'\. Did you mean 'resnet50'\?.*resnet101, resnet18"
+    ):
         encoders.build(Backbone(name="resnet5"), seed=0)
 
 

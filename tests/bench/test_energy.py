@@ -49,7 +49,7 @@ def set_joules(counter: Path, joules: float) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> tuple[Path, list[Path]]:
-    """A machine of two packages, at 100 J and 200 J, with zones that must not be counted: cores within them, the whole board, a twin."""
+    """A machine of two packages, 100 J and 200 J, and zones not to be counted: their cores, the whole board, a twin."""
     root = tmp_path / "powercap"
     packages = [zone(root, f"intel-rapl:{number}", f"package-{number}", 100.0 * (number + 1)) for number in (0, 1)]
     for name, what in (("intel-rapl:0:0", "core"), ("intel-rapl:2", "psys"), ("intel-rapl-mmio:0", "package-0")):
@@ -68,7 +68,9 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return uuid
 
     fake = SimpleNamespace(
-        nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=handle, nvmlDeviceGetTotalEnergyConsumption=lambda uuid: round(counters[uuid] * 1000)
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=handle,
+        nvmlDeviceGetTotalEnergyConsumption=lambda uuid: round(counters[uuid] * 1000),
     )
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     return counters
@@ -116,7 +118,9 @@ def attempt(run: RunFolder, root: Path, change: Callable[[], None], ranks: Ranks
     return used()
 
 
-def test_of_a_job_that_goes_on_from_a_checkpoint_nobody_knows_the_sum(runs: Runs, node: tuple[Path, list[Path]]) -> None:
+def test_of_a_job_that_goes_on_from_a_checkpoint_nobody_knows_the_sum(
+    runs: Runs, node: tuple[Path, list[Path]]
+) -> None:
     root, (package, _) = node
     run = runs["pretrain-0000"]
     run.path.mkdir(parents=True)
@@ -127,7 +131,11 @@ def test_of_a_job_that_goes_on_from_a_checkpoint_nobody_knows_the_sum(runs: Runs
 
 
 def test_a_part_that_cannot_be_read_is_left_out_and_never_fails_the_job(
-    runs: Runs, node: tuple[Path, list[Path]], nvml: dict[str, float], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: Runs,
+    node: tuple[Path, list[Path]],
+    nvml: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     root, (package, _) = node
     run = runs["pretrain-0000"]

@@ -24,13 +24,18 @@ from evals import knn
 from tests.bench import tensor_bundle
 from tests.conftest import BENCH, TINY, tiny_pretrain
 
-OURS = Backbone(name="resnet10", base_channels=8, stem="small", zero_init_residual=False)  # "resnet50" at the embedded scale
+OURS = Backbone(
+    name="resnet10", base_channels=8, stem="small", zero_init_residual=False
+)  # "resnet50" at the embedded scale
 
 
 def saved(folder: Path, seed: int = 0, backbone: Backbone = OURS, name: str = "my.pt") -> Path:
     """A checkpoint as a pretraining of this project leaves it."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({"encoder": encoders.build(backbone, seed).state_dict(), "method": {"projector.0.weight": torch.ones(2, 2)}}, folder / name)
+    torch.save(
+        {"encoder": encoders.build(backbone, seed).state_dict(), "method": {"projector.0.weight": torch.ones(2, 2)}},
+        folder / name,
+    )
     return folder / name
 
 
@@ -72,7 +77,13 @@ def test_a_checkpoint_of_ones_own_is_evaluated_and_its_numbers_printed(workplace
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(workplace: Path) -> None:
-    found = subprocess.run([*BENCH, "evaluate", "--checkpoint", "gone.pt", "-p", "knn"], capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(
+        [*BENCH, "evaluate", "--checkpoint", "gone.pt", "-p", "knn"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert (found.returncode, found.stderr) == (2, "error: the checkpoint gone.pt is not there.\n")
     assert not (workplace / "runs").exists()
 
@@ -82,7 +93,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(workplace: Path) -> None:
     [
         ({"protocols": ("knnn",)}, r"unknown evaluation 'knnn'\. Did you mean 'knn'"),
         ({"network": "resnet5"}, r"unknown architecture at scale embedded 'resnet5'\. Did you mean 'resnet50'"),
-        ({"width": 2}, r"my\.pt \(\[encoder\] plain names\) is not a resnet10 2x: conv1\.weight is \(8, 3, 3, 3\), expected \(16, 3, 3, 3\)"),
+        (
+            {"width": 2},
+            (
+                r"my\.pt \(\[encoder\] plain names\) is not a resnet10 2x: conv1\.weight is \(8, 3, 3, 3\), expected "
+                r"\(16, 3, 3, 3\)"
+            ),
+        ),
         ({"width": 0}, r"resnet10: width 0 and base_channels 8 must be at least 1"),
         ({"network": "vit_base"}, r"holds no vit_digits 1x: not one of its \d+ keys"),
         ({"normalize": "imagnet"}, r"unknown --normalize 'imagnet'\. Did you mean 'imagenet'"),
@@ -93,7 +110,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(workplace: Path) -> None:
     ],
     ids=str,
 )
-def test_what_does_not_fit_is_said_before_anything_runs(workplace: Path, choices: dict[str, object], message: str) -> None:
+def test_what_does_not_fit_is_said_before_anything_runs(
+    workplace: Path, choices: dict[str, object], message: str
+) -> None:
     with pytest.raises(BenchError, match=message) as caught:
         evaluate.run(asked(saved(workplace), **choices), "inline")
     assert "\n" not in str(caught.value)

@@ -27,13 +27,24 @@ from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")
 VIEW = Augment(
-    size=48, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=0.5, solarize=0.3, exact=True
+    size=48,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    gray=0.2,
+    blur=0.5,
+    solarize=0.3,
+    exact=True,
 )  # every operation, every probability between 0 and 1
 
 
 @pytest.fixture
 def split(here: Site, photographs: Path) -> Files:
-    return cast(Files, open_split(Data(name="imagenet", size=32), "train", replace(here, data={"imagenet": photographs})))
+    return cast(
+        Files, open_split(Data(name="imagenet", size=32), "train", replace(here, data={"imagenet": photographs}))
+    )
 
 
 def by_torchvision(path: Path, view: Augment, row: augment.OneDraw) -> Tensor:
@@ -45,7 +56,9 @@ def by_torchvision(path: Path, view: Augment, row: augment.OneDraw) -> Tensor:
         image = T.hflip(image)
     if row.jitter:
         for operation in row.order:
-            image = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, T.adjust_hue)[operation](image, row.factors[operation])
+            image = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, T.adjust_hue)[operation](
+                image, row.factors[operation]
+            )
     if row.gray:
         image = T.rgb_to_grayscale(image, 3)
     if row.blur:
@@ -61,7 +74,10 @@ def test_views_are_torchvisions_digit_for_digit(split: Files, workers: int) -> N
     plan = Plan(images=len(split), batch_size=len(split), seed=1)
     (batch,) = loader.train_batches(split, (VIEW,), plan, range(1), CPU, workers=workers)
     drawn = augment.draw(VIEW, len(split), generator(plan.seed, "augment", 0, 0)).images()
-    assert all(0 < sum(getattr(row, name) for row in drawn) < len(drawn) for name in ("flip", "jitter", "gray", "blur", "solarize"))
+    assert all(
+        0 < sum(getattr(row, name) for row in drawn) < len(drawn)
+        for name in ("flip", "jitter", "gray", "blur", "solarize")
+    )
     for view, index, row in zip(batch.views[0], batch.indices.tolist(), drawn, strict=True):
         assert torch.equal(view, by_torchvision(split.paths[index], VIEW, row))
 
@@ -70,7 +86,9 @@ def test_the_fast_way_differs_from_it_by_rounding_only(split: Files) -> None:
     plan = Plan(images=len(split), batch_size=len(split), seed=1)
     # The fast blur ends a twentieth of the side away, as SimCLR's; at 48 px larger sigmas would show it.
     views = [replace(VIEW, exact=exact, solarize=0.0, blur_sigma=(0.1, 0.7)) for exact in (True, False)]
-    exact, fast = (next(iter(loader.train_batches(split, (view,), plan, range(1), CPU, workers=0))).views[0] for view in views)
+    exact, fast = (
+        next(iter(loader.train_batches(split, (view,), plan, range(1), CPU, workers=0))).views[0] for view in views
+    )
     gap = (exact - fast).abs().mean(dim=(1, 2, 3)) * 255
     assert 0 < float(gap.mean()) < 1
     assert float(gap.max()) < 3
@@ -95,7 +113,10 @@ def test_boxes_are_those_of_torchvision_for_its_random_numbers() -> None:
             torch.manual_seed(seed)
             box = RandomResizedCrop.get_params(Image.new("L", (width, height)), [0.08, 1.0], [3 / 4, 4 / 3])
             torch.manual_seed(seed)
-            tries = [(torch.empty(1).uniform_(0.08, 1.0).item(), torch.exp(torch.empty(1).uniform_(low, high)).item()) for _ in range(10)]
+            tries = [
+                (torch.empty(1).uniform_(0.08, 1.0).item(), torch.exp(torch.empty(1).uniform_(low, high)).item())
+                for _ in range(10)
+            ]
         top, left, tall, wide = box
         # Its corner is a whole number drawn from those that are possible, ours a share of them.
         row = OneDraw(

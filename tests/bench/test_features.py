@@ -52,7 +52,9 @@ def test_all_splits_that_are_read_must_be_there(tmp_path: Path) -> None:
 
 def test_another_crop_is_another_entry(tmp_path: Path) -> None:
     folder = made(tmp_path, *(f"mnist5k-32-{split}-v2" for split in ("train", "val", "test")))
-    squashed, central = (replace(KNN, protocol=config) for config in (svm.Config(), svm.VARIANTS["centre_crop"]["paper"]))
+    squashed, central = (
+        replace(KNN, protocol=config) for config in (svm.Config(), svm.VARIANTS["centre_crop"]["paper"])
+    )
     assert counted([squashed, central], folder) == (1, 2)
 
 
@@ -67,7 +69,12 @@ def test_a_plan_speaks_of_the_evaluations_that_read_the_cache_alone(tmp_path: Pa
     runs = Runs(tmp_path)
     made(runs.features, *(f"mnist5k-32-{split}-v2" for split in ("train", "val", "test")))
     augmented = replace(KNN, protocol=linear_augmented.RECIPES["embedded"])
-    specs: list[Evaluate] = [KNN, replace(KNN, protocol=spectrum.Config()), knn_of(Random(backbone=TINY, seed=1)), augmented]
+    specs: list[Evaluate] = [
+        KNN,
+        replace(KNN, protocol=spectrum.Config()),
+        knn_of(Random(backbone=TINY, seed=1)),
+        augmented,
+    ]
     assert list(_cached(list(plan([("", spec) for spec in specs])), runs)) == [
         "\nfeatures are cached for 2 of the 3 evaluations to run that read them"
     ]

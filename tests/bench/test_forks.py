@@ -160,7 +160,9 @@ time.sleep(600)
 
 def test_a_driver_that_is_killed_takes_the_server_with_it_and_leaves_the_worker(workplace: Path) -> None:
     run = prepared(workplace, epochs=1000)
-    with subprocess.Popen([sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}) as driver:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as driver:
         assert driver.stdout is not None
         server = int(driver.stdout.readline())
         wait_for_metrics(run)
@@ -176,7 +178,9 @@ def test_a_driver_that_is_killed_takes_the_server_with_it_and_leaves_the_worker(
 
 
 @pytest.mark.parametrize("line", ['raise ValueError("cannot be imported")', 'raise SystemExit("ends the process")'])
-def test_a_plug_in_that_cannot_be_imported_fails_no_other_job(workplace: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+def test_a_plug_in_that_cannot_be_imported_fails_no_other_job(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
     folder = workplace / "plugins" / "methods"
     folder.mkdir(parents=True)
     (folder / "broken.py").write_text(f'"""Broken."""\n\n{line}\n')

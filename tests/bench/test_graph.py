@@ -6,7 +6,9 @@ from tests.conftest import TINY, knn_of, linear_of, tiny_pretrain
 
 
 def test_the_same_content_is_one_job_whoever_asks() -> None:
-    graph = plan([("a | kNN", knn_of(tiny_pretrain())), ("b | linear", linear_of(tiny_pretrain())), ("c", tiny_pretrain())])
+    graph = plan(
+        [("a | kNN", knn_of(tiny_pretrain())), ("b | linear", linear_of(tiny_pretrain())), ("c", tiny_pretrain())]
+    )
     assert [job.kind for job in graph] == ["pretrain", "evaluate", "evaluate"]
     assert graph.asked == 5  # two evaluations, their two pretrainings, and the pretraining itself
     assert next(iter(graph)).label == "a"  # the first that asked names it
@@ -21,7 +23,13 @@ def test_parents_come_before_children() -> None:
 
 
 def test_dependents_are_found_and_others_are_left_alone() -> None:
-    graph = plan([("a | kNN", knn_of(tiny_pretrain(0))), ("b | kNN", knn_of(tiny_pretrain(1))), ("r | kNN", knn_of(Random(backbone=TINY)))])
+    graph = plan(
+        [
+            ("a | kNN", knn_of(tiny_pretrain(0))),
+            ("b | kNN", knn_of(tiny_pretrain(1))),
+            ("r | kNN", knn_of(Random(backbone=TINY))),
+        ]
+    )
     first, evaluation = (job.id for job in list(graph)[:2])
     assert graph.dependents(first) == [evaluation]
     assert graph.dependents(evaluation) == []

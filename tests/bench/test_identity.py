@@ -48,7 +48,9 @@ def test_every_field_of_a_spec_takes_part() -> None:
 
 
 def test_one_is_one_point_zero() -> None:
-    assert digest(Optim(name="sgd", lr=1, weight_decay=0, warmup_epochs=0)) == digest(Optim(name="sgd", lr=1.0, weight_decay=0.0, warmup_epochs=0.0))
+    assert digest(Optim(name="sgd", lr=1, weight_decay=0, warmup_epochs=0)) == digest(
+        Optim(name="sgd", lr=1.0, weight_decay=0.0, warmup_epochs=0.0)
+    )
 
 
 def test_defaults_are_written_out() -> None:
@@ -112,7 +114,9 @@ def test_what_cannot_be_hashed_is_refused(value: object) -> None:
         canonical(value)
 
 
-@pytest.mark.parametrize("spec", [tiny_pretrain(), knn_of(Random(backbone=Backbone(name="resnet10"))), knn_of(tiny_pretrain())])
+@pytest.mark.parametrize(
+    "spec", [tiny_pretrain(), knn_of(Random(backbone=Backbone(name="resnet10"))), knn_of(tiny_pretrain())]
+)
 def test_a_spec_survives_the_way_through_json(spec: Pretrain | Evaluate) -> None:
     again = from_json(json.loads(to_json(spec)))
     assert again == spec

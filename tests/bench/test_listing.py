@@ -20,7 +20,8 @@ TABLE = Table(
     columns=(Column(name="Top-1", metric="top1", protocol="knn"),),
     rows=(
         Row(label="Pixels", method="pixels"), Row(label="SimCLR", method="simclr"), Row(label="PIRL", missing="pirl"),
-        Row(label="PIRL", architecture="twice as wide", missing="pirl"), Row(label="aardvark", method="not_written_yet"), Row(label="Unsaid"),
+        Row(label="PIRL", architecture="twice as wide", missing="pirl"),
+        Row(label="aardvark", method="not_written_yet"), Row(label="Unsaid"),
     ),
 )
 '''
@@ -35,7 +36,9 @@ def own_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     sys.modules.pop("results.tables.zz_mine", None)
 
 
-def test_missing_methods_are_listed_once_with_their_tables_and_what_they_take(own_table: None, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_methods_are_listed_once_with_their_tables_and_what_they_take(
+    own_table: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     listing.show("methods", missing=True)
     heading, *lines, count = capsys.readouterr().out.splitlines()
     assert heading.split() == ["as", "printed", "would", "take", "tables"]
@@ -48,7 +51,12 @@ def test_missing_methods_are_listed_once_with_their_tables_and_what_they_take(ow
     assert found["aardvark", "not_written_yet"] == found["Unsaid", "not said"] == ["zz_mine"]
     assert not {"SimCLR", "Pixels"} & {name for name, takes in found if "zz_mine" in found[name, takes]}
 
-    rows = [(name, row) for name in plugins.names("table") for row in load_table(name).rows if row.method in (None, "not_written_yet")]
+    rows = [
+        (name, row)
+        for name in plugins.names("table")
+        for row in load_table(name).rows
+        if row.method in (None, "not_written_yet")
+    ]
     names, tables = {row.label for _, row in rows}, {table for table, _ in rows}
     assert count == f"{len(names)} names that nothing here can run yet, in {len(rows)} rows of {len(tables)} tables"
 

@@ -26,13 +26,26 @@ from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")
 VIEWS = (
-    Augment(size=32, crop_scale=(0.3, 1.0), flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, gray=0.2, blur=0.5, solarize=0.2),
+    Augment(
+        size=32,
+        crop_scale=(0.3, 1.0),
+        flip=0.5,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        gray=0.2,
+        blur=0.5,
+        solarize=0.2,
+    ),
     Augment(size=24, crop_scale=(0.1, 0.5), flip=0.0),
 )
 DIGITS = Data(name="mnist5k", size=32)
 
 
-def read(split: SplitData, plan: Plan, steps: Sequence[int], views: tuple[Augment, ...] = VIEWS, workers: int = 0) -> list[Batch]:
+def read(
+    split: SplitData, plan: Plan, steps: Sequence[int], views: tuple[Augment, ...] = VIEWS, workers: int = 0
+) -> list[Batch]:
     return list(loader.train_batches(split, views, plan, range(steps[0], steps[-1] + 1), CPU, workers=workers))
 
 
@@ -43,7 +56,9 @@ def same(a: Batch, b: Batch) -> bool:
 
 def joined(parts: Sequence[Batch]) -> Batch:
     views = [torch.cat(view) for view in zip(*(part.views for part in parts), strict=True)]
-    return Batch(views=views, labels=torch.cat([p.labels for p in parts]), indices=torch.cat([p.indices for p in parts]))
+    return Batch(
+        views=views, labels=torch.cat([p.labels for p in parts]), indices=torch.cat([p.indices for p in parts])
+    )
 
 
 @pytest.fixture
@@ -74,7 +89,11 @@ def test_an_epoch_has_every_image_at_most_once_and_drops_the_last_partial_batch(
 
 def test_the_order_differs_between_epochs_and_seeds_and_comes_back() -> None:
     plan, other = Plan(images=40, batch_size=10, seed=0), Plan(images=40, batch_size=10, seed=1)
-    orders = [torch.cat([p.indices(4 * epoch + step) for step in range(4)]).tolist() for p in (plan, other) for epoch in range(3)]
+    orders = [
+        torch.cat([p.indices(4 * epoch + step) for step in range(4)]).tolist()
+        for p in (plan, other)
+        for epoch in range(3)
+    ]
     assert len({tuple(order) for order in orders}) == 6
     assert all(sorted(order) == list(range(40)) for order in orders)
     assert plan.indices(7).tolist() == orders[1][30:40]
@@ -101,8 +120,13 @@ def test_a_batch_holds_the_views_and_labels_of_its_images(split: SplitData) -> N
     plan = Plan(images=len(split), batch_size=8, seed=0)
     for step, batch in enumerate(read(split, plan, range(3))):
         assert [tuple(view.shape) for view in batch.views] == [(8, 3, 32, 32), (8, 3, 24, 24)]
-        assert all(view.dtype == torch.float32 and bool(((view >= -1e-6) & (view <= 1 + 1e-6)).all()) for view in batch.views)
-        assert torch.equal(batch.indices, plan.indices(step % plan.steps_per_epoch + step // plan.steps_per_epoch * plan.steps_per_epoch))
+        assert all(
+            view.dtype == torch.float32 and bool(((view >= -1e-6) & (view <= 1 + 1e-6)).all()) for view in batch.views
+        )
+        assert torch.equal(
+            batch.indices,
+            plan.indices(step % plan.steps_per_epoch + step // plan.steps_per_epoch * plan.steps_per_epoch),
+        )
         assert torch.equal(batch.labels, split.labels[batch.indices])
 
 
@@ -227,14 +251,18 @@ def test_folders_become_train_val_and_test(files_site: Site, photographs: Path) 
     assert set(parts["test"].paths) == set((photographs / "val").glob("*/*"))
     for part in parts.values():
         assert part.classes == 2
-        assert [("china", "flower")[label] for label in part.labels.tolist()] == [path.parent.name for path in part.paths]
+        assert [("china", "flower")[label] for label in part.labels.tolist()] == [
+            path.parent.name for path in part.paths
+        ]
 
 
 def test_other_classes_in_the_test_folder_are_refused(photographs: Path, tmp_path: Path, here: Site) -> None:
     root = tmp_path / "odd"
     shutil.copytree(photographs, root)
     (root / "val" / "flower").rename(root / "val" / "flowers")
-    with pytest.raises(BenchError, match=r"val has other classes than the training folder: 2 differ, e\.g\. flower, flowers"):
+    with pytest.raises(
+        BenchError, match=r"val has other classes than the training folder: 2 differ, e\.g\. flower, flowers"
+    ):
         open_split(Data(name="imagenet", size=32), "train", replace(here, data={"imagenet": root}))
 
 
@@ -307,7 +335,9 @@ def test_many_batches_in_reused_memory_are_those_of_one_at_a_time(files_site: Si
         assert same(batch, expected), step
 
 
-def test_each_image_is_decoded_once_and_only_those_of_the_steps(files_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_image_is_decoded_once_and_only_those_of_the_steps(
+    files_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
     plan = Plan(images=len(split), batch_size=8, seed=2)
     decoded: list[Path] = []
@@ -352,7 +382,9 @@ def test_a_corrupt_file_is_named(photographs: Path, tmp_path: Path, here: Site, 
     broken = split.paths[3]
     broken.write_bytes(broken.read_bytes()[:200])
     for batches in (
-        loader.train_batches(split, VIEWS, Plan(images=len(split), batch_size=len(split), seed=0), range(1), CPU, workers=workers),
+        loader.train_batches(
+            split, VIEWS, Plan(images=len(split), batch_size=len(split), seed=0), range(1), CPU, workers=workers
+        ),
         loader.eval_batches(split, 32, 4, CPU, workers),
     ):
         with pytest.raises(BenchError, match=f"^{broken} cannot be decoded.*replace the file") as caught:

@@ -30,7 +30,11 @@ class Net(nn.Module):
 
 def gradients(net: Net, step: int) -> dict[str, Tensor]:
     rng = torch.Generator().manual_seed(step)
-    return {name: torch.randn(p.shape, generator=rng, dtype=torch.float64) for name, p in net.named_parameters() if p.requires_grad}
+    return {
+        name: torch.randn(p.shape, generator=rng, dtype=torch.float64)
+        for name, p in net.named_parameters()
+        if p.requires_grad
+    }
 
 
 def trained(spec: Optim) -> dict[str, Tensor]:
@@ -88,7 +92,10 @@ def test_lars_equals_the_formula(form: Any, vector_lr: float | None, vector_weig
 
 
 def test_classic_and_popular_lars_are_told_apart() -> None:
-    specs = [Optim(name="lars", lr=2.0, weight_decay=0.1, warmup_epochs=0, lars_momentum=form) for form in ("classic", "popular")]
+    specs = [
+        Optim(name="lars", lr=2.0, weight_decay=0.1, warmup_epochs=0, lars_momentum=form)
+        for form in ("classic", "popular")
+    ]
     first, second = (trained(spec)["matrix.weight"] for spec in specs)
     assert not torch.allclose(first, second)
 
@@ -97,7 +104,9 @@ def one_matrix(start: Tensor, **choices: Any) -> tuple[Tensor, torch.optim.Optim
     """A network of one matrix and its LARS at full rate."""
     network = nn.Linear(2, 2, bias=False)
     network.weight.data.copy_(start)
-    optimizer = optim.build(Optim(**{"name": "lars", "lr": 0.5, "weight_decay": 0.0, "warmup_epochs": 0, "trust": 0.1, **choices}), network)
+    optimizer = optim.build(
+        Optim(**{"name": "lars", "lr": 0.5, "weight_decay": 0.0, "warmup_epochs": 0, "trust": 0.1, **choices}), network
+    )
     optim.set_lr(optimizer, 1.0)
     return network.weight, optimizer
 
@@ -149,7 +158,9 @@ def test_biases_and_norms_have_a_group_without_decay(name: Any) -> None:
 
 
 def test_vectors_get_the_rate_and_the_decay_that_are_asked_for() -> None:
-    _, (_, vectors) = named_groups(Optim(name="sgd", lr=0.4, weight_decay=0.1, warmup_epochs=0, vector_lr=0.01, vector_weight_decay=True))
+    _, (_, vectors) = named_groups(
+        Optim(name="sgd", lr=0.4, weight_decay=0.1, warmup_epochs=0, vector_lr=0.01, vector_weight_decay=True)
+    )
     assert (vectors["weight_decay"], vectors["peak_lr"]) == (0.1, 0.01)
     _, (_, still) = named_groups(Optim(name="sgd", lr=0.4, weight_decay=0.1, warmup_epochs=0, vector_lr=0.0))
     assert still["peak_lr"] == 0.0
@@ -165,7 +176,9 @@ def test_set_lr_scales_each_groups_own_peak() -> None:
 def test_sgd_and_adamw_are_torchs_with_the_values_of_the_spec() -> None:
     sgd = optim.build(Optim(name="sgd", lr=0.4, weight_decay=0.1, warmup_epochs=0, momentum=0.8), Net())
     assert isinstance(sgd, torch.optim.SGD)
-    assert all((group["momentum"], group["nesterov"], group["dampening"]) == (0.8, False, 0) for group in sgd.param_groups)
+    assert all(
+        (group["momentum"], group["nesterov"], group["dampening"]) == (0.8, False, 0) for group in sgd.param_groups
+    )
     adamw = optim.build(Optim(name="adamw", lr=0.4, weight_decay=0.1, warmup_epochs=0, betas=(0.8, 0.95)), Net())
     assert isinstance(adamw, torch.optim.AdamW)
     assert all(group["betas"] == (0.8, 0.95) for group in adamw.param_groups)

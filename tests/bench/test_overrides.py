@@ -46,9 +46,18 @@ def test_the_section_is_read(tmp_path: Path) -> None:
         ("chunks = true", "recipe.chunks is True, expected a whole number"),
         ("compile = 1", "recipe.compile is 1, expected true or false"),
         ('data = "imagenet-256"', "recipe.data is 'imagenet-256', expected a table"),
-        ('data = { imagenet = "imagenet-265" }', "unknown data set in recipe.data of .* 'imagenet-265'. Did you mean 'imagenet-256'"),
-        ('data = { imagenet = ["imagenet-256"] }', r"recipe.data.imagenet is \['imagenet-256'\], expected the name of a data set"),
-        ('data = { imagenet = "cifar10" }', "puts cifar10 in the place of imagenet, but it has 10 classes instead of 1000"),
+        (
+            'data = { imagenet = "imagenet-265" }',
+            "unknown data set in recipe.data of .* 'imagenet-265'. Did you mean 'imagenet-256'",
+        ),
+        (
+            'data = { imagenet = ["imagenet-256"] }',
+            r"recipe.data.imagenet is \['imagenet-256'\], expected the name of a data set",
+        ),
+        (
+            'data = { imagenet = "cifar10" }',
+            "puts cifar10 in the place of imagenet, but it has 10 classes instead of 1000",
+        ),
         ('data = { coco = "scenes_voc" }', "puts scenes_voc in the place of coco, but"),
     ],
 )
@@ -78,7 +87,10 @@ def test_at_the_papers_scale_the_chosen_data_are_read_and_named() -> None:
 def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     table, store = load_table("simclr_table6"), Store(Runs(tmp_path / "runs"))
     chosen = view(plan_table(table, scale_of("paper", ALL), 1), store)
-    said = "Chosen in bench.toml: imagenet-256 in the place of imagenet, 4 chunks a pretraining step, compiled encoders, views by Pillow."
+    said = (
+        "Chosen in bench.toml: imagenet-256 in the place of imagenet, 4 chunks a pretraining step, compiled "
+        "encoders, views by Pillow."
+    )
     assert said in to_markdown(chosen)
     assert "imagenet-256" in chosen.protocols["Top-1"]
     assert "Chosen in bench.toml" not in to_markdown(view(plan_table(table, scale_of("paper"), 1), store))

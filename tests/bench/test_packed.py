@@ -35,7 +35,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     known = packed.load_pack
     from bench.data import catalogue, datasets
 
-    monkeypatch.setitem(catalogue.CATALOGUE, NAME, replace(catalogue.CATALOGUE["imagenet-256"], classes=2, trainval_images=24, test_images=6))
+    monkeypatch.setitem(
+        catalogue.CATALOGUE,
+        NAME,
+        replace(catalogue.CATALOGUE["imagenet-256"], classes=2, trainval_images=24, test_images=6),
+    )
     monkeypatch.setitem(datasets.LOADERS, NAME, lambda site, size: known(NAME, site, size))
     packed._load.cache_clear()
     decoding._mapped.cache_clear()
@@ -85,13 +89,17 @@ def test_a_pack_has_the_splits_of_its_source_in_smaller_images(site: Site, make:
         before, after = files("imagenet", split, site), files(NAME, split, site)
         assert torch.equal(before.labels, after.labels)
         assert before.classes == after.classes
-        assert [path.parts[-3:] for path in after.paths] == [path.parts[-3:] for path in before.paths]  # train/<class>/<file>
+        assert [path.parts[-3:] for path in after.paths] == [
+            path.parts[-3:] for path in before.paths
+        ]  # train/<class>/<file>
         for index in range(len(before)):
             large, image = loader.decode(before, index), loader.decode(after, index)
             assert min(image.shape[1:]) == SIZE
             assert max(image.shape[1:]) == int(SIZE * max(large.shape[1:]) / min(large.shape[1:]))
             expected = packing._resized(large, SIZE)
-            assert float((image.float() - expected.float()).abs().mean()) < 6  # what JPEG leaves of a photograph this small
+            assert (
+                float((image.float() - expected.float()).abs().mean()) < 6
+            )  # what JPEG leaves of a photograph this small
 
 
 def test_images_that_are_small_enough_are_stored_as_they_are(site: Site, source: Path, make: Make) -> None:
@@ -99,7 +107,10 @@ def test_images_that_are_small_enough_are_stored_as_they_are(site: Site, source:
     Image.new("RGB", (SIZE, 90), "red").save(tiny, quality=30)
     make()
     after = next(
-        path for split in SPLITS for path in files(NAME, split, site).paths if path.parts[-2:] == ("china", "00.JPEG") and "train" in str(path)
+        path
+        for split in SPLITS
+        for path in files(NAME, split, site).paths
+        if path.parts[-2:] == ("china", "00.JPEG") and "train" in str(path)
     )
     assert decoding.read_bytes(after) == tiny.read_bytes()
 
@@ -115,7 +126,9 @@ def test_batches_of_a_pack_are_the_same_with_workers_and_in_the_middle(site: Sit
         assert torch.equal(a.labels, b.labels)
 
 
-def test_packing_goes_on_where_it_stopped_and_gives_the_same_bytes(site: Site, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_goes_on_where_it_stopped_and_gives_the_same_bytes(
+    site: Site, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made, _ = make()
     whole = content(made.folder)
     shutil.rmtree(made.folder)
@@ -188,7 +201,9 @@ def test_a_damaged_image_of_a_shard_is_told_by_its_checksum_and_replaced_in_pret
     body[offset + 300] ^= 255
     Path(f"{shard}.pack").write_bytes(body)
     decoding._mapped.cache_clear()
-    with pytest.raises(BenchError, match=rf"^{hurt} is damaged \(its checksum is another\): `bench data pack` makes this shard anew"):
+    with pytest.raises(
+        BenchError, match=rf"^{hurt} is damaged \(its checksum is another\): `bench data pack` makes this shard anew"
+    ):
         loader.decode(split, 3)
     loader.decode(split, 2)
     plan = Plan(images=len(split), batch_size=len(split), seed=0)
@@ -212,7 +227,9 @@ def test_a_lost_or_cut_shard_is_found_on_opening(site: Site, make: Make) -> None
     shard = made.folder / "train-0001.pack"
     size = shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[:100])
-    with pytest.raises(BenchError, match=f"^{shard} has 100 bytes, expected {size:,}: `bench data pack imagenet --size 48` makes"):
+    with pytest.raises(
+        BenchError, match=f"^{shard} has 100 bytes, expected {size:,}: `bench data pack imagenet --size 48` makes"
+    ):
         open_split(Data(name=NAME, size=32), "train", site)
     shard.unlink()
     with pytest.raises(BenchError, match=f"^{shard} is missing: `bench data pack"):
@@ -228,11 +245,15 @@ def test_a_pack_of_another_format_or_size_is_refused(site: Site, make: Make) -> 
             open_split(Data(name=NAME, size=32), "train", site)
 
 
-def test_too_small_a_disk_and_unknown_packs_are_refused_before_anything_is_written(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk_and_unknown_packs_are_refused_before_anything_is_written(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(BenchError, match=r"no packed data set imagenet-100; what can be packed: imagenet --size 48"):
         packing.pack("imagenet", 100, site)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
-    with pytest.raises(BenchError, match=r"the pack needs about .* GB, 1e-06 GB are free. Choose another folder with --out"):
+    with pytest.raises(
+        BenchError, match=r"the pack needs about .* GB, 1e-06 GB are free. Choose another folder with --out"
+    ):
         packing.pack("imagenet", SIZE, site, workers=1, say=lambda line: None)
     assert not list(site.data[NAME].glob("*.pack"))
 

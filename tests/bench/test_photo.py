@@ -1,7 +1,8 @@
-"""Both fast ways (a batch on a device, one image on a CPU) against Pillow's results for the same parameters, on real photographs.
+"""Both fast ways (a batch on a device, an image on a CPU) against Pillow for the same parameters, on real photographs.
 
-Bounds are mean absolute differences in levels of 255; measured are about 0.00 for brightness and solarize, 0.01 for contrast, 0.1 for
-saturation, 0.2 for hue (Pillow rounds it to 256 steps), 0.3 for all four, 0.5 for blur (Pillow's is three box blurs).
+Bounds are mean absolute differences in levels of 255; measured are about 0.00 for brightness and solarize, 0.01 for
+contrast, 0.1 for saturation, 0.2 for hue (Pillow rounds it to 256 steps), 0.3 for all four, 0.5 for blur (Pillow's is
+three box blurs).
 """
 
 from __future__ import annotations
@@ -69,9 +70,13 @@ def differences(way: Way, crops: Tensor, view: Augment, drawn: Draw) -> tuple[fl
 
 
 @WAYS
-@pytest.mark.parametrize(("name", "bound"), [("brightness", 0.01), ("contrast", 0.05), ("saturation", 0.2), ("hue", 0.45)])
+@pytest.mark.parametrize(
+    ("name", "bound"), [("brightness", 0.01), ("contrast", 0.05), ("saturation", 0.2), ("hue", 0.45)]
+)
 @pytest.mark.parametrize("strong", [False, True])
-def test_a_colour_operation_gives_pillows_pixels(way: Way, crops: Tensor, name: str, bound: float, strong: bool) -> None:
+def test_a_colour_operation_gives_pillows_pixels(
+    way: Way, crops: Tensor, name: str, bound: float, strong: bool
+) -> None:
     changes: dict[str, Any] = {name: (0.5 if name == "hue" else 0.8) if strong else YES[name]}
     view = replace(PLAIN, jitter=1.0, **changes)
     drawn = drawn_for(view)
@@ -93,7 +98,9 @@ def test_all_four_in_their_orders_have_no_bias(way: Way, crops: Tensor) -> None:
 @WAYS
 def test_gray_is_pillows(way: Way, crops: Tensor) -> None:
     view = replace(PLAIN, gray=1.0)
-    assert differences(way, crops, view, drawn_for(view))[0] < (0.3 if way is on_device else 0.002)  # a device does not round to 8 bits
+    assert differences(way, crops, view, drawn_for(view))[0] < (
+        0.3 if way is on_device else 0.002
+    )  # a device does not round to 8 bits
 
 
 @WAYS

@@ -45,7 +45,15 @@ class Method(simclr.Method):
 
 RECIPES = {name: replace(recipe, method=Config()) for name, recipe in simclr.RECIPES.items()}
 '''
-CACHES = (plugins._package, plugins.load, plugins.method, plugins.evaluation, authors._all, authors.catalogue, authors.hours)
+CACHES = (
+    plugins._package,
+    plugins.load,
+    plugins.method,
+    plugins.evaluation,
+    authors._all,
+    authors.catalogue,
+    authors.hours,
+)
 
 
 @pytest.fixture
@@ -81,7 +89,12 @@ def test_a_file_that_says_nothing_has_every_default(write: Callable[..., str]) -
     found = plugins.evaluation(write(EVALUATION))
     config = found.recipes["embedded"]
     assert (found.needs_projector, found.uses_ranks, found.resumes, found.features) == (False, False, False, None)
-    assert (found.variants, found.missing(), found.describe(config), found.summary(config)) == ({}, "", "Counts nothing.", "")
+    assert (found.variants, found.missing(), found.describe(config), found.summary(config)) == (
+        {},
+        "",
+        "Counts nothing.",
+        "",
+    )
     assert (found.passes(config), found.trains_network(config), found.version(config)) == (None, False, 3)
     assert (found.label_fraction(config), found.crop(config)) == (1.0, CENTRE)
     assert found.config is type(config)
@@ -102,7 +115,14 @@ def test_what_a_file_says_is_what_the_engine_reads() -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("RESUMS = True", r"unknown name in evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins with an underscore"),
+        (
+            "RESUMS = True",
+            (
+                r"unknown name in evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins "
+                r"with "
+                r"an underscore"
+            ),
+        ),
         ("NEEDS_PROJEKTOR: bool = True", "Did you mean 'NEEDS_PROJECTOR'"),
         ("NEIGHBOURS = 20", "A constant of your own begins with an underscore: _NEIGHBOURS"),
         ("RESUMES = 1", "RESUMES is 1, expected a bool"),
@@ -123,7 +143,9 @@ def test_what_a_file_cannot_mean_is_one_line(write: Callable[..., str], line: st
 
 
 def test_private_and_imported_constants_are_no_ones_business(write: Callable[..., str]) -> None:
-    assert plugins.evaluation(write(f"{EVALUATION}\n_NEIGHBOURS = 20\nfrom evals.svm import VARIANTS as OTHERS\n")).metrics
+    assert plugins.evaluation(
+        write(f"{EVALUATION}\n_NEIGHBOURS = 20\nfrom evals.svm import VARIANTS as OTHERS\n")
+    ).metrics
 
 
 def test_methods_are_read_the_same_way(write: Callable[..., str]) -> None:
@@ -170,7 +192,10 @@ def test_what_authors_published_lies_beside_a_method(write: Callable[..., str]) 
         ("[ours]", "unknown section in .*Did you mean 'hours'"),
         ("[hours", "is not valid TOML"),
         ("[hours]\nsource = 'a'\nepochs = 1\nhours = 1", "hours: .*devices"),
-        ("[weights.x]\npaper = 'p'\nnetwork = 'resnet50'\nurls = 'u'", r"unknown key of .*weights\.x 'urls'. Did you mean 'url'"),
+        (
+            "[weights.x]\npaper = 'p'\nnetwork = 'resnet50'\nurls = 'u'",
+            r"unknown key of .*weights\.x 'urls'. Did you mean 'url'",
+        ),
         ("[weights.x]\npaper = 'p'\nurl = 'u'", r"weights\.x: .*name"),
         ("[weights.simclr_1x]\npaper = 'p'\nnetwork = 'resnet50'", "stands in another file as well"),
     ],
@@ -181,7 +206,9 @@ def test_what_lies_beside_a_method_is_checked(write: Callable[..., str], beside:
         (authors.catalogue(), authors.hours())
 
 
-def test_an_unknown_table_and_one_that_exports_nothing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_table_and_one_that_exports_nothing_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = importlib.import_module("results.tables")
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
     (tmp_path / "empty_table_of_mine.py").write_text('"""Empty."""\n')

@@ -37,13 +37,17 @@ def rng(seed: int = 0) -> torch.Generator:
 def photos(count: int = 6, side: int = 24) -> Tensor:
     """uint8 noise on a smooth ground: no image is symmetric, every one has its own range of values."""
     y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
-    waves = torch.stack([0.5 + 0.3 * torch.sin(3 * x + 5 * y * y + phase) for phase in torch.arange(3.0 * count)]).view(count, 3, side, side)
+    waves = torch.stack([0.5 + 0.3 * torch.sin(3 * x + 5 * y * y + phase) for phase in torch.arange(3.0 * count)]).view(
+        count, 3, side, side
+    )
     return ((waves + 0.15 * torch.rand(waves.shape, generator=rng(9))).clamp(0.05, 0.95) * 255).to(torch.uint8)
 
 
 def torchvisions(image: Tensor, operation: str, magnitude: float) -> Tensor:
     """torchvision's own building block, with nearest-neighbour resampling and gray where nothing is."""
-    changed: Tensor = THEIRS._apply_image_or_video_transform(image, operation, magnitude, InterpolationMode.NEAREST, THEIRS._fill)
+    changed: Tensor = THEIRS._apply_image_or_video_transform(
+        image, operation, magnitude, InterpolationMode.NEAREST, THEIRS._fill
+    )
     return changed
 
 
@@ -73,16 +77,26 @@ def test_an_operation_equals_torchvisions(operation: str) -> None:
     images = photos()
     for amount in AMOUNTS.get(operation, (0.0,)):
         found = policies.apply_one(images, operation, amount, torch.zeros(len(images), 2))
-        expected = torch.stack([torchvisions(image, operation, magnitude_of(operation, amount, 24)) for image in images])
+        expected = torch.stack(
+            [torchvisions(image, operation, magnitude_of(operation, amount, 24)) for image in images]
+        )
         assert torch.equal(found, expected), amount
-    assert not torch.equal(policies.apply_one(images, operation, AMOUNTS.get(operation, (0.0,))[0], torch.zeros(len(images), 2)), images)
+    assert not torch.equal(
+        policies.apply_one(images, operation, AMOUNTS.get(operation, (0.0,))[0], torch.zeros(len(images), 2)), images
+    )
 
 
 def test_solarize_add_lightens_what_is_dark_and_stops_at_white() -> None:
     image = torch.tensor([0, 50, 127, 128, 255], dtype=torch.uint8).expand(1, 3, 2, 5)
     found = policies.apply_one(image, "SolarizeAdd", 77.0, torch.zeros(1, 2))
     assert found[0, 1, 1].tolist() == [77, 127, 204, 128, 255]
-    assert policies.apply_one(image, "SolarizeAdd", 200.0, torch.zeros(1, 2))[0, 0, 0].tolist() == [200, 250, 255, 128, 255]
+    assert policies.apply_one(image, "SolarizeAdd", 200.0, torch.zeros(1, 2))[0, 0, 0].tolist() == [
+        200,
+        250,
+        255,
+        128,
+        255,
+    ]
 
 
 def test_cutout_grays_a_square_around_its_centre_and_loses_what_lies_outside() -> None:
@@ -104,7 +118,20 @@ def test_autoaugment_is_the_published_policy() -> None:
         for level in range(10) if magnitudes is not None else ():
             ours_here = magnitude_of(name, policies.amount_of(name, level), 24)
             assert ours_here == pytest.approx(float(magnitudes[level]), abs=1e-5), (name, level)
-        assert signed == (name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness"))
+        assert signed == (
+            name
+            in (
+                "ShearX",
+                "ShearY",
+                "TranslateX",
+                "TranslateY",
+                "Rotate",
+                "Brightness",
+                "Color",
+                "Contrast",
+                "Sharpness",
+            )
+        )
 
 
 def test_randaugment_is_magnitude_seven_of_the_released_code() -> None:
@@ -116,8 +143,14 @@ def test_randaugment_is_magnitude_seven_of_the_released_code() -> None:
     assert signed == {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
     assert amounts["Rotate"] == pytest.approx(0.7 * 30)
     assert amounts["ShearX"] == amounts["ShearY"] == pytest.approx(0.7 * 0.3)
-    assert [amounts[name] for name in ("Color", "Contrast", "Brightness", "Sharpness")] == pytest.approx([0.7 * 1.8 + 0.1] * 4)
-    assert (amounts["Posterize"], amounts["Solarize"], amounts["SolarizeAdd"]) == (int(0.7 * 4), int(0.7 * 256), int(0.7 * 110))
+    assert [amounts[name] for name in ("Color", "Contrast", "Brightness", "Sharpness")] == pytest.approx(
+        [0.7 * 1.8 + 0.1] * 4
+    )
+    assert (amounts["Posterize"], amounts["Solarize"], amounts["SolarizeAdd"]) == (
+        int(0.7 * 4),
+        int(0.7 * 256),
+        int(0.7 * 110),
+    )
     image = torch.full((1, 3, 224, 224), 255, dtype=torch.uint8)
     moved = policies.apply_one(image, "TranslateX", amounts["TranslateX"], torch.zeros(1, 2))
     assert int((moved[0, 0, 0] == 128).sum()) == 70  # translate_const 100
@@ -211,7 +244,12 @@ def test_a_batch_equals_its_images_one_by_one_through_torchvision(policy: str) -
             elif name != "Identity":
                 expected = torchvisions(expected, name, magnitude_of(name, amount, 24))
         assert torch.equal((found[row] * 255).round().to(torch.uint8), expected), (row, places)
-    assert {NAMES[int(index)] for index in drawn[:, :, 0].flatten().tolist()} >= {"Rotate", "Equalize", "Color", "Identity"}
+    assert {NAMES[int(index)] for index in drawn[:, :, 0].flatten().tolist()} >= {
+        "Rotate",
+        "Equalize",
+        "Color",
+        "Identity",
+    }
 
 
 def test_views_are_rounded_to_eight_bits() -> None:
@@ -226,7 +264,9 @@ def test_the_policy_comes_after_the_flip_and_before_the_jitter() -> None:
     images = photos(2, 24)
     yes = torch.ones(2, dtype=torch.bool)
     spec = Augment(size=24, policy="randaugment", jitter=1.0, brightness=0.5)
-    sheared = torch.tensor([[NAMES.index("ShearX"), 0.21, 0, 0], [NAMES.index("Solarize"), 179, 0, 0]], dtype=torch.float64).expand(2, 2, 4)
+    sheared = torch.tensor(
+        [[NAMES.index("ShearX"), 0.21, 0, 0], [NAMES.index("Solarize"), 179, 0, 0]], dtype=torch.float64
+    ).expand(2, 2, 4)
     drawn = replace(
         augment.draw(spec, 2, rng()),
         area_BT=torch.ones(2, augment.TRIES),
@@ -255,7 +295,9 @@ def test_images_in_memory_and_on_disk_take_the_same_path(policy: str, split: Spl
     plain = Augment(size=24, flip=0.5)
     view = replace(plain, policy=policy)  # type: ignore[arg-type]
     plan = loader.Plan(images=len(split), batch_size=16, seed=5)
-    without, with_it = (next(loader.train_batches(split, (v,), plan, range(1), CPU, workers=0)).views[0] for v in (plain, view))
+    without, with_it = (
+        next(loader.train_batches(split, (v,), plan, range(1), CPU, workers=0)).views[0] for v in (plain, view)
+    )
     drawn = augment.draw(view, 16, generator(plan.seed, "augment", 0, 0))
     assert torch.equal(with_it, policies.apply(without, drawn.policy_BP4))
     assert not torch.equal(with_it, without)
@@ -287,7 +329,9 @@ def test_a_gpu_makes_the_views_of_the_cpu(policy: str) -> None:
 
 def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
     with pytest.raises(
-        BenchError, match=r"unknown augmentation policy 'autoaugmnt'\. Did you mean 'autoaugment'\? Allowed: autoaugment, none, randaugment"
+        BenchError,
+        match=r"unknown augmentation policy 'autoaugmnt'\. Did you mean 'autoaugment'\? Allowed: autoaugment, none, "
+        r"randaugment",
     ):
         augment.check_view(Augment(size=32, policy="autoaugmnt"))  # type: ignore[arg-type]
     for policy in policies.POLICIES:
@@ -296,5 +340,7 @@ def test_an_unknown_policy_is_refused_with_the_nearest() -> None:
 
 def test_an_unknown_transformation_is_refused_with_the_nearest_when_a_table_is_planned() -> None:
     recipe, _ = recipe_of("simclr", SCALES["embedded"])
-    with pytest.raises(BenchError, match=r"unknown field of bench\.spec 'solarise'\. Did you mean 'solarize'\? Allowed: .*gray"):
+    with pytest.raises(
+        BenchError, match=r"unknown field of bench\.spec 'solarise'\. Did you mean 'solarize'\? Allowed: .*gray"
+    ):
         Change(views={"solarise": 0.2}).apply(recipe, SCALES["embedded"])

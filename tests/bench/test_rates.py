@@ -17,7 +17,9 @@ def hours_of_100_epochs(images_per_second: float) -> float:
     return 100 * 1_281_167 / images_per_second / 3600 / 32
 
 
-@pytest.mark.parametrize(("method", "hours"), [("vicreg", 11), ("byol", 10), ("swav", 9), ("barlow_twins", 12.4), ("directclr", 7)])
+@pytest.mark.parametrize(
+    ("method", "hours"), [("vicreg", 11), ("byol", 10), ("swav", 9), ("barlow_twins", 12.4), ("directclr", 7)]
+)
 def test_a_method_with_published_hours_takes_them(method: str, hours: float) -> None:
     rate = listed(R50, 224, method)
     assert rate.kind == "published"

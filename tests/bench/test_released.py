@@ -49,7 +49,9 @@ def test_every_entry_can_be_got_and_built() -> None:
         assert entry.paper
         assert set(entry.sha256) <= set("0123456789abcdef")
         tensorflow = name.startswith(("simclr", "fnc"))
-        assert (entry.backbone.padding, entry.backbone.normalize) == (("tensorflow", "none") if tensorflow else ("torch", "imagenet")), name
+        assert (entry.backbone.padding, entry.backbone.normalize) == (
+            ("tensorflow", "none") if tensorflow else ("torch", "imagenet")
+        ), name
     torchvision = catalogue()["torchvision_supervised"]
     assert Path(torchvision.url).stem.endswith(torchvision.sha256)
 
@@ -100,7 +102,9 @@ def entry(monkeypatch: pytest.MonkeyPatch, server: str) -> Callable[..., None]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     def make(url: str, sha256: str = "") -> None:
-        monkeypatch.setitem(catalogue(), "barlow_twins", Weights(paper="p", backbone=SMALL, url=server + url, sha256=sha256))
+        monkeypatch.setitem(
+            catalogue(), "barlow_twins", Weights(paper="p", backbone=SMALL, url=server + url, sha256=sha256)
+        )
 
     return make
 
@@ -124,7 +128,9 @@ def test_weights_are_downloaded_once_and_checked(here: Site, entry: Callable[...
         ("/weights.pth", "0676ba61", rf"has sha256 {HASH}, expected 0676ba61\.\.\.: a damaged or another file"),
     ],
 )
-def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(here: Site, entry: Callable[..., None], url: str, pin: str, message: str) -> None:
+def test_a_download_that_goes_wrong_is_one_line_and_leaves_nothing(
+    here: Site, entry: Callable[..., None], url: str, pin: str, message: str
+) -> None:
     entry(url, pin)
     with pytest.raises(BenchError, match=message) as caught:
         fetch("barlow_twins", here)
@@ -136,14 +142,19 @@ def test_offline_says_what_to_do(here: Site, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     nobody = Weights(paper="p", backbone=SMALL, url="http://127.0.0.1:9/resnet50.pth")  # the discard port: refused
     monkeypatch.setitem(catalogue(), "barlow_twins", nobody)
-    with pytest.raises(BenchError, match=r"cannot be downloaded .* Or get it by hand and add `barlow_twins = \"/path\"` under \[released\]"):
+    with pytest.raises(
+        BenchError,
+        match=r"cannot be downloaded .* Or get it by hand and add `barlow_twins = \"/path\"` under \[released\]",
+    ):
         fetch("barlow_twins", here)
 
 
 def test_what_only_a_browser_gets_says_where_it_is(here: Site) -> None:
     for get in (locate, fetch):
         with pytest.raises(
-            BenchError, match=r"by hand from https://drive\.google\.com/file/d/1tiLZmsTPJWZ.* add `twist = \"/path\"` under \[released\]"
+            BenchError,
+            match=r"by hand from https://drive\.google\.com/file/d/1tiLZmsTPJWZ.* add `twist = \"/path\"` under "
+            r"\[released\]",
         ):
             get("twist", here)
     with pytest.raises(BenchError, match=r"unknown released weights 'twits'\. Did you mean 'twist'"):
@@ -179,10 +190,15 @@ def test_mistakes_in_bench_toml_are_named(tmp_path: Path, text: str, message: st
 
 def test_bench_toml_names_files_and_pins(tmp_path: Path) -> None:
     (tmp_path / "bench.toml").write_text(f'[released]\ntwist = "a.pth"\nvicreg = {{ sha256 = "{HASH.upper()}" }}\n')
-    assert find_site(tmp_path).released == {"twist": KnownFile(path=tmp_path / "a.pth"), "vicreg": KnownFile(sha256=HASH)}
+    assert find_site(tmp_path).released == {
+        "twist": KnownFile(path=tmp_path / "a.pth"),
+        "vicreg": KnownFile(sha256=HASH),
+    }
 
 
-def test_a_worker_finds_a_file_by_its_hash_and_reads_it_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_finds_a_file_by_its_hash_and_reads_it_in_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, folder = tmp_path / "file.pth", tmp_path / "released"
     path.write_bytes(CONTENT)
     assert register(path, folder) == HASH
@@ -230,7 +246,9 @@ def test_released_rows_of_a_table_need_no_pretraining() -> None:
     cells = plan_table(table, SCALES["paper"], 1, released=HASHES).cells
     encoders_of = {cell.row.name: cell.spec.encoder for cell in cells if isinstance(cell.spec, Evaluate)}
     assert len(cells) == 4 * 4  # the parameter count is read off a pretraining, which there is none of
-    assert {name: (e.name, e.sha256, e.backbone.width) for name, e in encoders_of.items() if isinstance(e, Released)} == {
+    assert {
+        name: (e.name, e.sha256, e.backbone.width) for name, e in encoders_of.items() if isinstance(e, Released)
+    } == {
         "SimCLR (ours), ResNet-50": ("simclr_1x", "1" * 64, 1),
         "SimCLR (ours), ResNet-50 (2x)": ("simclr_2x", "2" * 64, 2),
         "SimCLR (ours), ResNet-50 (4x)": ("simclr_4x", "4" * 64, 4),
@@ -251,14 +269,20 @@ def test_every_table_names_weights_of_the_network_that_its_row_has() -> None:
                 backbone = catalogue()[row.released].backbone
                 assert (backbone.name, backbone.width) == (wanted.name, wanted.width), (name, row.name)
     row = replace(load_table("simclr_table6").rows[0], released="simclr_3x")
-    with pytest.raises(BenchError, match=r"unknown released weights in row 'Local Agg\., ResNet-50' .* 'simclr_3x'\. Did you mean 'simclr_"):
+    with pytest.raises(
+        BenchError,
+        match=r"unknown released weights in row 'Local Agg\., ResNet-50' .* 'simclr_3x'\. Did you mean 'simclr_",
+    ):
         replace(load_table("simclr_table6"), rows=(row,))
 
 
 def test_the_view_says_where_each_encoder_comes_from(runs: Runs) -> None:
     shown = view(plan_table(load_table("simclr_table6"), SCALES["paper"], 1, released=HASHES), Store(runs))
     notes = {row.name: row.note for row in (*shown.rows, *shown.anchors)}
-    expected = "not pretrained here: weights simclr_2x of SimCLR (arXiv:2002.05709), sha256 222222222222, linear top-1 74.2 by their own account"
+    expected = (
+        "not pretrained here: weights simclr_2x of SimCLR (arXiv:2002.05709), sha256 222222222222, linear "
+        "top-1 74.2 by their own account"
+    )
     assert notes["SimCLR (ours), ResNet-50 (2x)"] == expected
     assert notes["PIRL, ResNet-50"] == "no released weights: not run"
     assert shown.cells["Random encoder, ResNet-50", "Top-1"].status == "none"
@@ -284,19 +308,29 @@ def small_imagenet(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 noise = torch.randint(0, 60, (48, 64, 3), generator=rng, dtype=torch.uint8)
                 Image.fromarray((noise + base).numpy()).save(folder / f"{name}_{number}.JPEG")
     network = encoders.build(SMALL, seed=1)
-    tensor_bundle.write(workplace / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(network.state_dict()))
+    tensor_bundle.write(
+        workplace / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(network.state_dict())
+    )
     monkeypatch.setitem(catalogue(), "simclr_1x", replace(catalogue()["simclr_1x"], backbone=SMALL))
-    monkeypatch.setattr("bench.execution.readiness.free_space", lambda runs, needed: None)  # which asks for all of ImageNet's features
-    (workplace / "bench.toml").write_text('[data]\nimagenet = "imagenet"\n[released]\nsimclr_1x = "ResNet50_1x/model.ckpt-225206.index"\n')
+    monkeypatch.setattr(
+        "bench.execution.readiness.free_space", lambda runs, needed: None
+    )  # which asks for all of ImageNet's features
+    (workplace / "bench.toml").write_text(
+        '[data]\nimagenet = "imagenet"\n[released]\nsimclr_1x = "ResNet50_1x/model.ckpt-225206.index"\n'
+    )
     return workplace
 
 
-def request(scale: str = "paper", rows: tuple[str, ...] = ("SimCLR (ours), ResNet-50", "Random encoder")) -> TableRequest:
+def request(
+    scale: str = "paper", rows: tuple[str, ...] = ("SimCLR (ours), ResNet-50", "Random encoder")
+) -> TableRequest:
     return TableRequest(find_site(), ("simclr_table6",), scale, 1, rows, ("kNN Top-1",), released=True)
 
 
 @pytest.mark.slow
-def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_regenerated_on_released_weights_alone(
+    small_imagenet: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert run(request(), "inline", []) == 0
     out = capfd.readouterr().out
     assert "simclr_table6: no released weights, skipped: Random encoder, ResNet-50" in out
@@ -316,7 +350,10 @@ def test_a_table_is_regenerated_on_released_weights_alone(small_imagenet: Path, 
     # The report knows the job although the weights may be gone by then.
     for file in (small_imagenet / "ResNet50_1x").iterdir():
         file.unlink()
-    assert "weights simclr_1x of SimCLR" in (build_site(site, Runs(site.runs), None).parent / "paper/simclr_table6.html").read_text()
+    assert (
+        "weights simclr_1x of SimCLR"
+        in (build_site(site, Runs(site.runs), None).parent / "paper/simclr_table6.html").read_text()
+    )
 
 
 def test_released_weights_away_from_the_published_scale_are_refused_before_anything_runs(workplace: Path) -> None:
@@ -331,6 +368,12 @@ def test_a_plan_names_the_weights_that_are_not_here(workplace: Path, capsys: pyt
     show_plan(replace(request(rows=()), tables=("simclr_table6", "directclr_table1"), columns=("Top-1",)))
     out = capsys.readouterr().out
     assert "5 jobs asked for, 5 after each is taken once" in out
-    assert "missing: released weights 'simclr_4x' are not here yet: `bench run --released` downloads https://storage.googleapis.com/" in out
-    assert "missing: released weights 'directclr' must be downloaded by hand from https://drive.google.com/file/d/1m5z85gKPZ" in out
+    assert (
+        "missing: released weights 'simclr_4x' are not here yet: `bench run --released` downloads https://storage.googleapis.com/"
+        in out
+    )
+    assert (
+        "missing: released weights 'directclr' must be downloaded by hand from https://drive.google.com/file/d/1m5z85gKPZ"
+        in out
+    )
     assert "directclr_table1: no released weights, skipped: SimCLR, 2-layer nonlinear projector; " in out

@@ -19,7 +19,15 @@ from bench.runs.result import FORMAT, Provenance, Result, read_result
 from bench.spec import Resources
 
 PROVENANCE = Provenance(
-    started="2026-01-01T00:00:00+00:00", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu", ranks=1, threads=1, commit="c", versions={"torch": "2"}
+    started="2026-01-01T00:00:00+00:00",
+    seconds=1.0,
+    cpu_seconds=1.0,
+    host="h",
+    device="cpu",
+    ranks=1,
+    threads=1,
+    commit="c",
+    versions={"torch": "2"},
 )
 
 
@@ -54,7 +62,9 @@ def test_job_json_gives_the_spec_back(runs: Runs, job: Job) -> None:
     assert run.resources == Resources(ranks=2, threads=3)
 
 
-@pytest.mark.parametrize("damage", ["{}", "not json", '{"format": 1, "spec": {}, "label": "", "needs": [], "resources": {"rank": 1}}'])
+@pytest.mark.parametrize(
+    "damage", ["{}", "not json", '{"format": 1, "spec": {}, "label": "", "needs": [], "resources": {"rank": 1}}']
+)
 def test_a_damaged_or_edited_job_json_is_replaced(runs: Runs, job: Job, damage: str) -> None:
     run = runs[job.id]
     run.create(job, Resources())
@@ -177,7 +187,11 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(BenchError, match=r"the disk is full: could not write .*file"), atomic_path(tmp_path / "file"), full.open("w") as device:
+    with (
+        pytest.raises(BenchError, match=r"the disk is full: could not write .*file"),
+        atomic_path(tmp_path / "file"),
+        full.open("w") as device,
+    ):
         device.write("x" * 10_000)
     assert not list(tmp_path.iterdir())
 
@@ -186,7 +200,10 @@ def test_files_set_aside_never_overwrite_each_other(tmp_path: Path) -> None:
     for content in ("one", "two"):
         (tmp_path / "result.json").write_text(content)
         set_aside(tmp_path / "result.json")
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"result.json.corrupt-1": "one", "result.json.corrupt-2": "two"}
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "result.json.corrupt-1": "one",
+        "result.json.corrupt-2": "two",
+    }
 
 
 def test_jobs_are_found_by_the_beginning_of_their_id(runs: Runs, job: Job) -> None:

@@ -22,7 +22,9 @@ from bench.settings.site import Site
 from bench.spec import Random
 from tests.conftest import TINY, knn_of, linear_of, tiny_pretrain
 
-PROVENANCE = Provenance(started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={})
+PROVENANCE = Provenance(
+    started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={}
+)
 
 
 class FakeExecutor:
@@ -85,10 +87,18 @@ def finish(run: RunFolder) -> None:
 
 @pytest.fixture
 def graph() -> JobGraph:
-    return plan([("a | kNN", knn_of(tiny_pretrain(0))), ("a | linear", linear_of(tiny_pretrain(0))), ("b | kNN", knn_of(tiny_pretrain(1)))])
+    return plan(
+        [
+            ("a | kNN", knn_of(tiny_pretrain(0))),
+            ("a | linear", linear_of(tiny_pretrain(0))),
+            ("b | kNN", knn_of(tiny_pretrain(1))),
+        ]
+    )
 
 
-def drive(graph: JobGraph, runs: Runs, executor: FakeExecutor, force: frozenset[str] = frozenset()) -> tuple[Summary, list[Event]]:
+def drive(
+    graph: JobGraph, runs: Runs, executor: FakeExecutor, force: frozenset[str] = frozenset()
+) -> tuple[Summary, list[Event]]:
     site = Site(root=runs.root.parent, runs=runs.root, output=runs.root, report=runs.root)
     readiness.prepare(graph, runs, site, RetryRules(), force)
     watcher = Watcher()
@@ -129,9 +139,16 @@ def test_a_failure_blocks_its_dependents_and_nothing_else(graph: JobGraph, runs:
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(-9, r"SIGKILL \(out of memory"), (-11, r"SIGSEGV \(segmentation"), (7, "exited with code 7"), (71, "starts the workers was killed")],
+    [
+        (-9, r"SIGKILL \(out of memory"),
+        (-11, r"SIGSEGV \(segmentation"),
+        (7, "exited with code 7"),
+        (71, "starts the workers was killed"),
+    ],
 )
-def test_a_worker_that_dies_without_a_word_gets_a_reason_and_a_log_path(graph: JobGraph, runs: Runs, code: int, words: str) -> None:
+def test_a_worker_that_dies_without_a_word_gets_a_reason_and_a_log_path(
+    graph: JobGraph, runs: Runs, code: int, words: str
+) -> None:
     first = next(iter(graph)).id
     summary, _ = drive(graph, runs, FakeExecutor({first: code}))
     failure = runs[first].failure()
@@ -141,8 +158,12 @@ def test_a_worker_that_dies_without_a_word_gets_a_reason_and_a_log_path(graph: J
     assert re.search(words, failure.message)
 
 
-@pytest.mark.parametrize(("kind", "again"), [("error", True), ("crashed", True), ("diverged", False), ("collapsed", False)])
-def test_the_next_run_tries_again_what_may_go_better(graph: JobGraph, runs: Runs, kind: FailureKind, again: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "again"), [("error", True), ("crashed", True), ("diverged", False), ("collapsed", False)]
+)
+def test_the_next_run_tries_again_what_may_go_better(
+    graph: JobGraph, runs: Runs, kind: FailureKind, again: bool
+) -> None:
     first = next(iter(graph)).id
     drive(graph, runs, FakeExecutor({first: kind}))
     executor = FakeExecutor()
@@ -215,9 +236,14 @@ run.release()
     assert any(e.job == first and e.what == "elsewhere" for e in events)
 
 
-def test_what_failed_under_another_driver_while_all_slots_were_taken_is_not_run_again(graph: JobGraph, runs: Runs) -> None:
+def test_what_failed_under_another_driver_while_all_slots_were_taken_is_not_run_again(
+    graph: JobGraph, runs: Runs
+) -> None:
     class Busy(FakeExecutor):
-        """No slot is free at first; meanwhile another driver starts and loses the pretraining that this one does not ask about."""
+        """No slot is free at first.
+
+        Meanwhile another driver starts and loses the pretraining that this one does not ask about.
+        """
 
         asked = 0
 
@@ -243,7 +269,9 @@ def test_a_disk_without_room_is_said_before_anything_starts(runs: Runs) -> None:
 
 def test_the_longest_chain_starts_first(runs: Runs) -> None:
     short, long = tiny_pretrain(0, epochs=1), tiny_pretrain(1, epochs=100)
-    graph = plan([("r | kNN", knn_of(Random(backbone=TINY))), ("short | kNN", knn_of(short)), ("long | kNN", knn_of(long))])
+    graph = plan(
+        [("r | kNN", knn_of(Random(backbone=TINY))), ("short | kNN", knn_of(short)), ("long | kNN", knn_of(long))]
+    )
     executor = FakeExecutor()
     drive(graph, runs, executor)
     assert graph.jobs[executor.order[0]].label == "long"

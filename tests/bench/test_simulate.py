@@ -19,8 +19,8 @@ from tests.conftest import knn_of, tiny_pretrain
 
 
 def test_a_chain_and_a_gap_by_hand() -> None:
-    # One node of two slots. `a` (100 s, then `c` 50 s) is the longest chain and starts with `d` (60 s), the next longest;
-    # at 60 `b` (30 s) takes d's slot until 90; `c` starts when `a` is done at 100.
+    # One node of two slots. `a` (100 s, then `c` 50 s) is the longest chain and starts with `d` (60 s), the next
+    # longest; at 60 `b` (30 s) takes d's slot until 90; `c` starts when `a` is done at 100.
     jobs = [Work("a", 100), Work("b", 30), Work("c", 50, ("a",)), Work("d", 60)]
     found = simulate(jobs, Cluster(nodes=1, slots=2, startup=0))
     assert dict(found.ends) == {"d": 60, "b": 90, "a": 100, "c": 150}
@@ -113,7 +113,9 @@ def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
     assert work.seconds == pytest.approx(costs.estimate(pretrain).seconds / 8)
     assert work_of(evaluate, costs, site, 4).keeps is False
     (said,) = lines(list(graph), costs, site, Imagined(nodes=2, hours=24.0, preemptions=0.01))
-    assert said.startswith("simulated on 2 nodes of 4 GPUs, a time limit of 24 h, 0.01 preemptions an hour of a running job: ")
+    assert said.startswith(
+        "simulated on 2 nodes of 4 GPUs, a time limit of 24 h, 0.01 preemptions an hour of a running job: "
+    )
     with pytest.raises(BenchError, match="asks for 2 nodes with 4 GPUs each, the cluster has 1"):
         lines(list(graph), costs, site, Imagined(nodes=1))
     with pytest.raises(BenchError, match="--nodes must be at least 1"):

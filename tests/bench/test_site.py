@@ -39,7 +39,10 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
         ("[paths]\nruns = 3\n", r"paths.runs is 3, expected a path"),
         ("[paths\n", "is not valid TOML"),
         ("local = 3\n", r"must be a section"),
-        ('[data]\nimagnet = "/data"\n', r"unknown data set or list in \[data\] of .*toml 'imagnet'\. Did you mean 'imagenet'"),
+        (
+            '[data]\nimagnet = "/data"\n',
+            r"unknown data set or list in \[data\] of .*toml 'imagnet'\. Did you mean 'imagenet'",
+        ),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:

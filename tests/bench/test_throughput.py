@@ -37,7 +37,9 @@ def test_a_loader_that_outruns_the_step_needs_as_few_workers_as_give_a_tenth_mor
     assert (verdict.bottleneck, verdict.workers, verdict.needed) == ("step", workers, None)
     assert verdict.loader_rate == pytest.approx(600 * workers)
     assert verdict.allowed == step
-    assert verdict.sentence().startswith(f"The step is the bottleneck: {workers} worker{' is' if workers == 1 else 's are'} enough (")
+    assert verdict.sentence().startswith(
+        f"The step is the bottleneck: {workers} worker{' is' if workers == 1 else 's are'} enough ("
+    )
 
 
 def test_a_loader_that_cannot_keep_up_says_how_many_workers_would() -> None:
@@ -45,7 +47,8 @@ def test_a_loader_that_cannot_keep_up_says_how_many_workers_would() -> None:
     assert (verdict.bottleneck, verdict.workers, verdict.needed) == ("loader", 8, 19)  # 11,000 / 600
     assert verdict.allowed == 4800
     assert verdict.sentence() == (
-        "The loader is the bottleneck: 4,800 of the step's 10,000 images/s with 8 workers; each further one gives 600, so 19 would be needed, "
+        "The loader is the bottleneck: 4,800 of the step's 10,000 images/s with 8 workers; each further one gives "
+        "600, so 19 would be needed, "
         "and there are cores for 8."
     )
 
@@ -98,18 +101,22 @@ def test_without_a_core_for_workers_load_and_step_take_turns() -> None:
     assert (step.bottleneck, step.workers) == ("step", 0)
     assert step.allowed == pytest.approx(800)
     assert step.sentence() == (
-        "The step is the bottleneck: the step takes 80% of an image's time and loading the rest; no core is left for workers, so use 0."
+        "The step is the bottleneck: the step takes 80% of an image's time and loading the rest; no core is left for "
+        "workers, so use 0."
     )
     memory = judge({0: 500}, 1500, cores=8)
     assert memory.bottleneck == "loader"
     assert memory.sentence(in_memory=True) == (
-        "The loader is the bottleneck: making the views takes 75% of an image's time and the step the rest; data in memory need no workers."
+        "The loader is the bottleneck: making the views takes 75% of an image's time and the step the rest; data in "
+        "memory need no workers."
     )
 
 
 def test_verdicts_hold_together_whatever_the_rates() -> None:
     found = set()
-    for first, growth, step, cores in product((10, 100, 1000), (0.9, 1.0, 1.01, 1.5, 2.0), (5, 50, 130, 1000, 9000), (1, 2, 3, 8, 20)):
+    for first, growth, step, cores in product(
+        (10, 100, 1000), (0.9, 1.0, 1.01, 1.5, 2.0), (5, 50, 130, 1000, 9000), (1, 2, 3, 8, 20)
+    ):
         rates = {2**power: first * growth**power for power in range(4)}
         verdict = judge(rates, step, cores)
         found.add(verdict.bottleneck)
@@ -188,7 +195,9 @@ def on_disk(here: Site, photographs: Path, small: Pretrain, monkeypatch: pytest.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     spec = replace(small, views=tuple(replace(view, rotation=0.0) for view in small.views), batch_size=8)
     monkeypatch.setattr(
-        throughput, "encoder", lambda scale, *args, **kwargs: replace(spec, chunks=scale.overrides.chunks, compile=scale.overrides.compile)
+        throughput,
+        "encoder",
+        lambda scale, *args, **kwargs: replace(spec, chunks=scale.overrides.chunks, compile=scale.overrides.compile),
     )
     cores = min(2, machine.cores())
     monkeypatch.setattr(machine, "cores", lambda: cores)
@@ -207,10 +216,20 @@ def test_digits_in_memory_are_measured_from_views_to_training(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert show(here, seconds=0.2) == 0
     head, machine, views, step, together, split, empty, verdict = capsys.readouterr().out.splitlines()
-    assert head.startswith("SimCLR on mnist5k (3,500 training images in memory): resnet10 with 8 channels, 2 views of 32 px, batch 256, bf16")
+    assert head.startswith(
+        "SimCLR on mnist5k (3,500 training images in memory): resnet10 with 8 channels, 2 views of 32 px, batch 256, "
+        "bf16"
+    )
     assert machine.startswith("CPU")
-    assert (views.startswith("views, in batches "), step.startswith("step, nothing to load "), empty) == (True, True, "")
-    assert re.fullmatch(r"The (loader|step) is the bottleneck: .* takes \d+% of an image's time .*; data in memory need no workers\.", verdict)
+    assert (views.startswith("views, in batches "), step.startswith("step, nothing to load "), empty) == (
+        True,
+        True,
+        "",
+    )
+    assert re.fullmatch(
+        r"The (loader|step) is the bottleneck: .* takes \d+% of an image's time .*; data in memory need no workers\.",
+        verdict,
+    )
     assert min(image_rate(line) for line in (views, step, together)) > 0
     parts = [int(share) for share in re.findall(r"\w+ [\d,.]+ ms \((\d+)%\)", split)]
     assert len(parts) == 4
@@ -236,7 +255,9 @@ def test_photographs_on_disk_are_measured_for_growing_numbers_of_workers(
     titles = [line.split("  ")[0] for line in measured]
     room = room_for_workers(on_disk, machine.cores(), on_gpu=False)
     use = min(1, room)
-    assert lines[0].startswith("SimCLR on imagenet (23 training images on disk): resnet10 with 4 channels, 2 views of 32 px, batch 8, fp32")
+    assert lines[0].startswith(
+        "SimCLR on imagenet (23 training images on disk): resnet10 with 4 channels, 2 views of 32 px, batch 8, fp32"
+    )
     assert titles == [
         *(f"loader, {count} worker{'' if count == 1 else 's'}" for count in counts),
         "step, nothing to load",
@@ -260,7 +281,10 @@ def test_the_step_is_measured_without_decoding(on_disk: Site, tmp_path: Path, mo
     monkeypatch.setattr(loader, "decode", decode)
     spec, _ = recipe(on_disk, None, "imagenet", CPU)
     (tmp_path / "step").mkdir()
-    loop = training.Loop(replace(spec, optim=replace(spec.optim, lr=1e-3)), training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU))
+    loop = training.Loop(
+        replace(spec, optim=replace(spec.optim, lr=1e-3)),
+        training.Place(RunFolder(tmp_path / "step"), on_disk, Ranks(), CPU),
+    )
     before = [p.clone() for p in loop.network.parameters()]
     advance = throughput._stepping(loop)
     for _ in range(3):
@@ -300,7 +324,9 @@ def test_what_cannot_be_measured_is_said_in_a_line(here: Site) -> None:
 
 
 def test_what_bench_toml_changes_in_the_recipe_is_measured(on_disk: Site) -> None:
-    spec, _ = recipe(replace(on_disk, overrides=Overrides(chunks=2, compile=True, exact_views=True)), None, "imagenet", CPU)
+    spec, _ = recipe(
+        replace(on_disk, overrides=Overrides(chunks=2, compile=True, exact_views=True)), None, "imagenet", CPU
+    )
     assert (spec.chunks, spec.compile, {view.exact for view in spec.views}) == (2, True, {True})
     assert not any(view.exact for view in recipe(on_disk, None, "imagenet", CPU)[0].views)
 
@@ -311,5 +337,9 @@ def test_more_chunks_than_images_are_refused(on_disk: Site) -> None:
 
 
 def test_a_scale_that_rotates_in_memory_is_refused_for_images_on_disk(here: Site, photographs: Path) -> None:
-    with pytest.raises(BenchError, match="scale 'embedded' rotates images in memory, and those of imagenet are on disk: give --scale paper or cifar"):
+    with pytest.raises(
+        BenchError,
+        match="scale 'embedded' rotates images in memory, and those of imagenet are on disk: give --scale paper or "
+        "cifar",
+    ):
         show(replace(here, data={"imagenet": photographs}), scale="embedded", data="imagenet")

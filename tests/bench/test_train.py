@@ -71,7 +71,9 @@ SGD = Optim(name="sgd", lr=0.05, weight_decay=1e-4, warmup_epochs=2 / 54)
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("stops", [[1], [3], [5], [2, 3, 5]])
-def test_a_resumed_run_ends_with_the_digits_of_an_uninterrupted_one(small: Pretrain, place: Places, precision: Any, stops: list[int]) -> None:
+def test_a_resumed_run_ends_with_the_digits_of_an_uninterrupted_one(
+    small: Pretrain, place: Places, precision: Any, stops: list[int]
+) -> None:
     spec = replace(small, precision=precision)
     whole = place("whole")
     trained = loop.pretrain(spec, whole)
@@ -90,7 +92,9 @@ def test_every_optimizer_resumes_with_its_buffers(small: Pretrain, place: Places
     assert equal(weights(whole), weights(interrupted(spec, place, "resumed", [3])))
 
 
-def test_a_resume_in_the_second_epoch_goes_on_with_its_order(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resume_in_the_second_epoch_goes_on_with_its_order(
+    small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def few(data: Data, split: Split, site: Site) -> Arrays:
         whole = open_split(data, split, site)
         assert isinstance(whole, Arrays)
@@ -150,7 +154,9 @@ def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> Non
         assert line["lr"] == pytest.approx(4e-3 * optim.schedule(number, 6, 2, 0.0))
         assert line["img_s"] > 0
         assert all(line[part] > 0 for part in PARTS)
-        assert sum(line[part] for part in PARTS) < 1.01e3 * small.batch_size / line["img_s"]  # parts of the step, whose whole img_s counts
+        assert (
+            sum(line[part] for part in PARTS) < 1.01e3 * small.batch_size / line["img_s"]
+        )  # parts of the step, whose whole img_s counts
         assert math.isfinite(line["loss"])
     assert [line["lr"] for line in lines][:3] == pytest.approx([0, 2e-3, 4e-3])
     seconds = [line["seconds"] for line in lines]
@@ -272,7 +278,9 @@ class Dangerous:
         return (Path.touch, (Path("executed"),))
 
 
-def test_a_pickle_in_a_checkpoint_is_never_executed(small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_in_a_checkpoint_is_never_executed(
+    small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     there = place("run")
     torch.save({"network": Dangerous()}, there.run.checkpoint)
@@ -284,7 +292,9 @@ def test_a_pickle_in_a_checkpoint_is_never_executed(small: Pretrain, place: Plac
 # -- health ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_fails_the_run_with_the_word(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_fails_the_run_with_the_word(
+    small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole_loss = Method.loss
 
     def loss(self: Method, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
@@ -334,13 +344,17 @@ def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -
     assert embedding_std(isotropic) == pytest.approx(1, abs=0.02)
     assert embedding_std(isotropic * 1000) == pytest.approx(1, abs=0.02)
     assert embedding_std(torch.ones(100, 64)) == pytest.approx(0, abs=1e-6)
-    line = torch.randn(4000, 1, generator=rng) @ torch.randn(1, 64, generator=rng)  # collapsed to one dimension, both signs
+    line = torch.randn(4000, 1, generator=rng) @ torch.randn(
+        1, 64, generator=rng
+    )  # collapsed to one dimension, both signs
     assert 0.5 < embedding_std(line) < 1
     nearly = torch.ones(1000, 64) + 1e-5 * torch.randn(1000, 64, generator=rng)
     assert embedding_std(nearly) < health.COLLAPSED_BELOW
 
 
-def test_a_compiled_encoder_is_another_job_with_the_same_weights_file(small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_encoder_is_another_job_with_the_same_weights_file(
+    small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled = []
 
     def compiler(call: Callable[..., Tensor], **options: object) -> Callable[..., Tensor]:

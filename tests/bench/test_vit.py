@@ -33,7 +33,9 @@ def images(size: int, count: int = 3) -> Tensor:
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("name", "parameters", "dim"), [("vit_small16", 21_665_664, 384), ("vit_base16", 85_798_656, 768)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "dim"), [("vit_small16", 21_665_664, 384), ("vit_base16", 85_798_656, 768)]
+)
 def test_paper_networks_have_the_published_number_of_parameters(name: str, parameters: int, dim: int) -> None:
     with torch.device("meta"):
         network = encoders.build(Backbone(name=name), seed=0)
@@ -133,7 +135,9 @@ def test_weights_start_as_deits() -> None:
     for key in ("pos_embed", "blocks.3.attn.qkv.weight", "blocks.8.mlp.fc2.weight"):
         assert float(state[key].std()) == pytest.approx(0.02, rel=0.02), key
     assert float(state["cls_token"].std()) == pytest.approx(0.02, rel=0.15)
-    assert not any(value.any() for key, value in state.items() if key.endswith("bias") and not key.startswith("patch_embed"))
+    assert not any(
+        value.any() for key, value in state.items() if key.endswith("bias") and not key.startswith("patch_embed")
+    )
     assert all(bool((value == 1).all()) for key, value in state.items() if "norm" in key and key.endswith("weight"))
     bound = (3 * 4 * 4) ** -0.5  # PyTorch's start of a convolution
     assert float(state["patch_embed.proj.weight"].abs().max()) == pytest.approx(bound, rel=0.01)
@@ -179,7 +183,9 @@ def test_positions_of_other_sizes_equal_bicubic_interpolation(rows: int, columns
     torch.testing.assert_close(found[:, 1:], expected)
     assert torch.equal(found[:, :1], network.pos_embed[:, :1])
     (gradient,) = torch.autograd.grad(found.sum(), network.pos_embed)
-    assert float(gradient.sum()) == pytest.approx((1 + rows * columns) * 48, rel=1e-4)  # every row of the matrix sums to 1
+    assert float(gradient.sum()) == pytest.approx(
+        (1 + rows * columns) * 48, rel=1e-4
+    )  # every row of the matrix sums to 1
 
 
 def test_smaller_and_larger_crops_give_features_also_in_half_precision() -> None:
@@ -222,7 +228,10 @@ def test_drop_path_silences_branches_of_single_images_in_training_only() -> None
 
 def test_drop_path_rises_to_the_published_rate() -> None:
     with torch.device("meta"):
-        rates = {name: [block.drop_path for block in built(Backbone(name=name)).blocks if isinstance(block, Block)] for name in VITS}
+        rates = {
+            name: [block.drop_path for block in built(Backbone(name=name)).blocks if isinstance(block, Block)]
+            for name in VITS
+        }
     assert rates["vit_base16"] == pytest.approx([0.1 * i / 11 for i in range(12)])
     assert not any(rates["vit_small16"] + rates["vit_digits"] + rates["vit_cifar"])
 
@@ -255,13 +264,20 @@ def test_every_scale_has_the_papers_networks(scale: str) -> None:
     assert set(names) == {"resnet50", "resnet101", "deit_small", "vit_base"}
     assert ("vit" in names["deit_small"], "vit" in names["vit_base"]) == (True, True)
     with torch.device("meta"):
-        counts = {paper: encoders.parameters(encoders.build(spec, seed=0)) for paper, spec in SCALES[scale].networks.items()}
+        counts = {
+            paper: encoders.parameters(encoders.build(spec, seed=0)) for paper, spec in SCALES[scale].networks.items()
+        }
     assert counts["resnet101"] > counts["resnet50"]
 
 
 def test_the_paper_scale_translates_nothing() -> None:
     names = {paper: spec.name for paper, spec in SCALES["paper"].networks.items()}
-    assert names == {"resnet50": "resnet50", "resnet101": "resnet101", "deit_small": "vit_small16", "vit_base": "vit_base16"}
+    assert names == {
+        "resnet50": "resnet50",
+        "resnet101": "resnet101",
+        "deit_small": "vit_small16",
+        "vit_base": "vit_base16",
+    }
     assert SCALES["paper"].networks["vit_base"] == Backbone(name="vit_base16")
     assert {spec.base_channels for name, spec in SCALES["embedded"].networks.items() if "resnet" in name} == {8}
 

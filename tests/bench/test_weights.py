@@ -61,12 +61,23 @@ def other(state: Mapping[str, Tensor]) -> State:
     return {name: values + 1 for name, values in state.items()}
 
 
-HEAD = {"module.projector.0.weight": torch.ones(8, 128), "module.projector.1.running_mean": torch.ones(8), "module.bn.running_var": torch.ones(8)}
+HEAD = {
+    "module.projector.0.weight": torch.ones(8, 128),
+    "module.projector.1.running_mean": torch.ones(8),
+    "module.bn.running_var": torch.ones(8),
+}
 LAYOUTS: Mapping[str, Callable[[State], object]] = {
     "backbone alone (Barlow Twins, VICReg, TWIST)": lambda s: s,
     "with a classifier (torchvision)": lambda s: {**s, "fc.weight": torch.ones(10, 128), "fc.bias": torch.ones(10)},
-    "full checkpoint (Barlow Twins, VICReg)": lambda s: {"epoch": 999, "model": {**under("module.backbone.", s), **HEAD}, "optimizer": {"state": {}}},
-    "DirectCLR": lambda s: {"epoch": 100, "model": {**under("module.backbone.", s), "module.online_head.weight": torch.ones(10, 128)}},
+    "full checkpoint (Barlow Twins, VICReg)": lambda s: {
+        "epoch": 999,
+        "model": {**under("module.backbone.", s), **HEAD},
+        "optimizer": {"state": {}},
+    },
+    "DirectCLR": lambda s: {
+        "epoch": 100,
+        "model": {**under("module.backbone.", s), "module.online_head.weight": torch.ones(10, 128)},
+    },
     "TWIST full": lambda s: {
         "model": {**under("backbone.", s), "projection_heads.last_linear.weight": torch.ones(8, 8)},
         "backbone": s,
@@ -79,23 +90,40 @@ LAYOUTS: Mapping[str, Callable[[State], object]] = {
     "extracted by OpenSelfSup": lambda s: {"state_dict": s, "author": "OpenSelfSup"},
     "OpenSelfSup training": lambda s: {
         "meta": {"epoch": 940},
-        "state_dict": {**under("online_net.0.", s), **under("target_net.0.", other(s)), "head.predictor.fc0.weight": torch.ones(8, 8)},
+        "state_dict": {
+            **under("online_net.0.", s),
+            **under("target_net.0.", other(s)),
+            "head.predictor.fc0.weight": torch.ones(8, 8),
+        },
     },
     "MoCo": lambda s: {
         "arch": "resnet50",
-        "state_dict": {**under("module.encoder_q.", s), **under("module.encoder_k.", other(s)), "module.queue": torch.ones(8, 8)},
+        "state_dict": {
+            **under("module.encoder_q.", s),
+            **under("module.encoder_k.", other(s)),
+            "module.queue": torch.ones(8, 8),
+        },
     },
     "supervised under DDP": lambda s: {"state_dict": {**under("module.", s), "module.fc.weight": torch.ones(10, 128)}},
-    "weights.pt of this project": lambda s: {"encoder": s, "method": {**under("encoder.", s), "projector.0.weight": torch.ones(8, 8)}},
+    "weights.pt of this project": lambda s: {
+        "encoder": s,
+        "method": {**under("encoder.", s), "projector.0.weight": torch.ones(8, 8)},
+    },
     "half precision": lambda s: {name: values.half().float().to(values.dtype) for name, values in s.items()},
-    "old files without counters": lambda s: {name: values for name, values in s.items() if not name.endswith("num_batches_tracked")},
+    "old files without counters": lambda s: {
+        name: values for name, values in s.items() if not name.endswith("num_batches_tracked")
+    },
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_encoder_gives_identical_features_whatever_layout_it_came_in(layout: str, network: nn.Module, state: State, tmp_path: Path) -> None:
+def test_an_encoder_gives_identical_features_whatever_layout_it_came_in(
+    layout: str, network: nn.Module, state: State, tmp_path: Path
+) -> None:
     if layout == "half precision":  # the values themselves are rounded, so the network they are held against must be
-        state = {name: values.half().float() if values.is_floating_point() else values for name, values in state.items()}
+        state = {
+            name: values.half().float() if values.is_floating_point() else values for name, values in state.items()
+        }
         network = encoders.build(SMALL, seed=0)
         network.load_state_dict(state)
     torch.save(LAYOUTS[layout](state), tmp_path / "file.pth")
@@ -112,8 +140,12 @@ def test_a_file_in_the_format_before_2020_loads_too(network: nn.Module, state: S
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("blocks", [1, 7])
-def test_a_tensorflow_checkpoint_gives_identical_features(packed: bool, blocks: int, network: nn.Module, state: State, tmp_path: Path) -> None:
-    path = tensor_bundle.write(tmp_path / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(state), blocks)
+def test_a_tensorflow_checkpoint_gives_identical_features(
+    packed: bool, blocks: int, network: nn.Module, state: State, tmp_path: Path
+) -> None:
+    path = tensor_bundle.write(
+        tmp_path / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(state), blocks
+    )
     if packed:
         archive = tmp_path / "ResNet50_1x.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
@@ -159,7 +191,10 @@ def test_a_vision_transformer_loads_under_deits_names(tmp_path: Path) -> None:
 def test_the_report_says_what_was_left_out(state: State, tmp_path: Path) -> None:
     torch.save(LAYOUTS["DirectCLR"](state), tmp_path / "file.pth")
     _, report = layouts.load(SMALL, tmp_path / "file.pth")
-    assert report.line() == "layout [model] module.backbone.*: 318 keys matched, 0 missing, 1 left out (module.online_head.weight)"
+    assert (
+        report.line()
+        == "layout [model] module.backbone.*: 318 keys matched, 0 missing, 1 left out (module.online_head.weight)"
+    )
     assert report.details()["unexpected"] == ["module.online_head.weight"]
 
 
@@ -168,7 +203,10 @@ def without(state: State, *names: str) -> State:
 
 
 WRONG: Mapping[str, tuple[Callable[[State], Any], str]] = {
-    "a missing key": (lambda s: without(s, "layer4.2.conv3.weight"), r"holds no whole resnet50 1x: 1 keys are missing, layer4\.2\.conv3\.weight"),
+    "a missing key": (
+        lambda s: without(s, "layer4.2.conv3.weight"),
+        r"holds no whole resnet50 1x: 1 keys are missing, layer4\.2\.conv3\.weight",
+    ),
     "a missing norm": (lambda s: without(s, "bn1.running_var"), r"1 keys are missing, bn1\.running_var"),
     "half of it": (
         lambda s: {k: v for k, v in s.items() if not k.startswith("layer4")},
@@ -182,11 +220,17 @@ WRONG: Mapping[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {"state_dict": {**under("module.", s), "module.layer3.6.conv1.weight": torch.ones(1)}},
         r"holds another network than resnet50 1x: 1 keys too many, module\.layer3\.6\.conv1\.weight",
     ),
-    "a head alone": (lambda s: {"model": {"fc.weight": torch.ones(3, 3)}}, r"holds no resnet50 1x: not one of its 318 keys .*, but fc\.weight"),
+    "a head alone": (
+        lambda s: {"model": {"fc.weight": torch.ones(3, 3)}},
+        r"holds no resnet50 1x: not one of its 318 keys .*, but fc\.weight",
+    ),
     "no tensors": (lambda s: {"epoch": 3, "model": "resnet50"}, r"holds no tensors by name; its keys are epoch, model"),
     "a list": (lambda s: [1, 2], r"holds a list, expected a dictionary"),
     "NaN": (lambda s: {**s, "bn1.bias": torch.full((4,), torch.nan)}, r"bn1\.bias holds values that are not finite"),
-    "foreign objects": (lambda s: {"model": s, "where": Path("x")}, r"holds objects of pathlib\.\w*Path, which are not rebuilt here"),
+    "foreign objects": (
+        lambda s: {"model": s, "where": Path("x")},
+        r"holds objects of pathlib\.\w*Path, which are not rebuilt here",
+    ),
 }
 
 
@@ -228,7 +272,9 @@ def test_a_web_page_instead_of_a_checkpoint_is_recognised(tmp_path: Path) -> Non
 
 def test_a_tensorflow_checkpoint_of_another_network_is_refused(state: State, tmp_path: Path) -> None:
     arrays = tensor_bundle.simclr_names(state)
-    deeper = tensor_bundle.write(tmp_path / "deeper", {**arrays, "base_model/conv2d_53/kernel": arrays["base_model/conv2d_52/kernel"]})
+    deeper = tensor_bundle.write(
+        tmp_path / "deeper", {**arrays, "base_model/conv2d_53/kernel": arrays["base_model/conv2d_52/kernel"]}
+    )
     with pytest.raises(BenchError, match="1 keys too many, base_model/conv2d_53/kernel"):
         layouts.load(SMALL, deeper)
     with pytest.raises(BenchError, match=r"conv1\.weight is \(4, 3, 7, 7\), expected \(8, 3, 7, 7\)"):
@@ -240,7 +286,11 @@ def test_a_tensorflow_checkpoint_of_another_network_is_refused(state: State, tmp
 def test_a_damaged_tensorflow_checkpoint_is_named(state: State, tmp_path: Path) -> None:
     path = tensor_bundle.write(tmp_path / "model.ckpt-1", tensor_bundle.simclr_names(state))
     index, data = path.read_bytes(), tmp_path / "model.ckpt-1.data-00000-of-00001"
-    for damaged, message in ((index[:-100], "cut off, or another kind"), (index[:50] + b"?" + index[51:], "another checksum"), (b"", "cut off")):
+    for damaged, message in (
+        (index[:-100], "cut off, or another kind"),
+        (index[:50] + b"?" + index[51:], "another checksum"),
+        (b"", "cut off"),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(BenchError, match=message):
             Bundle(path)
@@ -291,7 +341,9 @@ def test_strided_convolutions_pad_as_simclrs_fixed_padding_does(kernel: int, siz
             window = around[:, 2 * row : 2 * row + kernel, 2 * column : 2 * column + kernel]
             expected[:, row, column] = (convolution.weight * window).sum(dim=(1, 2, 3))
     torch.testing.assert_close(convolution(x[None])[0], expected)
-    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {1e-5}  # BATCH_NORM_EPSILON there
+    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {
+        1e-5
+    }  # BATCH_NORM_EPSILON there
 
 
 def test_padding_changes_no_old_job_and_no_weights() -> None:

@@ -38,7 +38,10 @@ from methods.vicreg import Config as VICReg
 CPU = torch.device("cpu")
 IMAGES = 8
 STEPS = 2  # of the training loop: later, last digits that decide the side of a ReLU's kink add up
-METHODS: dict[str, object] = {"simclr": SimCLR(temperature=0.5, hidden=16, output=8), "barlow_twins": BarlowTwins(hidden=16, output=8)}
+METHODS: dict[str, object] = {
+    "simclr": SimCLR(temperature=0.5, hidden=16, output=8),
+    "barlow_twins": BarlowTwins(hidden=16, output=8),
+}
 
 # Every other loss: one step in float64 on one rank and on two. With their queues, teachers, pools and bunches.
 STEP_METHODS: dict[str, object] = {
@@ -80,7 +83,12 @@ def gathered(ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     whole = gather(local)
     loss = (whole.T @ whole * random(3, 3, seed=2)).exp().sum().log()
     (gradient,) = torch.autograd.grad(loss, local)
-    return {"whole": whole.detach(), "loss": loss.detach(), "gradient": gradient / ranks.world, "labels": gather(torch.arange(IMAGES)[rows])}
+    return {
+        "whole": whole.detach(),
+        "loss": loss.detach(),
+        "gradient": gradient / ranks.world,
+        "labels": gather(torch.arange(IMAGES)[rows]),
+    }
 
 
 def normed(ranks: Ranks, rows: slice, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -121,7 +129,11 @@ def step_of(method: object, ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     losses = cast(Method, network).loss(embeddings, gather(batch.labels))
     torch.autograd.backward(losses["loss"])
     gradients = {f"gradient.{name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
-    return {"loss": losses["loss"].detach(), **gradients, **{f"buffer.{name}": value for name, value in network.named_buffers()}}
+    return {
+        "loss": losses["loss"].detach(),
+        **gradients,
+        **{f"buffer.{name}": value for name, value in network.named_buffers()},
+    }
 
 
 def trained(method: object, ranks: Ranks, folder: Path) -> dict[str, Any]:
@@ -157,7 +169,9 @@ def main(folder: Path, rank: int) -> None:
     if rank == 0:
         torch.save(everything(Ranks(), folder), folder / "alone.pt")
     ranks = Ranks(rank=rank, world=2)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=120))
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
     torch.save(everything(ranks, folder), folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 

@@ -16,7 +16,13 @@ from bench.spec import Backbone, Data
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     site = Site(root=tmp_path, runs=tmp_path / "runs", output=tmp_path / "out", report=tmp_path / "report")
-    return Context(site=site, data=Data(name="mnist5k", size=32), seed=0, device=torch.device("cpu"), features=tmp_path / "features")
+    return Context(
+        site=site,
+        data=Data(name="mnist5k", size=32),
+        seed=0,
+        device=torch.device("cpu"),
+        features=tmp_path / "features",
+    )
 
 
 @pytest.fixture

@@ -41,7 +41,13 @@ def quick(kind: str, **changes: Any) -> Any:
     """The embedded recipe, cut to a few iterations."""
     config = (detection_coco if kind == "coco" else detection_voc).RECIPES["embedded"]
     narrow = replace(config.narrow, proposals=(100, 16, 100, 8), sampled_anchors=16, sampled_regions=8, detections=10)
-    return replace(config, **({"iterations": 6, "steps": (4,), "warmup": 2, "batch_size": 4, "precise_norm": 2, "narrow": narrow} | changes))
+    return replace(
+        config,
+        **(
+            {"iterations": 6, "steps": (4,), "warmup": 2, "batch_size": 4, "precise_norm": 2, "narrow": narrow}
+            | changes
+        ),
+    )
 
 
 def context_of(root: Path, kind: str, should_stop: Callable[[], bool] = bool, *, folder: str = "job") -> Context:
@@ -51,7 +57,15 @@ def context_of(root: Path, kind: str, should_stop: Callable[[], bool] = bool, *,
     site = Site(root=root, runs=root, output=root, report=root)
     data = Data(name=f"scenes_{kind}", size=96)
     cpu = torch.device("cpu")
-    return Context(site=site, data=data, seed=5, device=cpu, features=root / "features", folder=root / folder, should_stop=should_stop)
+    return Context(
+        site=site,
+        data=data,
+        seed=5,
+        device=cpu,
+        features=root / "features",
+        folder=root / folder,
+        should_stop=should_stop,
+    )
 
 
 def tiny() -> Subject:

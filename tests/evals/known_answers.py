@@ -40,8 +40,13 @@ def told(numbers: Tensor, rng: torch.Generator, doubt: float = 0.0) -> Tensor:
     return images
 
 
-def splits(*, doubt: float = 0.0, random_labels: bool = False, sizes: tuple[int, int, int] = (240, 60, 600)) -> dict[Split, SplitData]:
-    """train, val, test. With `doubt` numbers are mistaken for others; with `random_labels` they say nothing about the label."""
+def splits(
+    *, doubt: float = 0.0, random_labels: bool = False, sizes: tuple[int, int, int] = (240, 60, 600)
+) -> dict[Split, SplitData]:
+    """train, val, test.
+
+    With `doubt` numbers are mistaken for others; with `random_labels` they say nothing about the label.
+    """
     rng = torch.Generator().manual_seed(0)
     made: dict[Split, SplitData] = {}
     names: tuple[Split, ...] = ("train", "val", "test")

@@ -32,7 +32,10 @@ CPU = torch.device("cpu")
 
 def batches() -> list[tuple[Tensor, Tensor]]:
     rng = torch.Generator().manual_seed(3)
-    return [(torch.randn(B, D, generator=rng, dtype=torch.float64) * 3 + 1, torch.randint(0, C, (B,), generator=rng)) for _ in FACTORS]
+    return [
+        (torch.randn(B, D, generator=rng, dtype=torch.float64) * 3 + 1, torch.randint(0, C, (B,), generator=rng))
+        for _ in FACTORS
+    ]
 
 
 def heads_of(rule: Rule, seed: int = 1) -> Heads:
@@ -55,13 +58,18 @@ def groups_of(network: nn.Sequential, rate: float, decay: float, *, decay_bias: 
     assert isinstance(linear, nn.Linear)
     free = [*network[0].parameters(), *([] if decay_bias else [linear.bias])]
     decayed = [linear.weight, *([linear.bias] if decay_bias else [])]
-    return [{"params": decayed, "weight_decay": decay, "peak_lr": rate}, *([{"params": free, "weight_decay": 0.0, "peak_lr": rate}] if free else [])]
+    return [
+        {"params": decayed, "weight_decay": decay, "peak_lr": rate},
+        *([{"params": free, "weight_decay": 0.0, "peak_lr": rate}] if free else []),
+    ]
 
 
 def assert_equal_to_alone(rule: Rule, make: Callable[[nn.Sequential, float, float], torch.optim.Optimizer]) -> None:
     together = heads_of(rule)
     alone = [network_of(together, head) for head in range(6)]
-    optimizers = [make(network, rate, decay) for network, (rate, decay) in zip(alone, product(RATES, DECAYS), strict=True)]
+    optimizers = [
+        make(network, rate, decay) for network, (rate, decay) in zip(alone, product(RATES, DECAYS), strict=True)
+    ]
     for (x, y), factor in zip(batches(), FACTORS, strict=True):
         losses = together.step(x, y, factor)
         for head, (network, optimizer) in enumerate(zip(alone, optimizers, strict=True)):
@@ -88,17 +96,23 @@ def test_each_head_follows_the_updates_of_torch_sgd_alone(nesterov: bool, decay_
     rule = Rule(nesterov=nesterov, decay_bias=decay_bias, batch_norm=batch_norm, start="uniform")
 
     def make(network: nn.Sequential, rate: float, decay: float) -> torch.optim.Optimizer:
-        return torch.optim.SGD(groups_of(network, rate, decay, decay_bias=decay_bias), lr=0.0, momentum=0.9, nesterov=nesterov)
+        return torch.optim.SGD(
+            groups_of(network, rate, decay, decay_bias=decay_bias), lr=0.0, momentum=0.9, nesterov=nesterov
+        )
 
     assert_equal_to_alone(rule, make)
 
 
-@pytest.mark.parametrize(("decay_bias", "batch_norm", "start"), [(False, False, "normal"), (True, False, "zero"), (False, True, "uniform")])
+@pytest.mark.parametrize(
+    ("decay_bias", "batch_norm", "start"), [(False, False, "normal"), (True, False, "zero"), (False, True, "uniform")]
+)
 def test_each_head_follows_the_updates_of_lars_alone(decay_bias: bool, batch_norm: bool, start: Any) -> None:
     rule = Rule(optimizer="lars", trust=0.02, decay_bias=decay_bias, batch_norm=batch_norm, start=start)
 
     def make(network: nn.Sequential, rate: float, decay: float) -> torch.optim.Optimizer:
-        spec = Optim(name="lars", lr=rate, weight_decay=decay, warmup_epochs=0, trust=0.02, vector_weight_decay=decay_bias)
+        spec = Optim(
+            name="lars", lr=rate, weight_decay=decay, warmup_epochs=0, trust=0.02, vector_weight_decay=decay_bias
+        )
         return optim.build(spec, network)
 
     assert_equal_to_alone(rule, make)
@@ -111,7 +125,8 @@ def test_all_heads_start_from_the_same_weights() -> None:
         assert bool((heads.bias.value == heads.bias.value[:1]).all())
     wide = torch.ones(1)
     normal, zero, uniform = (
-        Heads(Rule(start=start), wide, wide, 400, 300, torch.Generator().manual_seed(0), device=CPU) for start in ("normal", "zero", "uniform")
+        Heads(Rule(start=start), wide, wide, 400, 300, torch.Generator().manual_seed(0), device=CPU)
+        for start in ("normal", "zero", "uniform")
     )
     assert float(normal.weight.value.std()) == pytest.approx(0.01, rel=0.02)
     assert float(normal.weight.value.mean()) == pytest.approx(0, abs=2e-4)
@@ -144,7 +159,11 @@ def test_a_step_waits_for_nothing_on_a_gpu(optimizer: Any) -> None:
     with _Calls() as calls:
         heads.step(x, y, 0.5)
         float(x.sum())
-    waits = {name for name in calls.names if any(word in name for word in ("_local_scalar_dense", "nonzero", "equal.default", "masked_select"))}
+    waits = {
+        name
+        for name in calls.names
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "equal.default", "masked_select"))
+    }
     assert waits == {"aten._local_scalar_dense.default"}  # of the float(...), so that the check is known to see it
     with _Calls() as calls:
         heads.step(x, y, 0.5)
@@ -173,7 +192,9 @@ def test_rates_follow_the_schedulers_of_torch() -> None:
     smooth = Training(epochs=2, schedule="cosine_step")
     assert [smooth.rate_factor(step, 2) for step in range(4)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
     thirds = Training(epochs=14, schedule="milestones", milestones=(14 / 3, 28 / 3))
-    assert [thirds.rate_factor(step, 3) for step in (0, 13, 14, 27, 28, 41)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert [thirds.rate_factor(step, 3) for step in (0, 13, 14, 27, 28, 41)] == pytest.approx(
+        [1, 1, 0.1, 0.1, 0.01, 0.01]
+    )
 
 
 def test_warm_up_multiplies_the_cosine_by_a_line() -> None:
@@ -217,7 +238,9 @@ def test_accuracies_are_those_of_naive_counting_and_tell_diverged_heads() -> Non
     x, y = torch.randn(2500, D, generator=rng), torch.randint(0, C, (2500,), generator=rng)
     found = accuracies(heads, x, y, CPU)
     for head in range(6):
-        guesses = [max(range(C), key=list(x[n].double() @ heads.weight.value[:, head]).__getitem__) for n in range(0, 2500, 25)]
+        guesses = [
+            max(range(C), key=list(x[n].double() @ heads.weight.value[:, head]).__getitem__) for n in range(0, 2500, 25)
+        ]
         right = (heads.logits(x, head)[:, 0].argmax(dim=1) == y).double().mean()
         assert float(found[head]) == pytest.approx(-1 if head == 2 else 100 * float(right))
         assert head == 2 or guesses == heads.logits(x[::25], head)[:, 0].argmax(dim=1).tolist()
@@ -228,14 +251,21 @@ def test_mean_per_class_accuracy_counts_classes_alike_and_skips_absent_ones() ->
     labels = torch.tensor([0] * 50 + [1] * 5 + [2] * 2 + [4])  # class 3 does not occur
     scores = torch.randn(len(labels), 5, generator=rng)
     scores[torch.arange(len(labels)), labels] += 1.5
-    shares = [[int(row.argmax()) == c for row, label in zip(scores, labels.tolist(), strict=True) if label == c] for c in (0, 1, 2, 4)]
+    shares = [
+        [int(row.argmax()) == c for row, label in zip(scores, labels.tolist(), strict=True) if label == c]
+        for c in (0, 1, 2, 4)
+    ]
     assert mean_class_top1(scores, labels) == pytest.approx(100 * sum(sum(right) / len(right) for right in shares) / 4)
-    assert mean_class_top1(scores, labels) != pytest.approx(100 * float((scores.argmax(dim=1) == labels).double().mean()))
+    assert mean_class_top1(scores, labels) != pytest.approx(
+        100 * float((scores.argmax(dim=1) == labels).double().mean())
+    )
     with pytest.raises(ValueError, match="NaN"):
         mean_class_top1(scores * float("nan"), labels)
 
 
-def test_features_of_the_last_blocks_are_their_class_tokens_after_the_norm(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_the_last_blocks_are_their_class_tokens_after_the_norm(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(datasets.LOADERS, "mnist5k", lambda site, size: splits())
     context = small(context)
     network = encoders.build(Backbone(name="vit_digits"), seed=0).eval().requires_grad_(False)
@@ -251,8 +281,12 @@ def test_features_of_the_last_blocks_are_their_class_tokens_after_the_norm(conte
     last[-1] = kept
     assert torch.equal(longer.network(images), found)  # nothing was left behind by the first pass
     assert features_of(plain, context, splits=("val",))["val"][0].shape[1] == network.feature_dim
-    assert features_of(longer, context, splits=("val",))["val"][0].shape[1] == 2 * network.feature_dim  # another cache entry
-    with pytest.raises(BenchError, match="last 4 blocks need a vision transformer with as many, found a transformer of 3"):
+    assert (
+        features_of(longer, context, splits=("val",))["val"][0].shape[1] == 2 * network.feature_dim
+    )  # another cache entry
+    with pytest.raises(
+        BenchError, match="last 4 blocks need a vision transformer with as many, found a transformer of 3"
+    ):
         last_blocks(plain, 4)
 
 

@@ -36,7 +36,11 @@ def naive_eleven_point(scores: list[float], relevant: list[bool]) -> float:
 def drawn(seed: int, images: int, positives: int, *, distinct: int) -> tuple[Tensor, Tensor]:
     """Scores with so many distinct values, and which images are relevant."""
     rng = torch.Generator().manual_seed(seed)
-    scores = torch.randint(distinct, (images,), generator=rng) / distinct if distinct < images else torch.randn(images, generator=rng)
+    scores = (
+        torch.randint(distinct, (images,), generator=rng) / distinct
+        if distinct < images
+        else torch.randn(images, generator=rng)
+    )
     relevant = torch.zeros(images, dtype=torch.bool)
     relevant[torch.randperm(images, generator=rng)[:positives]] = True
     return scores, relevant
@@ -47,8 +51,12 @@ def drawn(seed: int, images: int, positives: int, *, distinct: int) -> tuple[Ten
 def test_both_definitions_equal_naive_loops(positives: int, distinct: int) -> None:
     for seed in range(5):
         scores, relevant = drawn(seed, 60, positives, distinct=distinct)
-        assert interpolated_area(scores, relevant) == pytest.approx(naive_area(scores.tolist(), relevant.tolist()), abs=1e-9)
-        assert eleven_point(scores, relevant) == pytest.approx(naive_eleven_point(scores.tolist(), relevant.tolist()), abs=1e-9)
+        assert interpolated_area(scores, relevant) == pytest.approx(
+            naive_area(scores.tolist(), relevant.tolist()), abs=1e-9
+        )
+        assert eleven_point(scores, relevant) == pytest.approx(
+            naive_eleven_point(scores.tolist(), relevant.tolist()), abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("distinct", [15, 200])
@@ -64,13 +72,17 @@ def test_scikit_learn_does_not_interpolate_and_is_never_higher() -> None:
     gaps = []
     for seed in range(10):
         scores, relevant = drawn(seed, 200, 40, distinct=200)
-        gaps.append(interpolated_area(scores, relevant) - 100 * average_precision_score(relevant.numpy(), scores.numpy()))
+        gaps.append(
+            interpolated_area(scores, relevant) - 100 * average_precision_score(relevant.numpy(), scores.numpy())
+        )
     assert min(gaps) > 0
     # Where every precision is less than the one before, there is nothing to interpolate.
     for hits in ([1], [1, 2, 3], [1, 3, 7], [2, 5, 9]):
         falling = torch.tensor([rank + 1 in hits for rank in range(12)])
         scores = -torch.arange(12.0)
-        assert interpolated_area(scores, falling) == pytest.approx(100 * average_precision_score(falling.numpy(), scores.numpy()))
+        assert interpolated_area(scores, falling) == pytest.approx(
+            100 * average_precision_score(falling.numpy(), scores.numpy())
+        )
 
 
 @pytest.mark.parametrize("measure", [interpolated_area, eleven_point])
@@ -81,7 +93,9 @@ def test_known_answers(measure: object) -> None:
     assert measure(scores, first) == pytest.approx(100)  # every relevant image before all others
     assert measure(torch.zeros(20), first) == pytest.approx(100 * 6 / 20)  # all ties: the share of relevant ones
     for rank in (1, 2, 7, 20):
-        assert measure(scores, torch.arange(20) == rank - 1) == pytest.approx(100 / rank)  # one relevant image at a rank
+        assert measure(scores, torch.arange(20) == rank - 1) == pytest.approx(
+            100 / rank
+        )  # one relevant image at a rank
     assert measure(scores, torch.ones(20, dtype=torch.bool)) == pytest.approx(100)
 
 
@@ -91,7 +105,9 @@ def test_two_relevant_images_have_a_closed_form(a: int, b: int) -> None:
     relevant[[a - 1, b - 1]] = True
     first, second = max(1 / a, 2 / b), 2 / b
     assert interpolated_area(scores, relevant) == pytest.approx(100 * (first + second) / 2)
-    assert eleven_point(scores, relevant) == pytest.approx(100 * (6 * first + 5 * second) / 11)  # recall 0.5 counts for the first
+    assert eleven_point(scores, relevant) == pytest.approx(
+        100 * (6 * first + 5 * second) / 11
+    )  # recall 0.5 counts for the first
 
 
 def test_a_recall_of_three_tenths_counts_as_three_tenths() -> None:

@@ -32,8 +32,28 @@ def official(file: str, *changes: object) -> Any:
     cfg.MODEL.ROI_BOX_HEAD.EXTRA_NORM = True
     cfg.merge_from_file(str(_folder() / file))
     # What our encoders need, and MoCo's converted weights: detection/configs of facebookresearch/moco.
-    cfg.merge_from_list(["MODEL.PIXEL_MEAN", [123.675, 116.280, 103.530], "MODEL.PIXEL_STD", [58.395, 57.120, 57.375], "INPUT.FORMAT", "RGB"])
-    cfg.merge_from_list(["MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.BACKBONE.FREEZE_AT", 0, "MODEL.RESNETS.NORM", "BN", "MODEL.WEIGHTS", ""])
+    cfg.merge_from_list(
+        [
+            "MODEL.PIXEL_MEAN",
+            [123.675, 116.280, 103.530],
+            "MODEL.PIXEL_STD",
+            [58.395, 57.120, 57.375],
+            "INPUT.FORMAT",
+            "RGB",
+        ]
+    )
+    cfg.merge_from_list(
+        [
+            "MODEL.RESNETS.STRIDE_IN_1X1",
+            False,
+            "MODEL.BACKBONE.FREEZE_AT",
+            0,
+            "MODEL.RESNETS.NORM",
+            "BN",
+            "MODEL.WEIGHTS",
+            "",
+        ]
+    )
     cfg.merge_from_list(list(changes))
     return cfg
 
@@ -41,12 +61,17 @@ def official(file: str, *changes: object) -> Any:
 def assert_same(ours: Any, theirs: Any) -> None:
     """Equal but for where Detectron2's trainer would put things, and for numbers that differ by rounding."""
     mine, published = flat(ours), flat(theirs)
-    # Unused here: names of data sets, the device, C4's pooler of the mask head; precise norms are asked for by the loop.
+    # Unused here: names of data sets, the device, C4's pooler of the mask head; precise norms are asked for by the
+    # loop.
     for key in ("DATASETS.TRAIN", "DATASETS.TEST", "MODEL.DEVICE", "TEST.PRECISE_BN.ENABLED"):
         mine.pop(key), published.pop(key)
     if ours.MODEL.ROI_HEADS.NAME.startswith("Res5"):
         mine.pop("MODEL.ROI_HEADS.NAME"), published.pop("MODEL.ROI_HEADS.NAME")
-    different = {key: (mine.get(key), published.get(key)) for key in mine.keys() | published.keys() if mine.get(key) != published.get(key)}
+    different = {
+        key: (mine.get(key), published.get(key))
+        for key in mine.keys() | published.keys()
+        if mine.get(key) != published.get(key)
+    }
     for key in ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"):
         pair = different.pop(key, ([], []))
         assert pair[0] == pytest.approx(pair[1])
@@ -67,14 +92,26 @@ def test_voc_is_mocos_configuration() -> None:
     sizes = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     published = official(
         "Base-RCNN-C4.yaml",
-        *("MODEL.ROI_HEADS.NUM_CLASSES", 20, "MODEL.RESNETS.DEPTH", 50, "MODEL.MASK_ON", False, "INPUT.MIN_SIZE_TRAIN", sizes),
+        *(
+            "MODEL.ROI_HEADS.NUM_CLASSES",
+            20,
+            "MODEL.RESNETS.DEPTH",
+            50,
+            "MODEL.MASK_ON",
+            False,
+            "INPUT.MIN_SIZE_TRAIN",
+            sizes,
+        ),
         *("SOLVER.STEPS", (18000, 22000), "SOLVER.MAX_ITER", 24000, "SOLVER.WARMUP_ITERS", 100, "SOLVER.BASE_LR", 0.02),
     )
     assert_same(cfg_of(recipes.VOC_MOCO, classes=20, masks=False), published)
 
 
 def test_coco_1x_is_detectron2s_schedule_in_both_architectures() -> None:
-    for file, detector in (("mask_rcnn_R_50_C4_1x", recipes.COCO_C4_1X), ("mask_rcnn_R_50_FPN_1x", recipes.COCO_FPN_1X)):
+    for file, detector in (
+        ("mask_rcnn_R_50_C4_1x", recipes.COCO_C4_1X),
+        ("mask_rcnn_R_50_FPN_1x", recipes.COCO_FPN_1X),
+    ):
         assert_same(cfg_of(detector), official(f"COCO-InstanceSegmentation/{file}.yaml"))
 
 
@@ -105,7 +142,11 @@ def test_a_norm_stands_behind_res5_on_request(extra: bool) -> None:
 def test_twist_has_norms_in_the_pyramid_and_a_box_head_of_four_convolutions_and_one_layer() -> None:
     cfg = cfg_of(recipes.COCO_TWIST)
     assert cfg.MODEL.FPN.NORM == cfg.MODEL.ROI_BOX_HEAD.NORM == cfg.MODEL.ROI_MASK_HEAD.NORM == "BN"
-    assert (cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.CONV_DIM) == (4, 1, 256)
+    assert (cfg.MODEL.ROI_BOX_HEAD.NUM_CONV, cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.CONV_DIM) == (
+        4,
+        1,
+        256,
+    )
 
 
 def test_the_cosine_schedule_starts_with_a_warm_up() -> None:
@@ -121,7 +162,9 @@ def test_the_cosine_schedule_starts_with_a_warm_up() -> None:
         optimizer.step()
         schedule.step()
     assert rates[0] == pytest.approx(0.2 * 1e-4)
-    assert rates[1200] == pytest.approx(0.2 * (1 + torch.cos(torch.tensor(torch.pi * 1200 / 24000)).item()) / 2, rel=1e-6)
+    assert rates[1200] == pytest.approx(
+        0.2 * (1 + torch.cos(torch.tensor(torch.pi * 1200 / 24000)).item()) / 2, rel=1e-6
+    )
     assert max(rates) == rates[-1]
 
 

@@ -33,7 +33,8 @@ def paper(variant: str, kind: str) -> Detector:
     return config
 
 
-# (architecture, iterations, schedule, steps, rate, warm-up, its factor, weight of the proposal losses, norms in the heads)
+# (architecture, iterations, schedule, steps, rate, warm-up, its factor, weight of the proposal losses, norms in the
+# heads)
 PUBLISHED = {
     ("moco", "voc"): ("C4", 24_000, "multistep", (18_000, 22_000), 0.02, 100, 0.001, 1.0, False),
     ("barlow_twins", "voc"): ("C4", 24_000, "multistep", (18_000, 22_000), 0.1, 1000, 0.333, 1.0, False),
@@ -53,9 +54,25 @@ PUBLISHED = {
 @pytest.mark.parametrize(("variant", "kind"), PUBLISHED)
 def test_settings_are_the_published_ones(variant: str, kind: str) -> None:
     found = paper(variant, kind)
-    shown = (found.architecture, found.iterations, found.schedule, found.steps, found.lr, found.warmup, found.warmup_factor, found.rpn_loss)
+    shown = (
+        found.architecture,
+        found.iterations,
+        found.schedule,
+        found.steps,
+        found.lr,
+        found.warmup,
+        found.warmup_factor,
+        found.rpn_loss,
+    )
     assert (*shown, found.head_norm) == PUBLISHED[variant, kind]
-    assert (found.batch_size, found.test_size, found.longest, found.extra_norm, found.precise_norm, found.flip) == (16, 800, 1333, True, 200, True)
+    assert (found.batch_size, found.test_size, found.longest, found.extra_norm, found.precise_norm, found.flip) == (
+        16,
+        800,
+        1333,
+        True,
+        200,
+        True,
+    )
     largest = 880 if variant == "truncated_triplet" else 800
     assert (min(found.train_sizes), max(found.train_sizes)) == (480 if kind == "voc" else 640, largest)
 
@@ -64,8 +81,12 @@ def test_every_variant_has_every_scale_and_shares_the_embedded_job() -> None:
     for module in (detection_voc, detection_coco):
         for name, recipes in module.VARIANTS.items():
             assert set(recipes) == {"embedded", "cifar", "paper"}, name
-        small = {config.architecture: config for config in (recipes["embedded"] for recipes in module.VARIANTS.values())}
-        assert all(recipes["embedded"] == small[recipes["embedded"].architecture] for recipes in module.VARIANTS.values())
+        small = {
+            config.architecture: config for config in (recipes["embedded"] for recipes in module.VARIANTS.values())
+        }
+        assert all(
+            recipes["embedded"] == small[recipes["embedded"].architecture] for recipes in module.VARIANTS.values()
+        )
         assert set(small) == {"C4", "FPN"}
 
 
@@ -100,7 +121,9 @@ def test_cost_is_iterations_times_the_published_seconds_on_eight_gpus(tmp_path: 
     longer = Costs(Runs(tmp_path), graph.plan([])).estimate(job_of(paper("moco", "coco"), "paper", "coco"))
     shorter = Costs(Runs(tmp_path), graph.plan([])).estimate(job_of(paper("c4_1x", "coco"), "paper", "coco"))
     assert longer.seconds == pytest.approx(2 * shorter.seconds, rel=1e-3)
-    embedded = Costs(Runs(tmp_path), graph.plan([])).estimate(job_of(detection_voc.RECIPES["embedded"], "embedded", "voc0712"))
+    embedded = Costs(Runs(tmp_path), graph.plan([])).estimate(
+        job_of(detection_voc.RECIPES["embedded"], "embedded", "voc0712")
+    )
     assert embedded.device == "core"
     assert 30 < embedded.seconds < 90
 

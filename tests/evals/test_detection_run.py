@@ -63,9 +63,14 @@ def guesses(items: Sequence[Any], classes: int) -> list[dict[str, Any]]:
             for _ in range(2):
                 shaken = [float(v) for v in np.array([x, y, width, height]) + rng.normal(0, 2, 4)]
                 label = int(rng.integers(classes)) if rng.random() < 0.3 else one["category_id"]
-                found.append({"image_id": item["image_id"], "category_id": label, "bbox": shaken, "score": float(rng.random())})
+                found.append(
+                    {"image_id": item["image_id"], "category_id": label, "bbox": shaken, "score": float(rng.random())}
+                )
                 if "segmentation" in one:
-                    found[-1]["segmentation"] = {**one["segmentation"], "counts": one["segmentation"]["counts"].decode()}
+                    found[-1]["segmentation"] = {
+                        **one["segmentation"],
+                        "counts": one["segmentation"]["counts"].decode(),
+                    }
     return found
 
 
@@ -90,7 +95,9 @@ def test_coco_scores_are_pycocotools_and_detectron2s_on_the_saved_predictions(tm
                 by_hand.evaluate()
                 by_hand.accumulate()
                 by_hand.summarize()
-            assert [total[f"{kind}_ap{suffix}"] for suffix in ("", "50", "75")] == [100 * float(value) for value in by_hand.stats[:3]]
+            assert [total[f"{kind}_ap{suffix}"] for suffix in ("", "50", "75")] == [
+                100 * float(value) for value in by_hand.stats[:3]
+            ]
             assert 5 < total[f"{kind}_ap"] < 95
         theirs = COCOEvaluator(scenes.test, tasks=("bbox", "segm"), distributed=False, use_fast_impl=False)
         theirs.reset()
@@ -129,7 +136,11 @@ def test_voc_scores_are_detectron2s(tmp_path: Path) -> None:
         gathered = ours.evaluate()
         total, classes = scores.score_voc(gathered["lines"], scenes.test, tmp_path)
         reference = theirs.evaluate()["bbox"]
-    assert (total["box_ap"], total["box_ap50"], total["box_ap75"]) == (reference["AP"], reference["AP50"], reference["AP75"])
+    assert (total["box_ap"], total["box_ap50"], total["box_ap75"]) == (
+        reference["AP"],
+        reference["AP50"],
+        reference["AP75"],
+    )
     assert 5 < total["box_ap"] < 95
     assert len(gathered["found"]) == len(found)
     assert np.mean([own["box_ap"] for own in classes.values()]) == pytest.approx(total["box_ap"])
@@ -155,7 +166,9 @@ def test_a_detector_that_finds_nothing_scores_nothing(tmp_path: Path) -> None:
 
 @needs_detectron2
 @pytest.mark.parametrize(("kind", "variant"), [("coco", "twist"), ("coco", ""), ("voc", "")])
-def test_a_stopped_job_goes_on_and_ends_bit_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str) -> None:
+def test_a_stopped_job_goes_on_and_ends_bit_identical(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, variant: str
+) -> None:
     module = detection_coco if kind == "coco" else detection_voc
     shape = module.VARIANTS[variant]["embedded"] if variant else module.RECIPES["embedded"]
     changes = {"architecture": shape.architecture, "head_norm": shape.head_norm, "narrow": shape.narrow}
@@ -166,16 +179,26 @@ def test_a_stopped_job_goes_on_and_ends_bit_identical(tmp_path: Path, monkeypatc
         parts.run(kind, parts.context_of(tmp_path, kind, lambda: next(asked)), **changes)
     again = parts.run(kind, parts.context_of(tmp_path, kind), **changes)
     assert dict(again.metrics) == dict(whole.metrics)
-    lines = [[json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()] for folder in ("whole", "job")]
+    lines = [
+        [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in ("whole", "job")
+    ]
     assert [line["step"] for line in lines[0]] == [1, 2, 3, 4, 5, 6]
     for mine, theirs in zip(*lines, strict=True):
-        assert {k: v for k, v in mine.items() if k not in ("img_s", "seconds")} == {k: v for k, v in theirs.items() if k not in ("img_s", "seconds")}
+        assert {k: v for k, v in mine.items() if k not in ("img_s", "seconds")} == {
+            k: v for k, v in theirs.items() if k not in ("img_s", "seconds")
+        }
     assert {"steps", "loss", "lr", "img_s", "seconds", "loss_rpn_cls", "loss_cls"} <= lines[0][-1].keys()
     assert lines[0][-1]["lr"] == pytest.approx(0.1 * lines[0][3]["lr"])  # the schedule came along
-    same = [sorted(file.relative_to(tmp_path / folder) for file in (tmp_path / folder).rglob("*.*")) for folder in ("whole", "job")]
+    same = [
+        sorted(file.relative_to(tmp_path / folder) for file in (tmp_path / folder).rglob("*.*"))
+        for folder in ("whole", "job")
+    ]
     names = [name for name in same[0] if name.suffix in (".json", ".txt")]
     assert names
-    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "job" / name).read_bytes() for name in names)  # predictions too
+    assert all(
+        (tmp_path / "whole" / name).read_bytes() == (tmp_path / "job" / name).read_bytes() for name in names
+    )  # predictions too
     assert set(whole.details["ap_per_class"]) == set(scenes.CLASSES)  # type: ignore[arg-type]
     assert len(json.loads((tmp_path / "job" / "pictures.json").read_text())["scenes"]) == 6
 
@@ -215,9 +238,13 @@ def test_two_ranks_train_one_detector(tmp_path: Path) -> None:
     assert [process.wait(timeout=240) for process in ranks] == [0, 0], (tmp_path / "log").read_text()
     alone = parts.context_of(tmp_path, "coco", folder="alone")
     parts.run("coco", alone, iterations=4, steps=(3,))
-    two, one = ([json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()] for folder in ("job", "alone"))
+    two, one = (
+        [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in ("job", "alone")
+    )
     assert [line["step"] for line in two] == [1, 2, 3, 4]
-    # The same images and norms over both ranks' halves; regions are drawn by each rank, so the losses are near, not equal.
+    # The same images and norms over both ranks' halves; regions are drawn by each rank, so the losses are near, not
+    # equal.
     for mine, theirs in zip(two, one, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.6)
     assert (tmp_path / "job" / "predictions.json").exists()

@@ -1,4 +1,4 @@
-"""An encoder inside Detectron2 gives the encoder's own features, bit for bit, and each classic mistake is seen to break that."""
+"""An encoder inside Detectron2 gives its own features, bit for bit, and each classic mistake is seen to break that."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from evals.detection.config import build_cfg
 from evals.detection.recipes import EMBEDDED_C4, EMBEDDED_FPN, VOC_MOCO, VOC_TWIST, Detector
 
 pytestmark = pytest.mark.skipif(bool(compat.missing()), reason=compat.missing())
-STANDARD = Backbone(name="resnet50", base_channels=8, normalize="imagenet")  # Detectron2's own ResNet, narrow to be fast
+STANDARD = Backbone(
+    name="resnet50", base_channels=8, normalize="imagenet"
+)  # Detectron2's own ResNet, narrow to be fast
 SMALL = Backbone(name="resnet10", base_channels=4, stem="small")
 CIFAR = Backbone(name="resnet18", base_channels=4, stem="cifar")
 CASES = {
@@ -37,7 +39,12 @@ def subject_of(backbone: Backbone) -> Subject:
     rng = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for values, low in ((module.weight, 0.5), (module.bias, -0.2), (module.running_mean, -0.2), (module.running_var, 0.5)):
+            for values, low in (
+                (module.weight, 0.5),
+                (module.bias, -0.2),
+                (module.running_mean, -0.2),
+                (module.running_var, 0.5),
+            ):
                 assert values is not None
                 values.data.copy_(low + torch.rand(values.shape, generator=rng))
     return Subject(key="k", network=network.eval().requires_grad_(False), feature_dim=network.feature_dim)
@@ -123,7 +130,10 @@ def test_features_are_bit_identical_on_the_same_normalised_input(case: str) -> N
 def differs(subject: Subject, model: Any, image: Tensor = IMAGE) -> bool:
     with torch.inference_mode():
         ours = own_features(subject.network, IMAGE)
-    return any(not torch.allclose(feature, ours[name], rtol=1e-2, atol=1e-2) for name, feature in their_features(model, image).items())
+    return any(
+        not torch.allclose(feature, ours[name], rtol=1e-2, atol=1e-2)
+        for name, feature in their_features(model, image).items()
+    )
 
 
 def test_the_stride_in_the_wrong_convolution_would_be_seen() -> None:
@@ -193,7 +203,11 @@ def test_the_file_is_read_by_detectron2s_own_checkpointer(tmp_path: Path) -> Non
         DetectionCheckpointer(fresh).load(str(path))
     wanted = detector_of(subject, VOC_MOCO).state_dict()
     loaded = fresh.state_dict()
-    parts = [key for key in wanted if key.startswith(("backbone.", "roi_heads.res5.")) and "num_batches" not in key and ".res5.norm" not in key]
+    parts = [
+        key
+        for key in wanted
+        if key.startswith(("backbone.", "roi_heads.res5.")) and "num_batches" not in key and ".res5.norm" not in key
+    ]
     assert len(parts) > 200
     assert all(torch.equal(loaded[key], wanted[key]) for key in parts)
     assert set(pickle.loads(path.read_bytes())) == {"model", "__author__", "matching_heuristics"}

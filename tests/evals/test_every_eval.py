@@ -81,7 +81,9 @@ def _quick(name: str, context: Context) -> tuple[object, Context]:
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)
-def test_an_evaluation_returns_finite_numbers_under_its_own_names_and_the_same_twice(name: str, tiny: Subject, context: Context) -> None:
+def test_an_evaluation_returns_finite_numbers_under_its_own_names_and_the_same_twice(
+    name: str, tiny: Subject, context: Context
+) -> None:
     module, subject = plugins.load("evaluation", name), tiny
     before = {key: value.clone() for key, value in subject.network.state_dict().items()}
     config, context = _quick(name, context)

@@ -59,7 +59,9 @@ def test_a_second_call_makes_no_forward_pass(counting: Subject, context: Context
     assert seen(counting) == 5000
     for split in SPLITS:
         assert all(torch.equal(a, b) for a, b in zip(first[split], second[split], strict=True))
-    rewritten = [x.requires_grad_() for x, _ in (*first.values(), *second.values())]  # neither is stuck in inference mode
+    rewritten = [
+        x.requires_grad_() for x, _ in (*first.values(), *second.values())
+    ]  # neither is stuck in inference mode
     assert all(x.requires_grad for x in rewritten)
 
 
@@ -80,7 +82,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_is_computed_anew_and_repaired(counting: Subject, context: Context, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_cache_is_computed_anew_and_repaired(
+    counting: Subject, context: Context, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = features_of(counting, context)
     (file,) = context.features.glob("*-test-*/features.npy")
     whole = file.read_bytes()
@@ -118,7 +122,12 @@ def test_another_crop_is_another_entry(counting: Subject, context: Context) -> N
 
 def test_two_processes_that_write_the_same_entry_agree(counting: Subject, context: Context) -> None:
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: features_of(replace(counting, network=Counting()), context, splits=("test",))["test"][0], range(4)))
+        found = list(
+            pool.map(
+                lambda _: features_of(replace(counting, network=Counting()), context, splits=("test",))["test"][0],
+                range(4),
+            )
+        )
     assert all(torch.equal(found[0], other) for other in found)
     (entry,) = context.features.iterdir()
     assert {f.name for f in entry.iterdir()} == {"features.npy", "labels.npy", "checksums.json"}

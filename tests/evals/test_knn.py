@@ -24,12 +24,18 @@ def naive(splits: Splits, config: Config, classes: int) -> list[list[float]]:
     """Votes per test image and class, one pair at a time."""
 
     def cosine(a: list[float], b: list[float]) -> float:
-        return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
+        return (
+            sum(x * y for x, y in zip(a, b, strict=True))
+            / math.sqrt(sum(x * x for x in a))
+            / math.sqrt(sum(y * y for y in b))
+        )
 
     memory, labels = splits["train"][0].tolist(), splits["train"][1].tolist()
     scores = []
     for image in splits["test"][0].tolist():
-        near = sorted(((cosine(image, other), label) for other, label in zip(memory, labels, strict=True)), reverse=True)
+        near = sorted(
+            ((cosine(image, other), label) for other, label in zip(memory, labels, strict=True)), reverse=True
+        )
         votes = [0.0] * classes
         for similarity, label in near[: config.neighbours]:
             votes[label] += math.exp(similarity / config.temperature)
@@ -37,11 +43,17 @@ def naive(splits: Splits, config: Config, classes: int) -> list[list[float]]:
     return scores
 
 
-@pytest.mark.parametrize("config", [Config(neighbours=1), Config(neighbours=7, temperature=0.07), Config(neighbours=20, temperature=1.0), Config()])
-def test_accuracy_equals_naive_loops(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+@pytest.mark.parametrize(
+    "config",
+    [Config(neighbours=1), Config(neighbours=7, temperature=0.07), Config(neighbours=20, temperature=1.0), Config()],
+)
+def test_accuracy_equals_naive_loops(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch, config: Config
+) -> None:
     rng, classes = torch.Generator().manual_seed(3), 8
     splits = {
-        name: (torch.randn(n, 4, generator=rng) * 3 + 1, torch.randint(classes, (n,), generator=rng)) for name, n in (("train", 60), ("test", 40))
+        name: (torch.randn(n, 4, generator=rng) * 3 + 1, torch.randint(classes, (n,), generator=rng))
+        for name, n in (("train", 60), ("test", 40))
     }
     given(splits, monkeypatch, classes)
     found = knn.evaluate(config, subject, context).metrics
@@ -55,16 +67,22 @@ def test_accuracy_equals_naive_loops(subject: Subject, context: Context, monkeyp
         assert found["top5"] == pytest.approx(100 * right[5] / 40)
 
 
-def test_an_image_among_its_own_class_is_recognised(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_among_its_own_class_is_recognised(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng, labels = torch.Generator().manual_seed(0), torch.arange(90) % 3
     features = torch.eye(3)[labels] + 0.01 * torch.randn(90, 3, generator=rng)
-    given({"train": (features[:60], labels[:60]), "test": (features[60:] * 100, labels[60:])}, monkeypatch)  # length must not matter
+    given(
+        {"train": (features[:60], labels[:60]), "test": (features[60:] * 100, labels[60:])}, monkeypatch
+    )  # length must not matter
     assert dict(knn.evaluate(Config(neighbours=10), subject, context).metrics) == {"top1": 100.0, "top5": 100.0}
     given({"train": (features[:60], labels[:60]), "test": (features[60:], (labels[60:] + 1) % 3)}, monkeypatch)
     assert knn.evaluate(Config(neighbours=10), subject, context).metrics["top1"] == 0.0
 
 
-def test_near_neighbours_outvote_many_far_ones(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_neighbours_outvote_many_far_ones(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory = torch.tensor([[1.0, 0.0], *[[0.0, 1.0]] * 5])
     labels = torch.tensor([0, 1, 1, 1, 1, 1])
     given({"train": (memory, labels), "test": (torch.tensor([[1.0, 0.1]]), torch.tensor([0]))}, monkeypatch, classes=2)
@@ -72,20 +90,28 @@ def test_near_neighbours_outvote_many_far_ones(subject: Subject, context: Contex
     assert knn.evaluate(Config(neighbours=6, temperature=100.0), subject, context).metrics["top1"] == 0.0
 
 
-def test_a_tiny_temperature_does_not_overflow(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tiny_temperature_does_not_overflow(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given({"train": (torch.eye(3), torch.arange(3)), "test": (torch.eye(3), torch.arange(3))}, monkeypatch)
     assert knn.evaluate(Config(neighbours=3, temperature=1e-3), subject, context).metrics["top1"] == 100.0
 
 
-def test_more_neighbours_than_images_are_cut(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_neighbours_than_images_are_cut(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given({"train": (torch.eye(3), torch.arange(3)), "test": (torch.eye(3), torch.arange(3))}, monkeypatch)
     assert knn.evaluate(Config(neighbours=200), subject, context).metrics["top1"] == 100.0
 
 
-def test_several_labels_an_image_are_one_clear_error(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_labels_an_image_are_one_clear_error(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     several = torch.eye(3, dtype=torch.int8)
     given({"train": (torch.eye(3), several), "test": (torch.eye(3), several)}, monkeypatch)
-    with pytest.raises(BenchError, match=r"mnist5k has several labels an image; this evaluation expects one: choose .*svm"):
+    with pytest.raises(
+        BenchError, match=r"mnist5k has several labels an image; this evaluation expects one: choose .*svm"
+    ):
         knn.evaluate(Config(neighbours=3), subject, context)
 
 

@@ -43,7 +43,9 @@ def separable(classes: int, width: int, margin: float) -> Splits:
     return {name: (x + margin * F.one_hot(y, width).float(), y) for name, (x, y) in noise(classes, width).items()}
 
 
-def alone(config: Config, x: Tensor, y: Tensor, classes: int, seed: int, rate: float, decay: float) -> tuple[Tensor, Tensor]:
+def alone(
+    config: Config, x: Tensor, y: Tensor, classes: int, seed: int, rate: float, decay: float
+) -> tuple[Tensor, Tensor]:
     """One head with torch's autograd and SGD, written from the protocol."""
     weight, bias = (torch.zeros(shape, requires_grad=True) for shape in ((x.shape[1], classes), (classes,)))
     groups = [{"params": [weight], "weight_decay": decay}, {"params": [bias], "weight_decay": 0.0}]
@@ -71,7 +73,13 @@ def alone(config: Config, x: Tensor, y: Tensor, classes: int, seed: int, rate: f
 def test_each_head_of_the_sweep_is_the_head_trained_alone(batch_size: int, minimum_steps: int) -> None:
     x, y = separable(4, 6, 1.0)["train"]
     x, y = x[:100], y[:100]
-    config = Config(learning_rates=(0.01, 0.3, 1.0), weight_decays=(0.0, 1e-2, 0.1), epochs=4, batch_size=batch_size, minimum_steps=minimum_steps)
+    config = Config(
+        learning_rates=(0.01, 0.3, 1.0),
+        weight_decays=(0.0, 1e-2, 0.1),
+        epochs=4,
+        batch_size=batch_size,
+        minimum_steps=minimum_steps,
+    )
     weights, biases = train_heads(config, (x, y), 4, seed=11)
     assert (weights.shape, biases.shape) == ((9, 6, 4), (9, 1, 4))
     grid = [(rate, decay) for rate in config.learning_rates for decay in config.weight_decays]
@@ -89,28 +97,40 @@ def test_the_sweep_draws_its_order_from_the_seed() -> None:
     assert not torch.equal(first, other)
 
 
-def test_separable_features_give_100_percent(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separable_features_give_100_percent(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(separable(5, 8, 20.0), monkeypatch, 5)
     assert dict(linear.evaluate(FEW, subject, context).metrics) == {"top1": 100.0, "top5": 100.0, "val_top1": 100.0}
 
 
-def test_features_without_information_give_chance(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_without_information_give_chance(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(noise(10, 8), monkeypatch, 10)
     found = linear.evaluate(FEW, subject, context).metrics
     assert found["top1"] == pytest.approx(10, abs=5 * 100 * math.sqrt(0.1 * 0.9 / 1000))
     assert found["top5"] == pytest.approx(50, abs=5 * 100 * math.sqrt(0.5 * 0.5 / 1000))
 
 
-def test_constant_and_badly_scaled_features_do_no_harm(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_constant_and_badly_scaled_features_do_no_harm(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = separable(5, 8, 4.0)
     scale = torch.tensor([1e-3, 1.0, 1e3, 1.0, 1.0, 1.0, 1.0, 1.0])
     given(plain, monkeypatch, 5)
     expected = linear.evaluate(FEW, subject, context).metrics
-    given({name: (torch.cat([x * scale + 7, torch.full((len(x), 3), 5.0)], dim=1), y) for name, (x, y) in plain.items()}, monkeypatch, 5)
+    given(
+        {name: (torch.cat([x * scale + 7, torch.full((len(x), 3), 5.0)], dim=1), y) for name, (x, y) in plain.items()},
+        monkeypatch,
+        5,
+    )
     assert linear.evaluate(FEW, subject, context).metrics == pytest.approx(dict(expected), abs=0.2)
 
 
-def test_the_head_is_chosen_on_val_and_never_on_test(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_is_chosen_on_val_and_never_on_test(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = separable(5, 8, 1.5)
     given(splits, monkeypatch, 5)
     found = linear.evaluate(FEW, subject, context)
@@ -143,7 +163,9 @@ def test_no_head_trains_on_val(subject: Subject, context: Context, monkeypatch: 
     assert (found["top1"], found["top5"]) == (expected["top1"], expected["top5"])
 
 
-def test_a_share_of_the_labels_trains_on_these_images_alone(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_labels_trains_on_these_images_alone(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = separable(5, 8, 2.0)
     config = replace(FEW, label_fraction=0.1)
     given(splits, monkeypatch, 5)
@@ -158,7 +180,9 @@ def test_a_share_of_the_labels_trains_on_these_images_alone(subject: Subject, co
     found = linear.evaluate(config, subject, context)
     assert found.metrics == expected.metrics
     given(splits, monkeypatch, 5)
-    assert linear.evaluate(config, subject, replace(context, seed=1)).details["sweep"] != expected.details["sweep"]  # other images
+    assert (
+        linear.evaluate(config, subject, replace(context, seed=1)).details["sweep"] != expected.details["sweep"]
+    )  # other images
 
 
 def test_too_small_a_share_is_refused(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

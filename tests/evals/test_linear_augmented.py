@@ -55,7 +55,9 @@ def hard(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
     return small(context)
 
 
-@pytest.mark.parametrize("config", [ONE, MANY, replace(ONE, head="batchnorm_linear", start="uniform"), replace(ONE, optimizer="lars")])
+@pytest.mark.parametrize(
+    "config", [ONE, MANY, replace(ONE, head="batchnorm_linear", start="uniform"), replace(ONE, optimizer="lars")]
+)
 def test_separable_images_give_100_percent(config: Config, place: Context) -> None:
     assert dict(evaluate(config, subject(), place).metrics) == {"top1": 100.0, "top5": 100.0, "best_epoch_top1": 100.0}
 
@@ -68,7 +70,15 @@ def test_random_labels_give_chance(place: Context, monkeypatch: pytest.MonkeyPat
 
 
 def test_it_is_the_head_that_torch_trains_on_the_same_batches(hard: Context) -> None:
-    config = Config(learning_rates=(0.5,), weight_decays=(1e-3,), epochs=4, batch_size=32, nesterov=True, warmup_epochs=1, start="zero")
+    config = Config(
+        learning_rates=(0.5,),
+        weight_decays=(1e-3,),
+        epochs=4,
+        batch_size=32,
+        nesterov=True,
+        warmup_epochs=1,
+        start="zero",
+    )
     reader = subject()
     found = evaluate(config, reader, hard)
     data = open_split(hard.data, "trainval", hard.site)
@@ -105,7 +115,9 @@ def test_a_sweep_of_30_heads_passes_the_backbone_as_often_as_one(place: Context)
     assert counts == [8 * 224, 8 * 224]  # 8 epochs of the 7 whole batches of 32 in 240 images, and nothing else
 
 
-def test_heads_are_chosen_on_val_and_never_on_test(hard: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_heads_are_chosen_on_val_and_never_on_test(
+    hard: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     weak = replace(MANY, epochs=2)
     found = evaluate(weak, subject(), hard)
     sweep: Any = found.details["sweep"]
@@ -150,7 +162,9 @@ def test_the_last_epoch_is_reported_and_the_best_kept_beside_it(hard: Context) -
     assert len(by_epoch) == 6
     assert by_epoch[-1] < max(by_epoch)  # or this test would not tell them apart
     assert "last epoch, or does not say" in str(found.details["paper_prints"])
-    assert "best epoch" in str(evaluate(replace(rough, best_epoch_reported=True), subject(), hard).details["paper_prints"])
+    assert "best epoch" in str(
+        evaluate(replace(rough, best_epoch_reported=True), subject(), hard).details["paper_prints"]
+    )
 
 
 def lines(context: Context) -> list[dict[str, float]]:
@@ -167,8 +181,12 @@ def stopping(after: int) -> Iterator[bool]:
         yield True
 
 
-@pytest.mark.parametrize("config", [MANY, replace(MANY, head="batchnorm_linear", nesterov=True), replace(ONE, optimizer="lars")])
-def test_a_resumed_run_ends_with_the_digits_of_an_undisturbed_one(config: Config, hard: Context, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "config", [MANY, replace(MANY, head="batchnorm_linear", nesterov=True), replace(ONE, optimizer="lars")]
+)
+def test_a_resumed_run_ends_with_the_digits_of_an_undisturbed_one(
+    config: Config, hard: Context, tmp_path: Path
+) -> None:
     weak = replace(config, learning_rates=tuple(rate / 10 for rate in config.learning_rates), epochs=3, start="normal")
     whole, broken = own_place(hard, tmp_path / "whole"), own_place(hard, tmp_path / "broken")
     expected = evaluate(weak, subject(), whole)
@@ -241,7 +259,9 @@ class _Linear(Reader):
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_backbone_runs_in_the_precision_asked_for_without_gradient(precision: Any, expected: torch.dtype, place: Context) -> None:
+def test_the_backbone_runs_in_the_precision_asked_for_without_gradient(
+    precision: Any, expected: torch.dtype, place: Context
+) -> None:
     network = _Linear().eval()  # its parameters ask for gradients
     reader = Subject(key="linear", network=network, feature_dim=CLASSES)
     features_of(reader, place, splits=("test",))
@@ -272,7 +292,8 @@ def test_images_with_several_labels_are_refused(place: Context, monkeypatch: pyt
         evaluate(ONE, subject(), place)
 
 
-# Name: peak rate after scaling, decay, batch, epochs, crop from, initial weights, of the papers and codes named in the file.
+# Name: peak rate after scaling, decay, batch, epochs, crop from, initial weights, of the papers and codes named in the
+# file.
 PUBLISHED = {
     "simclr": (1.6, 0.0, 4096, 90, 0.08, "zero"),
     "barlow_twins": (0.3, 1e-6, 256, 100, 0.08, "normal"),
@@ -296,7 +317,9 @@ def test_published_settings(name: str) -> None:
     assert (config.batch_size, config.epochs, config.crop_scale[0], config.start) == (batch, epochs, crop, start)
     assert config.nesterov == (name in {"simclr", "fnc"})
     assert config.schedule == ("cosine_step" if name in {"simclr", "fnc"} else "cosine_epoch")
-    assert config.best_epoch_reported == (name in {"barlow_twins", "vicreg", "twist", "twist_vit", "twist_vit_base", "directclr"})
+    assert config.best_epoch_reported == (
+        name in {"barlow_twins", "vicreg", "twist", "twist_vit", "twist_vit_base", "directclr"}
+    )
     assert round(224 * config.test_resize) == 256
     assert config.trained_on == "trainval"
     text = config.describe()

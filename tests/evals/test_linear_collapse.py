@@ -47,7 +47,9 @@ def test_gradients_are_those_of_the_losses_written_as_loops(seed: int) -> None:
     weight, xa, xb = batch(6, 4, 0.7, seed)
     weight.requires_grad_()
     expected = torch.autograd.grad(code_loss(weight, xa, xb, 0.1), weight)[0]
-    torch.testing.assert_close(linear.code_gradient(weight.detach(), xa, xb, temperature=0.1), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        linear.code_gradient(weight.detach(), xa, xb, temperature=0.1), expected, rtol=0, atol=1e-10
+    )
     expected = torch.autograd.grad(paper_loss(weight, xa, xb), weight)[0]
     torch.testing.assert_close(linear.paper_gradient(weight.detach(), xa, xb) * 6, expected, rtol=0, atol=1e-10)
 
@@ -59,7 +61,10 @@ def test_minus_the_gradient_is_the_weight_times_data_minus_augmentation_covarian
     for i in range(5):
         terms = [torch.exp(-((weight @ (xa[i] - (xb[i] if j == i else xa[j]))) ** 2).sum() / 2) for j in range(5)]
         a[i] = torch.stack(terms) / torch.stack(terms).sum()
-    s0 = sum((a[i, j] * torch.outer(xa[i] - xa[j], xa[i] - xa[j]) for i in range(5) for j in range(5) if j != i), torch.zeros(3, 3).double())
+    s0 = sum(
+        (a[i, j] * torch.outer(xa[i] - xa[j], xa[i] - xa[j]) for i in range(5) for j in range(5) if j != i),
+        torch.zeros(3, 3).double(),
+    )
     s1 = sum(((1 - a[i, i]) * torch.outer(xb[i] - xa[i], xb[i] - xa[i]) for i in range(5)), torch.zeros(3, 3).double())
     found = linear.weighted_covariances(weight, xa, xb)
     torch.testing.assert_close(found, (s0, s1), rtol=0, atol=1e-10)
@@ -88,7 +93,10 @@ def test_two_aligned_layers_grow_as_theorem_3_says_and_keep_their_balance() -> N
     """Singular values move with s1 s2^2 v'Xv and s2 s1^2 v'Xv; W1 W1' - W2' W2 is conserved."""
     rng = torch.Generator().manual_seed(0)
     u2, middle, v1 = (torch.linalg.qr(torch.randn(4, 4, generator=rng, dtype=torch.float64))[0] for _ in range(3))
-    s1, s2 = torch.tensor([2.0, 1.0, 0.5, 0.1], dtype=torch.float64), torch.tensor([1.5, 0.8, 0.4, 0.05], dtype=torch.float64)
+    s1, s2 = (
+        torch.tensor([2.0, 1.0, 0.5, 0.1], dtype=torch.float64),
+        torch.tensor([1.5, 0.8, 0.4, 0.05], dtype=torch.float64),
+    )
     weights = [middle * s1 @ v1.T, u2 * s2 @ middle.T]
     x = torch.randn(4, 4, generator=rng, dtype=torch.float64)
     x = x @ x.T
@@ -96,8 +104,12 @@ def test_two_aligned_layers_grow_as_theorem_3_says_and_keep_their_balance() -> N
     first, last = linear.layer_gradients(weights, -weights[1] @ weights[0] @ x)
     drive = (v1.T @ x @ v1).diagonal()
     tiny = 1e-6
-    torch.testing.assert_close((torch.linalg.svdvals(weights[0] - tiny * first) - s1) / tiny, s1 * s2**2 * drive, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close((torch.linalg.svdvals(weights[1] - tiny * last) - s2) / tiny, s2 * s1**2 * drive, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        (torch.linalg.svdvals(weights[0] - tiny * first) - s1) / tiny, s1 * s2**2 * drive, rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        (torch.linalg.svdvals(weights[1] - tiny * last) - s2) / tiny, s2 * s1**2 * drive, rtol=1e-4, atol=1e-5
+    )
     kept = first @ weights[0].T + weights[0] @ first.T - last.T @ weights[1] - weights[1].T @ last
     assert float(kept.abs().max()) < 1e-10
 
@@ -144,7 +156,9 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, float],
     return dict(outcome.metrics), dict(outcome.details)
 
 
-def test_the_collapse_is_there_with_strong_augmentation_and_not_without(figures: tuple[dict[str, float], dict[str, object]]) -> None:
+def test_the_collapse_is_there_with_strong_augmentation_and_not_without(
+    figures: tuple[dict[str, float], dict[str, object]],
+) -> None:
     metrics = figures[0]
     ratios = [metrics[f"smallest_over_largest_k{k:g}"] for k in _STRENGTHS]
     ranks = [metrics[f"effective_rank_k{k:g}"] for k in _STRENGTHS]
@@ -198,7 +212,9 @@ def test_figure_3_has_a_line_for_each_strength(figures: tuple[dict[str, float], 
 
 def test_the_theorys_loss_collapses_the_augmented_half_too() -> None:
     config = Config(loss="paper", one_layer_rate=0.01, steps=3000)
-    strong, none = (linear.embedding_spectrum(train(config, 0, layers=1, augmented=8, variance=k)[-1][1]) for k in (16.0, 0.0))
+    strong, none = (
+        linear.embedding_spectrum(train(config, 0, layers=1, augmented=8, variance=k)[-1][1]) for k in (16.0, 0.0)
+    )
     assert float(strong[8] / strong[7]) < 5e-3
     assert float(none[8] / none[7]) > 0.3
 
@@ -211,7 +227,9 @@ def test_alignment_of_known_layers() -> None:
     swapped = linear.alignment_matrix(values.diag(), values.flip(0).diag())  # what one layer keeps the other drops
     assert linear.block_alignment(swapped, 2) == pytest.approx(0)
     assert float(swapped.diagonal().mean()) == pytest.approx(0)
-    within = linear.alignment_matrix(values.diag(), values[[1, 0, 3, 2]].diag())  # order differs, the kept half does not
+    within = linear.alignment_matrix(
+        values.diag(), values[[1, 0, 3, 2]].diag()
+    )  # order differs, the kept half does not
     assert linear.block_alignment(within, 2) == pytest.approx(1)
     assert float(within.diagonal().mean()) == pytest.approx(0)
 

@@ -13,7 +13,9 @@ from bench.errors import Stopped
 from evals.linear_transfer import METRICS, RECIPES, VARIANTS, Config, evaluate
 from tests.evals.known_answers import CLASSES, own_place, small, splits, subject, told
 
-PLAIN = Config(learning_rates=(0.1,), weight_decays=(5e-4,), epochs=6, batch_size=32, schedule="milestones", milestones=(2, 4))
+PLAIN = Config(
+    learning_rates=(0.1,), weight_decays=(5e-4,), epochs=6, batch_size=32, schedule="milestones", milestones=(2, 4)
+)
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def long_tailed(classes: int, counts: list[int]) -> dict[Split, SplitData]:
     return made
 
 
-def test_the_mean_over_classes_is_told_from_top_1_on_long_tails(place: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mean_over_classes_is_told_from_top_1_on_long_tails(
+    place: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(datasets.LOADERS, "mnist5k", lambda site, size: long_tailed(6, [300, 20, 20, 20, 20, 20]))
     found = evaluate(PLAIN, subject(), place).metrics
     assert found["top1"] == pytest.approx(100 * (300 + 0.4 * 100) / 400, abs=4)
@@ -71,7 +75,9 @@ def test_badly_scaled_features_do_no_harm_because_of_the_batch_norm(place: Conte
     assert evaluate(replace(longer, head="linear"), scaled, place).metrics["top1"] < 50.0
 
 
-def test_a_resumed_run_keeps_the_statistics_of_the_batch_norm(place: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+def test_a_resumed_run_keeps_the_statistics_of_the_batch_norm(
+    place: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
     monkeypatch.setitem(datasets.LOADERS, "mnist5k", lambda site, size: splits(doubt=40.0))
     weak = replace(PLAIN, learning_rates=(0.001,), epochs=3, milestones=(1, 2))
     whole, broken = own_place(place, tmp_path / "whole"), own_place(place, tmp_path / "broken")
@@ -98,7 +104,12 @@ def test_published_settings(name: str) -> None:
     rate, decay, epochs, milestones = PUBLISHED[name]
     assert config.grid == ((rate, decay),)
     assert (config.epochs, config.milestones, config.factor, config.batch_size) == (epochs, milestones, 0.1, 256)
-    assert (config.head, config.start, config.nesterov, config.decay_bias) == ("batchnorm_linear", "uniform", True, True)
+    assert (config.head, config.start, config.nesterov, config.decay_bias) == (
+        "batchnorm_linear",
+        "uniform",
+        True,
+        True,
+    )
     text = config.describe()
     assert "batch norm and linear classifier" in text
     assert f"rate x 0.1 at epochs {', '.join(f'{m:g}' for m in milestones)}" in text

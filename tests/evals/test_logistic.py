@@ -114,7 +114,9 @@ def test_more_features_than_images_are_fitted_too() -> None:
     rng = torch.Generator().manual_seed(0)
     x, y = torch.randn(30, 80, generator=rng, dtype=torch.float64), torch.arange(30) % 3
     theirs = LogisticRegression(C=1.0, solver="newton-cg", tol=1e-10).fit(x.numpy(), y.numpy())
-    torch.testing.assert_close(last(EXACT, (x, y), 3, [1.0]).weight_DC, torch.from_numpy(theirs.coef_.T), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        last(EXACT, (x, y), 3, [1.0]).weight_DC, torch.from_numpy(theirs.coef_.T), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_path_of_penalties_is_the_papers() -> None:
@@ -126,14 +128,18 @@ def test_the_path_of_penalties_is_the_papers() -> None:
     assert logistic.RECIPES["paper"].crop == Crop(resize=1.0)  # 224 on the shorter side, then the square in its centre
 
 
-def test_separable_features_give_100_percent(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separable_features_give_100_percent(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(numbered(40.0), monkeypatch, 5)
     assert dict(logistic.evaluate(FEW, subject, context).metrics) == dict.fromkeys(logistic.METRICS, pytest.approx(100))
     given(several(40.0), monkeypatch, 4)
     assert dict(logistic.evaluate(FEW, subject, context).metrics) == {"map_11_point": pytest.approx(100)}
 
 
-def test_features_that_say_nothing_give_chance(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_say_nothing_give_chance(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(numbered(0.0, classes=10, width=10), monkeypatch, 10)
     found = logistic.evaluate(FEW, subject, context).metrics
     assert found["top1"] == pytest.approx(10, abs=5 * 100 * math.sqrt(0.1 * 0.9 / 1000))
@@ -169,7 +175,9 @@ def test_the_penalty_is_chosen_on_val_and_the_last_fit_is_on_train_and_val(
 
 
 @pytest.mark.parametrize("labels", ["numbers", "presence"])
-def test_nothing_is_learned_from_the_test_split(labels: str, subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_learned_from_the_test_split(
+    labels: str, subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits, classes = (numbered(2.0), 5) if labels == "numbers" else (several(2.0), 4)
     seen: list[list[Head]] = []
 
@@ -191,7 +199,9 @@ def test_nothing_is_learned_from_the_test_split(labels: str, subject: Subject, c
         assert torch.equal(before.bias_C, after.bias_C)
 
 
-def test_a_label_that_is_not_counted_is_left_out_of_its_class_alone(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_label_that_is_not_counted_is_left_out_of_its_class_alone(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = several(1.0)
     x, y = splits["train"][0].double(), splits["train"][1]
     together = last(EXACT, (x, y), 4, [0.3])
@@ -207,7 +217,9 @@ def test_a_label_that_is_not_counted_is_left_out_of_its_class_alone(subject: Sub
     assert logistic.evaluate(FEW, subject, context).metrics["map_11_point"] < expected
 
 
-def test_each_of_the_twelve_data_sets_is_chosen_with_its_own_metric(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_of_the_twelve_data_sets_is_chosen_with_its_own_metric(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert len(_METRIC_OF) == 12
     assert set(_METRIC_OF) <= set(CATALOGUE)  # a renamed data set would fall back to top-1
     assert set(_METRIC_OF.values()) <= set(logistic.METRICS)
@@ -233,10 +245,14 @@ def test_the_precision_of_class_numbers_ranks_by_probability() -> None:
     # A constant added to all logits of an image changes no probability.
     x, y = numbered(1.0)["test"]
     shift = torch.randn(len(x), 1, generator=torch.Generator().manual_seed(1)) * 10
-    assert logistic.mean_eleven_point(x[:, :5], y) == pytest.approx(logistic.mean_eleven_point(x[:, :5] + shift, y), abs=1e-3)
+    assert logistic.mean_eleven_point(x[:, :5], y) == pytest.approx(
+        logistic.mean_eleven_point(x[:, :5] + shift, y), abs=1e-3
+    )
 
 
-def test_fits_that_stop_at_the_limit_are_counted(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_that_stop_at_the_limit_are_counted(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(numbered(1.0), monkeypatch, 5)
     assert logistic.evaluate(FEW, subject, context).details["fits_not_converged"] == 0
     cut = logistic.evaluate(replace(FEW, max_iterations=1), subject, context).details

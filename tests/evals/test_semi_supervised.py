@@ -34,7 +34,14 @@ def tiny() -> Subject:
     network = encoders.build(Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False), seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = [nn.Linear(32, 24, bias=False), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU()]
+        layers = [
+            nn.Linear(32, 24, bias=False),
+            nn.BatchNorm1d(24),
+            nn.ReLU(),
+            nn.Linear(24, 16, bias=False),
+            nn.BatchNorm1d(16),
+            nn.ReLU(),
+        ]
         projector = nn.Sequential(*layers, nn.Linear(16, 8))
     return Subject(
         key="tiny",
@@ -81,7 +88,9 @@ def test_images_without_information_give_chance(flat: dict[str, Arrays], tiny: S
         order = torch.randperm(len(split), generator=generator(5, name))
         flat[name] = Arrays(split.images, split.labels[order], split.classes)
     flat["test"] = Arrays(flat["test"].images.repeat(3, 1, 1, 1), torch.arange(180) // 60, 3)
-    assert evaluate(SHORT, tiny, context).metrics["top1"] == pytest.approx(100 / 3, abs=1e-9)  # each image once with every label
+    assert evaluate(SHORT, tiny, context).metrics["top1"] == pytest.approx(
+        100 / 3, abs=1e-9
+    )  # each image once with every label
 
 
 def test_the_subject_is_left_as_it_was(flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
@@ -96,7 +105,9 @@ def test_the_subject_is_left_as_it_was(flat: dict[str, Arrays], tiny: Subject, c
         assert not any(p.requires_grad for p in module.parameters())
         assert not any(m.training for m in module.modules())
     for name, value in found.model.backbone.state_dict().items():  # every weight and statistic of the copy has moved
-        source = {f"0.{key}": v for key, v in before.items()} | {f"{int(key[0]) + 1}{key[1:]}": v for key, v in kept.items()}
+        source = {f"0.{key}": v for key, v in before.items()} | {
+            f"{int(key[0]) + 1}{key[1:]}": v for key, v in kept.items()
+        }
         assert not torch.equal(value, source[name]), name
 
 
@@ -105,7 +116,9 @@ def head_alone(config: Config, subject: Subject, context: Context, rates: list[f
     images, _ = labelled(context, config)
     seed = seed_of(context.seed, "fine-tuning")
     plan = Plan(images=len(images), batch_size=config.batch_size, seed=seed)
-    weight = (0.01 * torch.randn(images.classes, subject.feature_dim, generator=generator(seed, "head"))).requires_grad_()
+    weight = (
+        0.01 * torch.randn(images.classes, subject.feature_dim, generator=generator(seed, "head"))
+    ).requires_grad_()
     bias = torch.zeros(images.classes, requires_grad=True)
     groups = [{"params": [weight], "weight_decay": config.weight_decay}, {"params": [bias], "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=1.0, momentum=config.momentum, nesterov=config.nesterov)
@@ -126,7 +139,9 @@ def head_alone(config: Config, subject: Subject, context: Context, rates: list[f
 def test_without_a_rate_for_a_frozen_network_it_is_the_head_trained_alone(
     nesterov: bool, flat: dict[str, Arrays], tiny: Subject, context: Context
 ) -> None:
-    config = replace(SHORT, lr_backbone=0.0, norm="frozen", nesterov=nesterov, weight_decay=1e-2, batch_size=15, epochs=4)
+    config = replace(
+        SHORT, lr_backbone=0.0, norm="frozen", nesterov=nesterov, weight_decay=1e-2, batch_size=15, epochs=4
+    )
     rates = [0.2 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     weight, bias = head_alone(config, tiny, context, rates)
     found = tuned(config, tiny, context).model
@@ -136,14 +151,20 @@ def test_without_a_rate_for_a_frozen_network_it_is_the_head_trained_alone(
 
 
 @pytest.mark.parametrize("chunks", [1, 3])
-def test_the_whole_network_learns_as_in_a_plain_loop_with_two_rates(chunks: int, flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
+def test_the_whole_network_learns_as_in_a_plain_loop_with_two_rates(
+    chunks: int, flat: dict[str, Arrays], tiny: Subject, context: Context
+) -> None:
     config = replace(SHORT, nesterov=True, weight_decay=1e-2, norm="frozen", epochs=2, chunks=chunks, head="zero")
     images, _ = labelled(context, config)
     plan = Plan(images=len(images), batch_size=16, seed=seed_of(0, "fine-tuning"))
     model = start(config, tiny, 3, 0)
     named = list(model.named_parameters())
     groups = [
-        {"params": [p for n, p in named if n.startswith(part) and (p.ndim == 1) is vector], "weight_decay": 0.0 if vector else 1e-2, "peak": rate}
+        {
+            "params": [p for n, p in named if n.startswith(part) and (p.ndim == 1) is vector],
+            "weight_decay": 0.0 if vector else 1e-2,
+            "peak": rate,
+        }
         for part, rate in (("backbone", 0.05), ("head", 0.2))
         for vector in (False, True)
     ]
@@ -168,11 +189,22 @@ def test_batch_norm_in_training_sees_one_chunk(flat: dict[str, Arrays], tiny: Su
     assert not torch.allclose(whole.head.weight, parts.head.weight)
 
 
-def test_lars_adapts_the_network_and_leaves_the_new_classifier_to_plain_momentum(flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
+def test_lars_adapts_the_network_and_leaves_the_new_classifier_to_plain_momentum(
+    flat: dict[str, Arrays], tiny: Subject, context: Context
+) -> None:
     config = replace(SHORT, optimizer="lars", norm="frozen", epochs=1, batch_size=30, lr_backbone=2.0)
     images, _ = labelled(context, config)
     before = start(config, tiny, 3, seed_of(0, "fine-tuning"))
-    batch = next(train_batches(images, (config.view(32),), Plan(images=30, batch_size=30, seed=seed_of(0, "fine-tuning")), range(1), CPU, workers=0))
+    batch = next(
+        train_batches(
+            images,
+            (config.view(32),),
+            Plan(images=30, batch_size=30, seed=seed_of(0, "fine-tuning")),
+            range(1),
+            CPU,
+            workers=0,
+        )
+    )
     torch.autograd.backward(F.cross_entropy(before.eval()(batch.views[0]), batch.labels))
     after = dict(tuned(config, tiny, context).model.named_parameters())
     for name, p in before.named_parameters():
@@ -196,17 +228,26 @@ def test_schedules_are_those_of_torch() -> None:
         return found
 
     by_epoch = replace(SHORT, schedule="cosine_epoch", epochs=20)
-    assert [by_epoch.lr_factor(step, 60) for step in range(1, 60, 3)] == pytest.approx(rates("CosineAnnealingLR", 20, T_max=20))
+    assert [by_epoch.lr_factor(step, 60) for step in range(1, 60, 3)] == pytest.approx(
+        rates("CosineAnnealingLR", 20, T_max=20)
+    )
     assert len({by_epoch.lr_factor(step, 60) for step in range(60)}) == 20
     steps = replace(SHORT, schedule="milestones", milestones=(12, 16), factor=0.2, epochs=20)
-    assert [steps.lr_factor(step, 60) for step in range(0, 60, 3)] == pytest.approx(rates("MultiStepLR", 20, milestones=[12, 16], gamma=0.2))
+    assert [steps.lr_factor(step, 60) for step in range(0, 60, 3)] == pytest.approx(
+        rates("MultiStepLR", 20, milestones=[12, 16], gamma=0.2)
+    )
     assert [SHORT.lr_factor(step, 30) for step in range(30)] == pytest.approx(rates("CosineAnnealingLR", 30, T_max=30))
     warm = replace(steps, warmup_epochs=2)
     assert [warm.lr_factor(step, 60) for step in (0, 3, 6, 36)] == pytest.approx([0, 0.5, 1, 0.2])
 
 
 def test_steps_are_those_of_the_epochs_and_no_fewer_than_the_minimum() -> None:
-    papers = {"simclr_1pct": 188, "barlow_twins_1pct": 1001, "fnc_1pct": 751, "simclr_10pct": 938}  # SimCLR: 12,811 x 60 // 4096 + 1
+    papers = {
+        "simclr_1pct": 188,
+        "barlow_twins_1pct": 1001,
+        "fnc_1pct": 751,
+        "simclr_10pct": 938,
+    }  # SimCLR: 12,811 x 60 // 4096 + 1
     for name, steps in papers.items():
         assert VARIANTS[name]["paper"].steps(128_116 if "10" in name else 12_811) == steps
     assert replace(SHORT, batch_size=64, epochs=20).steps(40) == 20  # one batch an epoch
@@ -246,14 +287,18 @@ def test_few_labels_are_clearly_worse_than_all_of_them(tiny: Subject, context: C
     # Weaker crops than the recipe's: there the difference needs more steps than a test should take.
     weak = replace(VARIANTS["scratch_1pct"]["embedded"], crop_scale=(0.8, 1.0), lr_backbone=0.1, lr_head=0.1, tests=1)
     scratch = replace(weak, epochs=1, minimum_steps=100)
-    few, many = (evaluate(replace(scratch, label_fraction=fraction), tiny, context).metrics["top1"] for fraction in (0.01, 1.0))
+    few, many = (
+        evaluate(replace(scratch, label_fraction=fraction), tiny, context).metrics["top1"] for fraction in (0.01, 1.0)
+    )
     assert many > few + 10
     assert few > 20  # of ten classes
 
 
 def kept_lines(context: Context) -> list[dict[str, float]]:
     assert context.folder is not None
-    lines: list[dict[str, float]] = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
+    lines: list[dict[str, float]] = [
+        json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()
+    ]
     return [{key: value for key, value in line.items() if key != "img_s"} for line in lines]
 
 
@@ -297,7 +342,9 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
 
 
 def test_best_and_last_are_separate_numbers(flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
-    config = replace(SHORT, epochs=5, tests=5, lr_backbone=0.3, lr_head=2.0, schedule="milestones", milestones=(4,), factor=1.0)
+    config = replace(
+        SHORT, epochs=5, tests=5, lr_backbone=0.3, lr_head=2.0, schedule="milestones", milestones=(4,), factor=1.0
+    )
     found = evaluate(config, tiny, context)
     tests: Any = found.details["tests"]
     assert len(tests) == 5

@@ -41,7 +41,9 @@ def test_the_mean_does_not_count_and_a_rotation_changes_nothing() -> None:
     rng = torch.Generator().manual_seed(0)
     z = torch.randn(40, 5, generator=rng, dtype=torch.float64) * torch.arange(1, 6)
     rotation = torch.linalg.qr(torch.randn(5, 5, generator=rng, dtype=torch.float64))[0]
-    torch.testing.assert_close(covariance_spectrum(z @ rotation + 100, normalize=False), covariance_spectrum(z, normalize=False))
+    torch.testing.assert_close(
+        covariance_spectrum(z @ rotation + 100, normalize=False), covariance_spectrum(z, normalize=False)
+    )
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -69,11 +71,18 @@ def test_measures_of_known_spectra(values: list[float], rank: float | None, hund
     assert (found["above_1e-2"], found["above_1e-6"]) == (hundredth, millionth)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, context: Context, features: Tensor, projector: nn.Module | None, config: Config) -> Outcome:
+def run(
+    monkeypatch: pytest.MonkeyPatch, context: Context, features: Tensor, projector: nn.Module | None, config: Config
+) -> Outcome:
     """The evaluation on features that are given; the other splits hold what must not be looked at."""
-    splits = {name: (features if name == "test" else features * 0 + torch.nan, torch.zeros(len(features))) for name in ("train", "val", "test")}
+    splits = {
+        name: (features if name == "test" else features * 0 + torch.nan, torch.zeros(len(features)))
+        for name in ("train", "val", "test")
+    }
     monkeypatch.setattr(spectrum, "features_of", lambda subject, context: splits)
-    return evaluate(config, Subject(key="k", network=nn.Identity(), feature_dim=features.shape[1], projector=projector), context)
+    return evaluate(
+        config, Subject(key="k", network=nn.Identity(), feature_dim=features.shape[1], projector=projector), context
+    )
 
 
 def values_of(outcome: Outcome) -> dict[str, list[float]]:
@@ -82,7 +91,9 @@ def values_of(outcome: Outcome) -> dict[str, list[float]]:
     return {entry["label"]: entry["values"] for entry in spectra}  # type: ignore[call-overload, index, misc]
 
 
-def test_embedding_is_what_the_projector_makes_of_the_test_split(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
+def test_embedding_is_what_the_projector_makes_of_the_test_split(
+    monkeypatch: pytest.MonkeyPatch, context: Context
+) -> None:
     projector = nn.Linear(3, 2, bias=False)
     with torch.no_grad():
         projector.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 10.0, 0.0]]))
@@ -90,11 +101,17 @@ def test_embedding_is_what_the_projector_makes_of_the_test_split(monkeypatch: py
     assert values_of(found)["representation"] == pytest.approx([3, 4 / 3, 1 / 3])
     assert values_of(found)["embedding"] == pytest.approx([300, 1 / 3])
     assert found.details["widths"] == {"representation": 3, "embedding": 2}
-    assert (found.metrics["representation_above_1e-2"], found.metrics["embedding_above_1e-2"], found.metrics["embedding_above_1e-6"]) == (3, 1, 2)
+    assert (
+        found.metrics["representation_above_1e-2"],
+        found.metrics["embedding_above_1e-2"],
+        found.metrics["embedding_above_1e-6"],
+    ) == (3, 1, 2)
     assert set(found.metrics) == set(METRICS)
 
 
-def test_without_a_projector_the_embedding_is_the_representation(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
+def test_without_a_projector_the_embedding_is_the_representation(
+    monkeypatch: pytest.MonkeyPatch, context: Context
+) -> None:
     found = run(monkeypatch, context, cross([1.0, 3.0]), None, Config())
     assert values_of(found)["representation"] == values_of(found)["embedding"] == pytest.approx([0.5, 0.5])
     assert found.details["projector"] == "none"
@@ -114,8 +131,12 @@ def test_the_released_codes_normalisation_is_the_default() -> None:
     assert "l2-normalised" not in Config(normalize=False).describe()
 
 
-@pytest.mark.parametrize(("projector", "width", "kept"), [("direct", 8, 8), ("low_rank", 32, 8), ("none", 32, 32), ("linear", 6, 6)])
-def test_a_trained_projector_is_loaded_with_its_encoder(projector: str, width: int, kept: int, context: Context) -> None:
+@pytest.mark.parametrize(
+    ("projector", "width", "kept"), [("direct", 8, 8), ("low_rank", 32, 8), ("none", 32, 32), ("linear", 6, 6)]
+)
+def test_a_trained_projector_is_loaded_with_its_encoder(
+    projector: str, width: int, kept: int, context: Context
+) -> None:
     method = DirectCLR(projector=projector, d0=8, output=6, temperature=0.5)  # type: ignore[arg-type]
     spec = replace(tiny_pretrain(epochs=2 / 14), method=method)
     folder = RunFolder(context.site.runs / job_id(spec))

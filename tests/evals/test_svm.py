@@ -86,7 +86,9 @@ def reference(config: Config, splits: Splits, context: Context) -> tuple[list[fl
         ]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            scores = [cross_val_score(model, x, target, cv=folds, scoring="average_precision").mean() for model in models]
+            scores = [
+                cross_val_score(model, x, target, cv=folds, scoring="average_precision").mean() for model in models
+            ]
             best = int(np.argmax(scores))
             decision = models[best].fit(x, target).decision_function(test)
         labels = splits["test"][1][:, number].numpy()
@@ -111,20 +113,31 @@ def test_costs_and_precisions_are_those_of_scikit_learn_step_by_step(
     assert found.metrics["map"] == pytest.approx(np.mean(areas))
 
 
-def test_both_solvers_find_the_same_minimum(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_solvers_find_the_same_minimum(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(scenes(0.8), monkeypatch)
     config = replace(FEW, costs=(1,), tolerance=1e-8, max_iterations=100_000)
-    primal, dual = (fitted_by(partial(svm.evaluate, c, subject, context), monkeypatch) for c in (config, replace(config, dual=True)))
+    primal, dual = (
+        fitted_by(partial(svm.evaluate, c, subject, context), monkeypatch) for c in (config, replace(config, dual=True))
+    )
     np.testing.assert_allclose(primal.weights, dual.weights, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(primal.biases, dual.biases, rtol=1e-4, atol=1e-5)
 
 
-def test_separable_features_give_100_percent(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_separable_features_give_100_percent(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(scenes(40.0), monkeypatch)
-    assert dict(svm.evaluate(FEW, subject, context).metrics) == {"map": pytest.approx(100), "map_11_point": pytest.approx(100)}
+    assert dict(svm.evaluate(FEW, subject, context).metrics) == {
+        "map": pytest.approx(100),
+        "map_11_point": pytest.approx(100),
+    }
 
 
-def test_features_that_say_nothing_give_the_share_of_positives(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_say_nothing_give_the_share_of_positives(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = scenes(0.0, images=(240, 2000))
     given(splits, monkeypatch)
     share = 100 * float((splits["test"][1] == 1).double().mean())
@@ -159,7 +172,9 @@ def test_a_difficult_image_is_no_test_image_of_its_class_and_a_negative_in_train
     assert changed[1]["average_precision"] != rows[1]["average_precision"]
 
 
-def test_nothing_is_learned_from_the_test_split(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_learned_from_the_test_split(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = scenes(1.5)
     given(splits, monkeypatch)
     before = fitted_by(partial(svm.evaluate, FEW, subject, context), monkeypatch)
@@ -172,16 +187,23 @@ def test_nothing_is_learned_from_the_test_split(subject: Subject, context: Conte
     assert svm.evaluate(FEW, subject, context).metrics["map"] < score - 10
 
 
-def test_the_length_of_a_feature_vector_says_nothing(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_length_of_a_feature_vector_says_nothing(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = scenes(1.0)
     given(splits, monkeypatch)
     expected = svm.evaluate(FEW, subject, context).metrics
     lengths = torch.Generator().manual_seed(5)
-    given({name: (x * (1 + 9 * torch.rand(len(x), 1, generator=lengths)), y) for name, (x, y) in splits.items()}, monkeypatch)
+    given(
+        {name: (x * (1 + 9 * torch.rand(len(x), 1, generator=lengths)), y) for name, (x, y) in splits.items()},
+        monkeypatch,
+    )
     assert svm.evaluate(FEW, subject, context).metrics == pytest.approx(dict(expected), abs=0.1)
 
 
-def test_class_numbers_are_one_against_the_rest(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_numbers_are_one_against_the_rest(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = torch.Generator().manual_seed(0)
     splits = {}
     for name, n in (("trainval", 200), ("test", 300)):
@@ -207,10 +229,15 @@ def test_fits_that_stop_at_the_limit_are_counted_and_the_warning_is_not_lost_for
         LinearSVC(max_iter=1).fit(splits["trainval"][0].numpy(), splits["trainval"][1][:, 0].numpy())
 
 
-def test_folds_and_solver_draw_from_the_seed(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folds_and_solver_draw_from_the_seed(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given(scenes(0.8), monkeypatch)
     config = replace(FEW, dual=True)
-    first, again, other = (fitted_by(partial(svm.evaluate, config, subject, c), monkeypatch) for c in (context, context, replace(context, seed=1)))
+    first, again, other = (
+        fitted_by(partial(svm.evaluate, config, subject, c), monkeypatch)
+        for c in (context, context, replace(context, seed=1))
+    )
     np.testing.assert_array_equal(first.weights, again.weights)
     assert first.cross_validation == again.cross_validation
     assert first.cross_validation != other.cross_validation
@@ -238,7 +265,9 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_numbers(
     assert len(calls) == CLASSES * len(config.costs)  # none twice
 
 
-def test_a_class_that_cannot_be_validated_or_tested_is_named(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_that_cannot_be_validated_or_tested_is_named(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
     splits = scenes(0.8)
     (x, y), test = splits["trainval"], splits["test"]
     rare = y.clone()
@@ -256,7 +285,9 @@ def test_a_class_that_cannot_be_validated_or_tested_is_named(subject: Subject, c
         Config(folds=1)
 
 
-def test_the_published_recipe_is_vissls_and_its_variants_differ_in_the_image(subject: Subject, context: Context) -> None:
+def test_the_published_recipe_is_vissls_and_its_variants_differ_in_the_image(
+    subject: Subject, context: Context
+) -> None:
     paper = svm.RECIPES["paper"]
     assert paper.costs == (0.01, 0.1, 1, 2, 5, 10, 15, 20, 50, 100, 1000)
     assert (paper.folds, paper.dual, paper.max_iterations, paper.crop) == (3, True, 2000, Crop(squash=True))

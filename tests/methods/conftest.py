@@ -32,4 +32,6 @@ def batch() -> Callable[[int, int], Batch]:
 
 @pytest.fixture
 def facts() -> Facts:
-    return Facts(backbone=Backbone(name="resnet10"), feature_dim=12, classes=10, images=3500, batch_size=16, steps=10, seed=0)
+    return Facts(
+        backbone=Backbone(name="resnet10"), feature_dim=12, classes=10, images=3500, batch_size=16, steps=10, seed=0
+    )

@@ -49,7 +49,9 @@ def test_loss_and_gradient_equal_the_papers_equation(images: int, lambda_: float
     found = barlow_twins_loss(za, zb, lambda_=lambda_)
     expected = naive(za, zb, lambda_)
     torch.testing.assert_close((found["loss"], found["invariance"], found["redundancy"]), expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(found["loss"], (za, zb)), torch.autograd.grad(expected[0], (za, zb)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found["loss"], (za, zb)), torch.autograd.grad(expected[0], (za, zb)), rtol=0, atol=1e-10
+    )
 
 
 def test_equal_views_of_independent_features_have_no_loss() -> None:
@@ -127,7 +129,9 @@ def test_each_view_has_a_batch_norm_pass_of_its_own(facts: Facts, batch: Callabl
 
 
 def _paper_spec() -> Pretrain:
-    spec = encoder(scale_of("paper"), "barlow_twins", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(
+        scale_of("paper"), "barlow_twins", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0
+    )
     assert isinstance(spec, Pretrain)
     return spec
 

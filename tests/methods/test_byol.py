@@ -22,7 +22,9 @@ def naive(p: Tensor, t: Tensor) -> Tensor:
     """Equation 2 of the paper, loop by loop: 2 - 2 <p, t> / (|p| |t|), mean over images."""
     terms = []
     for i in range(len(p)):
-        dot, pp, tt = (torch.stack([a[i, d] * b[i, d] for d in range(p.shape[1])]).sum() for a, b in ((p, t), (p, p), (t, t)))
+        dot, pp, tt = (
+            torch.stack([a[i, d] * b[i, d] for d in range(p.shape[1])]).sum() for a, b in ((p, t), (p, p), (t, t))
+        )
         terms.append(2 - 2 * dot / (pp.sqrt() * tt.sqrt()))
     return torch.stack(terms).sum() / len(terms)
 
@@ -80,7 +82,9 @@ def test_each_view_predicts_the_other_and_the_directions_add_up(facts: Facts) ->
     torch.testing.assert_close(made.loss(z, torch.zeros(4))["loss"], expected, rtol=0, atol=1e-10)
 
 
-def test_embeddings_are_predictions_of_the_online_and_projections_of_the_target_network(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_embeddings_are_predictions_of_the_online_and_projections_of_the_target_network(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     made = Method(SMALL, Normed(), facts)
     with torch.no_grad():
         for parameter in made.target.parameters():
@@ -94,7 +98,9 @@ def test_embeddings_are_predictions_of_the_online_and_projections_of_the_target_
         assert not torch.allclose(found[t], made.projector(made.encoder(view)))
 
 
-def test_gradient_reaches_the_online_network_and_never_the_target(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_gradient_reaches_the_online_network_and_never_the_target(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     made = Method(SMALL, Normed(), facts)
     images = batch(8, 2)
     made.loss(made.embed(images), images.labels)["loss"].backward()  # type: ignore[no-untyped-call]
@@ -141,7 +147,9 @@ def test_momentum_is_that_of_a_step_counted_from_0(facts: Facts) -> None:
     assert not torch.allclose(expected, weight)
 
 
-def test_running_statistics_of_the_target_come_from_its_own_passes(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_running_statistics_of_the_target_come_from_its_own_passes(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     made = Method(SMALL, Normed(), facts).train()
     with torch.no_grad():
         made.target.get_parameter("0.layer.bias").add_(3.0)
@@ -150,7 +158,9 @@ def test_running_statistics_of_the_target_come_from_its_own_passes(facts: Facts,
     made.after_step(0.1)
     assert torch.equal(before, made.target.get_buffer("0.norm.running_mean"))
     difference = before - made.encoder.get_buffer("norm.running_mean")
-    torch.testing.assert_close(difference, torch.full_like(difference, 3 * (1 - 0.9**2)))  # two passes, each moves it by a tenth
+    torch.testing.assert_close(
+        difference, torch.full_like(difference, 3 * (1 - 0.9**2))
+    )  # two passes, each moves it by a tenth
 
 
 def test_each_view_has_a_batch_norm_pass_of_its_own(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
@@ -170,7 +180,10 @@ def _paper_spec() -> Pretrain:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (Config(projector=(4096, 256), predictor=(4096, 128)), r"byol: projector \(4096, 256\) and predictor \(4096, 128\)"),
+        (
+            Config(projector=(4096, 256), predictor=(4096, 128)),
+            r"byol: projector \(4096, 256\) and predictor \(4096, 128\)",
+        ),
         (Config(projector=()), r"byol: projector \(\)"),
         (Config(predictor=(0, 256)), r"predictor \(0, 256\) must be positive widths"),
         (Config(momentum=1.1), "byol: momentum is 1.1, expected 0 to 1"),

@@ -26,7 +26,9 @@ from tests.conftest import TINY
 
 def spec_of(scale: str = "embedded", variant: str = "") -> Pretrain:
     network = variant or "resnet50"
-    made = encoder(scale_of(scale), "dino", variant=variant, network=network, width=1, epochs=None, dataset="imagenet", seed=0)
+    made = encoder(
+        scale_of(scale), "dino", variant=variant, network=network, width=1, epochs=None, dataset="imagenet", seed=0
+    )
     assert isinstance(made, Pretrain)
     return made
 
@@ -40,7 +42,9 @@ def softmaxed(row: list[Tensor], temperature: float) -> list[Tensor]:
     return [power / torch.stack(powers).sum() for power in powers]
 
 
-def naive(teacher: list[Tensor], student: list[Tensor], center: Tensor, teacher_temperature: float, student_temperature: float) -> Tensor:
+def naive(
+    teacher: list[Tensor], student: list[Tensor], center: Tensor, teacher_temperature: float, student_temperature: float
+) -> Tensor:
     """Equations 1 to 3 with the centre of section 3.1: for each teacher's view and each other view -P_t log P_s."""
     terms = []
     for own, targets in enumerate(teacher):
@@ -62,7 +66,9 @@ def test_loss_equals_naive_loops_with_its_gradient(views: int) -> None:
     rows, _ = dino_loss(teacher, student, center, teacher_temperature=0.05, student_temperature=0.1)
     ours, theirs = rows.mean(), naive(teacher, student, center, 0.05, 0.1)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-10)
-    for found, expected in zip(*(torch.autograd.grad(loss, student, retain_graph=True) for loss in (ours, theirs)), strict=True):
+    for found, expected in zip(
+        *(torch.autograd.grad(loss, student, retain_graph=True) for loss in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     assert all(gradient is None for gradient in torch.autograd.grad(ours, teacher, allow_unused=True))
 
@@ -79,7 +85,13 @@ def test_one_value_an_image_and_the_entropy_of_the_teacher() -> None:
 
 
 def test_known_answers() -> None:
-    rows, entropy = dino_loss([torch.zeros(2, 8)] * 2, [torch.zeros(2, 8)] * 2, torch.zeros(8), teacher_temperature=0.04, student_temperature=0.1)
+    rows, entropy = dino_loss(
+        [torch.zeros(2, 8)] * 2,
+        [torch.zeros(2, 8)] * 2,
+        torch.zeros(8),
+        teacher_temperature=0.04,
+        student_temperature=0.1,
+    )
     torch.testing.assert_close(rows, torch.full((2,), math.log(8)))
     torch.testing.assert_close(entropy, rows)
     one = torch.eye(3)[:1]
@@ -93,9 +105,17 @@ def test_known_answers() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="2 or more views"):
-        dino_loss([torch.zeros(2, 3)], [torch.zeros(2, 3)], torch.zeros(3), teacher_temperature=1, student_temperature=1)
+        dino_loss(
+            [torch.zeros(2, 3)], [torch.zeros(2, 3)], torch.zeros(3), teacher_temperature=1, student_temperature=1
+        )
     with pytest.raises(ValueError, match=r"a \(K,\) center, got \[\(2, 3\)\] and \(4,\)"):
-        dino_loss([torch.zeros(2, 3)] * 2, [torch.zeros(2, 3)] * 2, torch.zeros(4), teacher_temperature=1, student_temperature=1)
+        dino_loss(
+            [torch.zeros(2, 3)] * 2,
+            [torch.zeros(2, 3)] * 2,
+            torch.zeros(4),
+            teacher_temperature=1,
+            student_temperature=1,
+        )
 
 
 def test_the_teachers_temperature_rises_in_equal_steps_one_an_epoch() -> None:
@@ -193,11 +213,13 @@ def test_the_teacher_sees_the_global_crops_only_and_equally_large_crops_share_a_
 
 
 def test_loss_center_and_temperature_put_together_step_by_step() -> None:
-    """Logits of all images and views at once, as the paper writes it, against one loss an image and a mean of bottlenecks."""
+    """Logits of all images and views at once, as in the paper, against one loss an image and a mean of bottlenecks."""
     network, center = made(), torch.zeros(6)
     for step in range(26):
         images = batch(step, local=2)
-        features = torch.cat([network.encoder(torch.cat(images.views[:2])), network.encoder(torch.cat(images.views[2:]))])
+        features = torch.cat(
+            [network.encoder(torch.cat(images.views[:2])), network.encoder(torch.cat(images.views[2:]))]
+        )
         student = network.last(F.normalize(network.projector(features), dim=1)).chunk(4)
         backbone, head, last = network.teacher
         teacher = last(F.normalize(head(backbone(torch.cat(images.views[:2]))), dim=1)).chunk(2)
@@ -268,7 +290,9 @@ def test_after_the_last_step_the_encoder_is_the_teacher() -> None:
     with torch.no_grad():
         network.encoder.get_parameter("layer.weight").add_(1)
     stepped(network, 78, batch())
-    assert not torch.equal(network.encoder.get_parameter("layer.weight"), network.get_parameter("teacher.0.layer.weight"))
+    assert not torch.equal(
+        network.encoder.get_parameter("layer.weight"), network.get_parameter("teacher.0.layer.weight")
+    )
     stepped(network, 79, batch())
     for name, value in network.teacher[0].state_dict().items():
         assert torch.equal(network.encoder.state_dict()[name], value), name
@@ -277,7 +301,10 @@ def test_after_the_last_step_the_encoder_is_the_teacher() -> None:
 def test_stochastic_depth_is_the_students() -> None:
     spec = Backbone(name="vit_digits")
     network = Method(replace(SMALL, drop_path=0.2), build(spec, 0), replace(FACTS, feature_dim=48))
-    rates = [[block.drop_path for block in part.modules() if isinstance(block, Block)] for part in (network.encoder, network.teacher)]
+    rates = [
+        [block.drop_path for block in part.modules() if isinstance(block, Block)]
+        for part in (network.encoder, network.teacher)
+    ]
     assert rates == [pytest.approx([0, 0.1, 0.2]), [0, 0, 0]]
 
 
@@ -294,7 +321,9 @@ def test_a_resumed_run_ends_bit_identical(variant: str, site: Site) -> None:
     spec = spec_of(variant=variant)
     method = replace(SMALL, frozen_epochs=0, norm=not variant, learn_gain=bool(variant))
     views = (*spec.views[:2], replace(spec.views[0], size=16))
-    spec = replace(spec, method=method, views=views, batch_size=1000, epochs=steps / 3)  # the second epoch begins with the last step
+    spec = replace(
+        spec, method=method, views=views, batch_size=1000, epochs=steps / 3
+    )  # the second epoch begins with the last step
     spec = spec if variant else replace(spec, backbone=TINY)
     whole, parts = run_of(site, "whole"), run_of(site, "parts")
     metrics = loop.pretrain(spec, loop.Place(whole, site, Ranks(), torch.device("cpu"))).metrics
@@ -345,7 +374,11 @@ def crops(local: int, large: tuple[float, float], small: tuple[float, float]) ->
         blur=1.0,
         blur_sigma=(0.1, 2.0),
     )
-    return (first, replace(first, blur=0.1, solarize=0.2), *(replace(first, size=96, crop_scale=small, blur=0.5),) * local)
+    return (
+        first,
+        replace(first, blur=0.1, solarize=0.2),
+        *(replace(first, size=96, crop_scale=small, blur=0.5),) * local,
+    )
 
 
 def test_resnet_recipe_is_the_published_one() -> None:
@@ -366,9 +399,28 @@ def test_resnet_recipe_is_the_published_one() -> None:
         drop_path=0.0,
     )
     assert recipe.views == crops(6, (0.14, 1.0), (0.05, 0.14))
-    assert (recipe.batch_size, recipe.epochs, recipe.precision, recipe.normalize, recipe.zero_init_residual) == (4080, 800, "fp32", "imagenet", False)
-    assert (o.name, o.lr, o.weight_decay, o.momentum, o.trust, o.warmup_epochs) == ("lars", 0.3 * 4080 / 256, 1e-6, 0.9, 0.001, 10)
-    assert (o.lars_momentum, o.lars_norm, o.vector_weight_decay, o.final_weight_decay, o.clip_norm) == ("popular", "update", False, None, None)
+    assert (recipe.batch_size, recipe.epochs, recipe.precision, recipe.normalize, recipe.zero_init_residual) == (
+        4080,
+        800,
+        "fp32",
+        "imagenet",
+        False,
+    )
+    assert (o.name, o.lr, o.weight_decay, o.momentum, o.trust, o.warmup_epochs) == (
+        "lars",
+        0.3 * 4080 / 256,
+        1e-6,
+        0.9,
+        0.001,
+        10,
+    )
+    assert (o.lars_momentum, o.lars_norm, o.vector_weight_decay, o.final_weight_decay, o.clip_norm) == (
+        "popular",
+        "update",
+        False,
+        None,
+        None,
+    )
     assert o.lr * o.final_lr_ratio == pytest.approx(0.0048)
 
 
@@ -398,7 +450,13 @@ def test_vit_recipes_are_the_published_ones(
     assert recipe.views == crops(10, (0.25, 1.0), (0.05, 0.25))
     assert (recipe.batch_size, recipe.epochs, recipe.precision, recipe.normalize) == (1024, epochs, "fp32", "imagenet")
     o = recipe.optim
-    assert (o.name, o.betas, o.weight_decay, o.final_weight_decay, o.vector_weight_decay) == ("adamw", (0.9, 0.999), 0.04, 0.4, False)
+    assert (o.name, o.betas, o.weight_decay, o.final_weight_decay, o.vector_weight_decay) == (
+        "adamw",
+        (0.9, 0.999),
+        0.04,
+        0.4,
+        False,
+    )
     assert [o.lr, o.lr * o.final_lr_ratio] == pytest.approx([lr, final])
     assert (o.warmup_epochs, o.clip_norm) == (10, None)
 

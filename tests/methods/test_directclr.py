@@ -42,7 +42,9 @@ def test_loss_and_gradient_equal_the_papers_equation(images: int, temperature: f
     za, zb = (torch.randn(images, 7, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(2))
     found, expected = info_nce(za, zb, temperature=temperature), naive(za, zb, temperature)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(found, (za, zb)), torch.autograd.grad(expected, (za, zb)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (za, zb)), torch.autograd.grad(expected, (za, zb)), rtol=0, atol=1e-10
+    )
 
 
 def test_a_collapsed_embedding_has_as_many_candidates_as_images() -> None:
@@ -65,7 +67,9 @@ def test_loss_weighs_both_directions_alike_and_ignores_lengths() -> None:
     za, zb = (torch.randn(5, 3, generator=rng, dtype=torch.float64) for _ in range(2))
     found = info_nce(za, zb, temperature=0.1)
     torch.testing.assert_close(info_nce(zb, za, temperature=0.1), found)
-    torch.testing.assert_close(info_nce(za * torch.tensor([[1.0], [2.0], [30.0], [0.1], [5.0]]), zb, temperature=0.1), found)
+    torch.testing.assert_close(
+        info_nce(za * torch.tensor([[1.0], [2.0], [30.0], [0.1], [5.0]]), zb, temperature=0.1), found
+    )
 
 
 @pytest.mark.parametrize(("shape_a", "shape_b"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,))])
@@ -95,7 +99,13 @@ def test_directclr_sees_the_first_channels_and_trains_nothing_beside_the_encoder
 
 @pytest.mark.parametrize(
     ("choice", "expected"),
-    [("orthogonal", [1.0] * 12), ("low_rank", [1.0] * 4 + [0.0] * 8), ("diagonal", [1.0] * 12), ("direct", [1.0] * 4), ("none", [1.0] * 12)],
+    [
+        ("orthogonal", [1.0] * 12),
+        ("low_rank", [1.0] * 4 + [0.0] * 8),
+        ("diagonal", [1.0] * 12),
+        ("direct", [1.0] * 4),
+        ("none", [1.0] * 12),
+    ],
 )
 def test_singular_values_of_table_2(choice: str, expected: list[float]) -> None:
     values = torch.linalg.svdvals(matrix_of(made(choice, d0=4), 12))
@@ -105,7 +115,9 @@ def test_singular_values_of_table_2(choice: str, expected: list[float]) -> None:
 def test_what_table_2_calls_fixed_has_no_parameters_and_what_it_calls_diagonal_is() -> None:
     fixed = {choice for choice in ("direct", "none", "low_rank") if not list(made(choice, d0=4).parameters())}
     assert fixed == {"direct", "none", "low_rank"}
-    assert [tuple(p.shape) for p in made("diagonal").parameters()] == [(12,)]  # a vector: the optimizer neither decays nor adapts it
+    assert [tuple(p.shape) for p in made("diagonal").parameters()] == [
+        (12,)
+    ]  # a vector: the optimizer neither decays nor adapts it
     weight = made("diagonal")
     with torch.no_grad():
         next(weight.parameters()).copy_(torch.arange(12))
@@ -153,7 +165,14 @@ def test_a_rotation_of_both_views_changes_nothing_so_orthogonal_is_no_projector(
 
 def test_projectors_of_table_1_have_the_layers_of_the_released_code() -> None:
     shapes = {name: tuple(p.shape) for name, p in made("two_layer", hidden=20, output=5).named_parameters()}
-    assert shapes == {"0.weight": (20, 12), "1.weight": (20,), "1.bias": (20,), "3.weight": (5, 20), "4.weight": (5,), "4.bias": (5,)}
+    assert shapes == {
+        "0.weight": (20, 12),
+        "1.weight": (20,),
+        "1.bias": (20,),
+        "3.weight": (5, 20),
+        "4.weight": (5,),
+        "4.bias": (5,),
+    }
     assert all(p.requires_grad for p in made("two_layer", hidden=20, output=5).parameters())  # the last norm shifts too
     assert {name: tuple(p.shape) for name, p in made("linear", output=5).named_parameters()} == {"weight": (5, 12)}
 
@@ -172,7 +191,9 @@ class Normed(nn.Module):
 
 
 @pytest.mark.parametrize("choice", ["direct", "none", "linear", "two_layer", "diagonal", "low_rank"])
-def test_gradient_reaches_encoder_and_trainable_projector(choice: str, facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_gradient_reaches_encoder_and_trainable_projector(
+    choice: str, facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     method = Method(Config(projector=choice, d0=4, hidden=20, output=5), Normed(), facts)  # type: ignore[arg-type]
     images = batch(8, 2)
     loss = method.loss(method.embed(images), images.labels)["loss"]
@@ -191,7 +212,9 @@ def test_channels_beyond_d0_get_no_direct_gradient(facts: Facts, batch: Callable
     assert bool((gradient[4:] == 0).all())  # here no layer mixes channels; in a ResNet the last block does
 
 
-def test_each_view_passes_the_encoder_alone_and_keeps_its_name(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_each_view_passes_the_encoder_alone_and_keeps_its_name(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     method = Method(Config(d0=4), Normed(), facts)
     images = batch(8, 2)
     other = replace(images, views=[images.views[0], images.views[1] * 0.3])
@@ -205,7 +228,9 @@ def _spec(scale: str) -> Pretrain:
     return spec
 
 
-@pytest.mark.parametrize(("d0", "width", "expected"), [(360, 2048, 360), (360 / 2048, 512, 90), (0.5, 64, 32), (64, 64, 64), (1, 64, 1)])
+@pytest.mark.parametrize(
+    ("d0", "width", "expected"), [(360, 2048, 360), (360 / 2048, 512, 90), (0.5, 64, 32), (64, 64, 64), (1, 64, 1)]
+)
 def test_d0_is_a_number_or_a_share(d0: float, width: int, expected: int) -> None:
     assert channels(d0, width) == expected
 

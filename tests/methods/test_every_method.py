@@ -29,7 +29,9 @@ from bench.training.ranks import Ranks
 
 METHODS = plugins.names("method")
 TINY = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
-SHALLOW = Backbone(name="resnet10", base_channels=64, stem="cifar")  # as wide as a ResNet-18: recipes may ask for 360 channels
+SHALLOW = Backbone(
+    name="resnet10", base_channels=64, stem="cifar"
+)  # as wide as a ResNet-18: recipes may ask for 360 channels
 
 
 def spec_of(method: str, scale: str) -> Pretrain:
@@ -80,7 +82,9 @@ def test_recipe_can_be_planned_and_read_back_by_a_worker(method: str, scale: str
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(method: str, batch: Callable[[int, int], Batch]) -> None:
+def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(
+    method: str, batch: Callable[[int, int], Batch]
+) -> None:
     spec = replace(spec_of(method, "embedded"), backbone=TINY)
     network = methods.build_method(spec, 10)
     made = cast(Method, network)
@@ -99,14 +103,20 @@ def test_loss_is_finite_and_its_gradient_reaches_every_encoder_parameter(method:
 @pytest.mark.parametrize("scale", ["embedded", "paper"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_never_waits_for_the_device(method: str, scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the device "meta", which has shapes but no values: what asks for a value there makes the host wait for a GPU."""
+    """On the device "meta", which has shapes but no values: what asks for one there makes the host wait for a GPU."""
     monkeypatch.setattr(torch, "autocast", lambda device, *args, **options: nullcontext())  # it does not know "meta"
     module = plugins.load("method", method)
     for recipes in (module.RECIPES, *getattr(module, "VARIANTS", {}).values()):
         recipe = recipes.get(scale)
         if recipe is None:
             continue
-        spec = replace(spec_of(method, scale), method=recipe.method, views=recipe.views, backbone=SHALLOW, batch_size=recipe.batch_size)
+        spec = replace(
+            spec_of(method, scale),
+            method=recipe.method,
+            views=recipe.views,
+            backbone=SHALLOW,
+            batch_size=recipe.batch_size,
+        )
         made = cast(Method, methods.build_method(spec, 1000).to("meta"))
         labels = torch.zeros(spec.batch_size, dtype=torch.long, device="meta")
         views = [torch.zeros(spec.batch_size, 3, 32, 32, device="meta") for _ in spec.views]

@@ -28,7 +28,9 @@ SMALL = Config(hidden=20, output=WIDTH, memory=0)
 
 
 def method(config: Config, images: int, encoder: nn.Module | None = None) -> Method:
-    facts = Facts(backbone=Backbone(name="resnet10"), feature_dim=12, classes=10, images=3500, batch_size=images, steps=10, seed=0)
+    facts = Facts(
+        backbone=Backbone(name="resnet10"), feature_dim=12, classes=10, images=3500, batch_size=images, steps=10, seed=0
+    )
     return Method(config, encoder or nn.Identity(), facts).double()
 
 
@@ -95,10 +97,16 @@ def assert_equal(config: Config, embeddings: dict[str, Tensor], made: Method, me
         assert float(found["false_negatives"]) == pytest.approx(count)
         assert count > 0
     inputs = [z for name, z in embeddings.items() if name.startswith("view")][: None if config.multi_crop else 2]
-    torch.testing.assert_close(torch.autograd.grad(found["loss"], inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found["loss"], inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-10
+    )
 
 
-BOUNDS: list[dict[str, Any]] = [{"top_k": 3, "threshold": None}, {"top_k": None, "threshold": 0.2}, {"top_k": 3, "threshold": 0.2}]
+BOUNDS: list[dict[str, Any]] = [
+    {"top_k": 3, "threshold": None},
+    {"top_k": None, "threshold": 0.2},
+    {"top_k": 3, "threshold": 0.2},
+]
 
 
 @pytest.mark.parametrize("bounds", BOUNDS, ids=["top-k", "threshold", "both"])
@@ -106,8 +114,12 @@ BOUNDS: list[dict[str, Any]] = [{"top_k": 3, "threshold": None}, {"top_k": None,
 @pytest.mark.parametrize("search", ["all", "support", "anchor"])
 @pytest.mark.parametrize("mode", ["elimination", "attraction"])
 @pytest.mark.parametrize("multi_crop", [False, True])
-def test_loss_and_gradient_equal_the_papers_equations(multi_crop: bool, mode: Any, search: Any, aggregate: Any, bounds: dict[str, Any]) -> None:
-    config = replace(SMALL, multi_crop=multi_crop, mode=mode, search=search, aggregate=aggregate, temperature=0.3, **bounds)
+def test_loss_and_gradient_equal_the_papers_equations(
+    multi_crop: bool, mode: Any, search: Any, aggregate: Any, bounds: dict[str, Any]
+) -> None:
+    config = replace(
+        SMALL, multi_crop=multi_crop, mode=mode, search=search, aggregate=aggregate, temperature=0.3, **bounds
+    )
     assert_equal(config, noise(4, *views(4)), method(config, 4), [])
 
 
@@ -115,7 +127,17 @@ def test_loss_and_gradient_equal_the_papers_equations(multi_crop: bool, mode: An
 @pytest.mark.parametrize("mode", ["none", "elimination", "attraction"])
 @pytest.mark.parametrize("multi_crop", [False, True])
 def test_with_a_memory_too_step_after_step(multi_crop: bool, mode: Any, search: Any) -> None:
-    config = replace(SMALL, multi_crop=multi_crop, mode=mode, search=search, memory=7, temperature=0.3, top_k=4, threshold=None, loss_factor=2.0)
+    config = replace(
+        SMALL,
+        multi_crop=multi_crop,
+        mode=mode,
+        search=search,
+        memory=7,
+        temperature=0.3,
+        top_k=4,
+        threshold=None,
+        loss_factor=2.0,
+    )
     images, count = 3, 3
     anchors = count if multi_crop else 2
     made = method(config, images)
@@ -133,11 +155,15 @@ def test_with_a_memory_too_step_after_step(multi_crop: bool, mode: Any, search: 
 def test_without_support_views_and_without_cancellation_it_is_simclr(temperature: float) -> None:
     z = noise(6, "view0", "view1")
     for multi_crop in (False, True):
-        found = method(replace(SMALL, mode="none", multi_crop=multi_crop, temperature=temperature), 6).loss(z, torch.arange(6))["loss"]
+        found = method(replace(SMALL, mode="none", multi_crop=multi_crop, temperature=temperature), 6).loss(
+            z, torch.arange(6)
+        )["loss"]
         expected = nt_xent(z["view0"], z["view1"], temperature=temperature)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
         inputs = list(z.values())
-        torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-13
+        )
 
 
 def test_a_bound_that_nothing_meets_is_simclr_too() -> None:
@@ -150,7 +176,9 @@ def test_a_bound_that_nothing_meets_is_simclr_too() -> None:
 
 
 def unit(*angles: float) -> Tensor:
-    return torch.tensor([[math.cos(math.radians(angle)), math.sin(math.radians(angle))] for angle in angles], dtype=torch.float64)
+    return torch.tensor(
+        [[math.cos(math.radians(angle)), math.sin(math.radians(angle))] for angle in angles], dtype=torch.float64
+    )
 
 
 def test_a_known_case_of_elimination_and_attraction() -> None:
@@ -162,7 +190,10 @@ def test_a_known_case_of_elimination_and_attraction() -> None:
     assert false.nonzero().tolist() == [[0, 1], [0, 5], [1, 0], [1, 4], [2, 3], [2, 7], [3, 2], [3, 6]]
     both = false.expand(2, -1, -1)
     near, far = math.exp(1 / 0.5), math.exp(-1 / 0.5)
-    plain, without, towards = (float(fnc_loss(z, candidates, both, mode=mode, temperature=0.5)) for mode in ("none", "elimination", "attraction"))
+    plain, without, towards = (
+        float(fnc_loss(z, candidates, both, mode=mode, temperature=0.5))
+        for mode in ("none", "elimination", "attraction")
+    )
     assert plain == pytest.approx(-math.log(near / (3 * near + 4 * far)))
     assert without == pytest.approx(-math.log(near / (near + 4 * far)))
     assert towards == pytest.approx(plain)  # the twins are already where they are pulled to
@@ -174,7 +205,8 @@ def test_max_needs_one_similar_view_and_mean_all_of_them() -> None:
     candidates = torch.cat([unit(0), unit(5), unit(45), unit(180)])  # the first is the image's own
     own = torch.tensor([[True, False, False, False]])
     chosen = {
-        kind: most_similar(search, candidates, own, aggregate=kind, top_k=1, threshold=None).nonzero()[:, 1].tolist() for kind in ("max", "mean")
+        kind: most_similar(search, candidates, own, aggregate=kind, top_k=1, threshold=None).nonzero()[:, 1].tolist()
+        for kind in ("max", "mean")
     }
     assert chosen == {"max": [1], "mean": [2]}
     lax = most_similar(search, candidates, own, aggregate="max", top_k=9, threshold=0.7)  # cos 45 is 0.707
@@ -199,7 +231,9 @@ def test_the_slow_network_gets_no_gradient_and_support_views_only_with_multi_cro
         z = noise(4, *names)
         loss = method(config, 4).loss(z, torch.arange(4))["loss"]
         gradients = dict(zip(names, torch.autograd.grad(loss, list(z.values()), allow_unused=True), strict=True))
-        reached = {name for name, gradient in gradients.items() if gradient is not None and float(gradient.abs().max()) > 0}
+        reached = {
+            name for name, gradient in gradients.items() if gradient is not None and float(gradient.abs().max()) > 0
+        }
         assert reached == {"view0", "view1"} | ({"view2"} if multi_crop else set())
 
 
@@ -275,7 +309,14 @@ def test_projector_is_that_of_simclr_v2_with_a_norm_after_every_layer(facts: Fac
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear, nn.BatchNorm1d]
     shapes = {name: tuple(p.shape) for name, p in made.projector.named_parameters() if p.requires_grad}
     # No bias in a linear layer, no shift in the last norm.
-    assert shapes == {"0.weight": (20, 12), "1.weight": (20,), "1.bias": (20,), "3.weight": (20, 20), "4.weight": (20,), "4.bias": (20,)} | {
+    assert shapes == {
+        "0.weight": (20, 12),
+        "1.weight": (20,),
+        "1.bias": (20,),
+        "3.weight": (20, 20),
+        "4.weight": (20,),
+        "4.bias": (20,),
+    } | {
         "6.weight": (5, 20),
         "7.weight": (5,),
     }
@@ -286,7 +327,9 @@ def tiny(**changes: Any) -> Pretrain:
     made = encoder(scale_of("embedded"), "fnc", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
     assert isinstance(made, Pretrain)
     backbone = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
-    return replace(made, method=config, backbone=backbone, batch_size=32, epochs=5 / (3500 // 32), precision="fp32", **changes)
+    return replace(
+        made, method=config, backbone=backbone, batch_size=32, epochs=5 / (3500 // 32), precision="fp32", **changes
+    )
 
 
 def trained(spec: Pretrain, site: Site, name: str, stop_after: int | None = None) -> dict[str, Tensor]:
@@ -296,7 +339,10 @@ def trained(spec: Pretrain, site: Site, name: str, stop_after: int | None = None
     calls = iter(range(100))
     if stop_after is not None:
         with pytest.raises(Stopped):
-            loop.pretrain(spec, loop.Place(run, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(calls) + 1 == stop_after))
+            loop.pretrain(
+                spec,
+                loop.Place(run, site, Ranks(), torch.device("cpu"), should_stop=lambda: next(calls) + 1 == stop_after),
+            )
     loop.pretrain(spec, loop.Place(run, site, Ranks(), torch.device("cpu")))
     weights: dict[str, Tensor] = torch.load(run.weights, weights_only=True)["method"]
     return weights
@@ -368,9 +414,21 @@ def test_paper_recipe_is_the_published_one() -> None:
     optim = recipe.optim
     assert (optim.name, optim.lars_momentum, optim.weight_decay, optim.warmup_epochs) == ("lars", "classic", 1e-4, 10)
     assert optim.lr == pytest.approx(0.1 * math.sqrt(4096))
-    assert (optim.momentum, optim.trust, optim.final_lr_ratio, optim.vector_lr, optim.vector_weight_decay) == (0.9, 0.001, 0, None, False)
+    assert (optim.momentum, optim.trust, optim.final_lr_ratio, optim.vector_lr, optim.vector_weight_decay) == (
+        0.9,
+        0.001,
+        0,
+        None,
+        False,
+    )
     config = cast(Config, recipe.method)
-    assert (config.mode, config.search, config.aggregate, config.top_k, config.threshold) == ("attraction", "all", "max", 10, 0.7)
+    assert (config.mode, config.search, config.aggregate, config.top_k, config.threshold) == (
+        "attraction",
+        "all",
+        "max",
+        10,
+        0.7,
+    )
     assert (config.multi_crop, config.memory, config.momentum) == (True, 16, 0.999)
     assert (config.temperature, config.loss_factor, config.hidden, config.output) == (0.1, 2.0, 2048, 128)
     view = Augment(
@@ -402,4 +460,6 @@ def test_rows_are_normalised_once(batch: Callable[[int, int], Batch]) -> None:
     made = method(SMALL, 4)
     stretched = {name: value * torch.tensor([[1.0], [2.0], [30.0], [0.1]]) for name, value in z.items()}
     torch.testing.assert_close(made.loss(stretched, torch.arange(4))["loss"], made.loss(z, torch.arange(4))["loss"])
-    torch.testing.assert_close(made.loss({k: F.normalize(v) for k, v in z.items()}, torch.arange(4)), made.loss(z, torch.arange(4)))
+    torch.testing.assert_close(
+        made.loss({k: F.normalize(v) for k, v in z.items()}, torch.arange(4)), made.loss(z, torch.arange(4))
+    )

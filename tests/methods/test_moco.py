@@ -19,7 +19,16 @@ from tests.conftest import TINY
 
 
 def spec(variant: str = "") -> Pretrain:
-    made = encoder_of(scale_of("embedded"), "moco", variant=variant, network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    made = encoder_of(
+        scale_of("embedded"),
+        "moco",
+        variant=variant,
+        network="resnet50",
+        width=1,
+        epochs=None,
+        dataset="imagenet",
+        seed=0,
+    )
     assert isinstance(made, Pretrain)
     return made
 
@@ -56,7 +65,9 @@ def test_known_answers() -> None:
 
 @pytest.fixture
 def made() -> Method:
-    network = methods.build_method(replace(spec(), backbone=TINY, method=Config(queue=16, hidden=8, output=4, momentum=0.9)), 10)
+    network = methods.build_method(
+        replace(spec(), backbone=TINY, method=Config(queue=16, hidden=8, output=4, momentum=0.9)), 10
+    )
     assert isinstance(network, Method)
     return network
 
@@ -106,7 +117,14 @@ def test_the_paper_recipes_are_the_published_ones() -> None:
     ):
         assert recipe.method == Config(temperature=temperature, queue=65536, momentum=0.999, hidden=hidden, output=128)
         o = recipe.optim
-        assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.milestones) == ("sgd", 0.03, 1e-4, 0.9, 0, milestones)
+        assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.milestones) == (
+            "sgd",
+            0.03,
+            1e-4,
+            0.9,
+            0,
+            milestones,
+        )
         assert (recipe.batch_size, recipe.epochs, recipe.zero_init_residual) == (256, epochs, False)
     assert (RECIPES["paper"].views[0].blur, VARIANTS["v1"]["paper"].views[0].blur) == (0.5, 0.0)
 

@@ -41,7 +41,9 @@ def test_loss_and_gradient_equal_the_papers_equation(images: int, temperature: f
     za, zb = (torch.randn(images, 7, generator=rng, dtype=torch.float64).requires_grad_() for _ in range(2))
     found, expected = nt_xent(za, zb, temperature=temperature), naive(za, zb, temperature)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(found, (za, zb)), torch.autograd.grad(expected, (za, zb)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (za, zb)), torch.autograd.grad(expected, (za, zb)), rtol=0, atol=1e-10
+    )
 
 
 def test_loss_of_a_collapsed_embedding_is_the_log_of_the_other_views() -> None:
@@ -55,7 +57,9 @@ def test_loss_ignores_the_length_of_the_embeddings() -> None:
     torch.testing.assert_close(nt_xent(stretched, zb, temperature=0.5), nt_xent(za, zb, temperature=0.5))
 
 
-@pytest.mark.parametrize(("shape_a", "shape_b"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((4, 3, 1), (4, 3, 1))])
+@pytest.mark.parametrize(
+    ("shape_a", "shape_b"), [((4, 3), (5, 3)), ((4, 3), (4, 2)), ((4,), (4,)), ((4, 3, 1), (4, 3, 1))]
+)
 def test_unequal_shapes_are_refused_by_name(shape_a: tuple[int, ...], shape_b: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected two equal \(B, D\) views") as caught:
         nt_xent(torch.zeros(shape_a), torch.zeros(shape_b), temperature=0.1)

@@ -60,7 +60,9 @@ def test_both_directions_count_half_and_views_have_batch_statistics_of_their_own
     z = made.embed(Batch(views=views, labels=torch.zeros(8), indices=torch.arange(8)))
     expected = (negative_cosine(z["pa"], z["zb"]) + negative_cosine(z["pb"], z["za"])) / 2
     assert torch.equal(made.loss(z, torch.zeros(8))["loss"], expected)
-    torch.testing.assert_close(z["za"].mean(dim=0), torch.zeros(256), rtol=0, atol=1e-5)  # normed alone, not with the other view
+    torch.testing.assert_close(
+        z["za"].mean(dim=0), torch.zeros(256), rtol=0, atol=1e-5
+    )  # normed alone, not with the other view
 
 
 def test_the_projector_ends_without_affine_and_the_predictor_with_a_bias(made: Method) -> None:
@@ -86,10 +88,23 @@ def test_the_paper_recipe_is_the_published_one() -> None:
     paper = RECIPES["paper"]
     assert paper.method == Config(hidden=2048, bottleneck=512)
     o = paper.optim
-    assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.constant) == ("sgd", 0.1, 1e-4, 0.9, 0, "predictor")
+    assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.constant) == (
+        "sgd",
+        0.1,
+        1e-4,
+        0.9,
+        0,
+        "predictor",
+    )
     assert (paper.batch_size, paper.epochs, paper.normalize) == (512, 800, "imagenet")
     view = paper.views[0]
-    assert (view.crop_scale, view.brightness, view.contrast, view.saturation, view.hue) == ((0.2, 1.0), 0.4, 0.4, 0.4, 0.1)
+    assert (view.crop_scale, view.brightness, view.contrast, view.saturation, view.hue) == (
+        (0.2, 1.0),
+        0.4,
+        0.4,
+        0.4,
+        0.1,
+    )
     assert (view.jitter, view.gray, view.blur, view.solarize) == (0.8, 0.2, 0.5, 0.0)
 
 

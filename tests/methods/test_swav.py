@@ -23,7 +23,9 @@ from tests.conftest import TINY
 
 
 def spec_of(scale: str = "embedded", variant: str = "") -> Pretrain:
-    made = encoder(scale_of(scale), "swav", variant=variant, network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    made = encoder(
+        scale_of(scale), "swav", variant=variant, network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0
+    )
     assert isinstance(made, Pretrain)
     return made
 
@@ -34,7 +36,7 @@ def cosines(rows: int, prototypes: int, *, seed: int = 0) -> Tensor:
 
 
 def naive_sinkhorn(scores: Tensor, epsilon: float, iterations: int) -> list[list[float]]:
-    """Listing 1 of the paper's appendix, number by number: Q is K x B, rows to 1 / K, columns to 1 / B, in the end columns to 1."""
+    """Listing 1 (appendix), number by number: Q is K x B, rows to 1 / K, columns to 1 / B, in the end columns to 1."""
     images, prototypes = scores.shape
     q = [[math.exp(float(scores[b, k]) / epsilon) for b in range(images)] for k in range(prototypes)]
     total = sum(map(sum, q))
@@ -77,7 +79,9 @@ def test_assignments_are_those_of_the_papers_listing(rows: int, prototypes: int,
 def test_rows_sum_to_one_and_prototypes_get_equal_shares() -> None:
     scores = cosines(12, 5)
     assert float(scores.softmax(dim=1).sum(dim=0).std()) > 0.1
-    torch.testing.assert_close(sinkhorn(scores, epsilon=0.05, iterations=3).sum(dim=1), torch.ones(12, dtype=torch.float64))
+    torch.testing.assert_close(
+        sinkhorn(scores, epsilon=0.05, iterations=3).sum(dim=1), torch.ones(12, dtype=torch.float64)
+    )
     found = sinkhorn(scores, epsilon=0.05, iterations=500)
     torch.testing.assert_close(found.sum(dim=0), torch.full((5,), 12 / 5, dtype=torch.float64), rtol=1e-6, atol=0)
 
@@ -101,7 +105,9 @@ def test_loss_equals_naive_loops_with_its_gradient(views: int, assigned: int) ->
     assignments = [cosines(4, 3, seed=10 + seed).softmax(dim=1) for seed in range(assigned)]
     ours, theirs = swapped_prediction(scores, assignments, temperature=0.1), naive_loss(scores, assignments, 0.1)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-10)
-    for found, expected in zip(*(torch.autograd.grad(loss, scores, materialize_grads=True) for loss in (ours, theirs)), strict=True):
+    for found, expected in zip(
+        *(torch.autograd.grad(loss, scores, materialize_grads=True) for loss in (ours, theirs)), strict=True
+    ):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -110,7 +116,9 @@ def test_views_predict_each_others_assignment_not_their_own() -> None:
     crossed, straight = (float(swapped_prediction([a, b], pair, temperature=0.1)) for pair in ([b, a], [a, b]))
     assert crossed == pytest.approx(math.log1p(math.exp(-10)), rel=1e-3)
     assert straight == pytest.approx(10 + math.log1p(math.exp(-10)), rel=1e-3)
-    assert float(swapped_prediction([torch.zeros(2, 8)] * 2, [torch.full((2, 8), 1 / 8)] * 2, temperature=0.1)) == pytest.approx(math.log(8))
+    assert float(
+        swapped_prediction([torch.zeros(2, 8)] * 2, [torch.full((2, 8), 1 / 8)] * 2, temperature=0.1)
+    ) == pytest.approx(math.log(8))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -210,7 +218,9 @@ def test_queue_fills_from_its_epoch_newest_first_and_is_used_once_full() -> None
         elif step <= 8:
             assert not network.queue.any()
         q = [sinkhorn(s.detach(), epsilon=0.05, iterations=3)[:8] for s in wide]
-        torch.testing.assert_close(network.loss(found, torch.zeros(8))["loss"], swapped_prediction(scores, q, temperature=0.1))
+        torch.testing.assert_close(
+            network.loss(found, torch.zeros(8))["loss"], swapped_prediction(scores, q, temperature=0.1)
+        )
         past = [*past, z][-2:]
         network.after_step((step + 1) / FACTS.steps)
 
@@ -293,10 +303,23 @@ def view(low: float, high: float, size: int = 224) -> Augment:
 )
 def test_paper_recipes_are_the_published_ones(recipe: Recipe, views: tuple[Augment, ...]) -> None:
     assert recipe.method == Config(
-        prototypes=3000, hidden=2048, output=128, temperature=0.1, epsilon=0.05, iterations=3, frozen_steps=313, queue=0, queue_epoch=15
+        prototypes=3000,
+        hidden=2048,
+        output=128,
+        temperature=0.1,
+        epsilon=0.05,
+        iterations=3,
+        frozen_steps=313,
+        queue=0,
+        queue_epoch=15,
     )
     assert recipe.views == views
-    assert (recipe.batch_size, recipe.epochs, recipe.normalize, recipe.zero_init_residual) == (4096, 800, "imagenet", False)
+    assert (recipe.batch_size, recipe.epochs, recipe.normalize, recipe.zero_init_residual) == (
+        4096,
+        800,
+        "imagenet",
+        False,
+    )
     o = recipe.optim
     assert (o.name, o.lr, o.weight_decay, o.momentum, o.trust, o.warmup_epochs) == ("lars", 4.8, 1e-6, 0.9, 0.001, 10)
     assert (o.lars_momentum, o.lars_norm, o.vector_lr, o.vector_weight_decay) == ("popular", "separate", None, True)

@@ -75,7 +75,9 @@ DEPUTIES = [
     DEPUTIES,
 )
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
-def test_loss_and_gradient_equal_the_papers_equations(deputy: Any, k: int, pool: int, margin: float, hinge: Any, gamma: float) -> None:
+def test_loss_and_gradient_equal_the_papers_equations(
+    deputy: Any, k: int, pool: int, margin: float, hinge: Any, gamma: float
+) -> None:
     p, t = random(12, 4, seed=1).requires_grad_(), random(12, 4, seed=2)
     config = Config(deputy=deputy, k=k, gamma=gamma, margin=margin, hinge=hinge, negatives_pool=pool)
     found = truncated_triplet_loss(p, t, config)["loss"]
@@ -87,7 +89,9 @@ def test_loss_and_gradient_equal_the_papers_equations(deputy: Any, k: int, pool:
 def test_printed_smoothed_rank_is_not_the_released_one_for_any_k() -> None:
     p, t = random(24, 6, seed=1), random(24, 6, seed=2)
     released = truncated_triplet_loss(p, t, Config())["deputy"]
-    printed = torch.stack([truncated_triplet_loss(p, t, Config(deputy="smoothed", k=k))["deputy"] for k in range(1, 12)])
+    printed = torch.stack(
+        [truncated_triplet_loss(p, t, Config(deputy="smoothed", k=k))["deputy"] for k in range(1, 12)]
+    )
     assert float((printed - released).abs().min()) > 1e-3
     assert bool((printed.diff() > 0).all())  # a larger k reaches further away
 
@@ -127,7 +131,9 @@ def test_collapsed_embeddings_have_the_margin_as_loss_at_gamma_1() -> None:
 def test_pools_of_the_global_batch_give_what_that_many_ranks_would() -> None:
     p, t = random(36, 5, seed=1).requires_grad_(), random(36, 5, seed=2)
     whole = truncated_triplet_loss(p, t, Config(negatives_pool=12))
-    ranks = [truncated_triplet_loss(p[part], t[part], Config()) for part in (slice(0, 12), slice(12, 24), slice(24, 36))]
+    ranks = [
+        truncated_triplet_loss(p[part], t[part], Config()) for part in (slice(0, 12), slice(12, 24), slice(24, 36))
+    ]
     for name in ("loss", "positive", "deputy"):
         torch.testing.assert_close(whole[name], mean_of([rank[name] for rank in ranks]), rtol=0, atol=1e-10)
     gradient = torch.autograd.grad(mean_of([rank["loss"] for rank in ranks]), p)
@@ -180,7 +186,9 @@ def test_directions_add_up_and_the_other_terms_are_their_means(facts: Facts) -> 
         torch.testing.assert_close(found[name], (ab[name] + ba[name]) / 2)
 
 
-def test_gradient_reaches_the_online_network_and_never_the_target(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_gradient_reaches_the_online_network_and_never_the_target(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     made = Method(SMALL, Pooled(), facts)
     images = batch(12, 2)
     made.loss(made.embed(images), images.labels)["loss"].backward()  # type: ignore[no-untyped-call]
@@ -226,7 +234,9 @@ def test_every_side_is_drawn_and_nothing_is_distorted() -> None:
     torch.testing.assert_close(small, nn.functional.interpolate(ramp, size=small.shape[-2:], mode="bilinear"))
 
 
-def test_each_pass_has_a_side_of_its_own_that_follows_the_seed_of_the_step(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_each_pass_has_a_side_of_its_own_that_follows_the_seed_of_the_step(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     made = Method(replace(SMALL, random_resolution=True), Pooled(), facts)
     online, target = made.encoder, made.target.get_submodule("0")
     assert isinstance(online, Pooled)
@@ -253,7 +263,9 @@ def test_views_keep_their_size_without_the_option(facts: Facts, batch: Callable[
 
 
 def _paper_spec() -> Pretrain:
-    spec = encoder(scale_of("paper"), "truncated_triplet", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(
+        scale_of("paper"), "truncated_triplet", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0
+    )
     assert isinstance(spec, Pretrain)
     return spec
 
@@ -265,7 +277,10 @@ def _paper_spec() -> Pretrain:
         (Config(negatives_pool=1), "does not divide into pools of 1, at least 2"),
         (Config(negatives_pool=0), "does not divide into pools of 0, at least 2"),
         (Config(negatives_pool=8), "'released' needs ranks 2 to 10; a pool of 8 has 7 negatives"),
-        (Config(negatives_pool=64, deputy="smoothed", k=40), "'smoothed' needs ranks 2 to 81; a pool of 64 has 63 negatives"),
+        (
+            Config(negatives_pool=64, deputy="smoothed", k=40),
+            "'smoothed' needs ranks 2 to 81; a pool of 64 has 63 negatives",
+        ),
         (Config(negatives_pool=64, deputy="rank", k=64), "'rank' needs ranks 64 to 64; a pool of 64 has 63 negatives"),
         (Config(deputy="rank", k=0), "'rank' needs ranks 0 to 0"),
         (Config(deputy="smoothed", k=0), "'smoothed' needs ranks 2 to 1"),
@@ -304,7 +319,10 @@ def test_pools_default_to_the_whole_batch() -> None:
 
 def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _paper_spec()
-    assert (recipe.batch_size, recipe.epochs) == (6272, 1000)  # 8 GPUs x 196 x 4 accumulated, whatever the file's name says
+    assert (recipe.batch_size, recipe.epochs) == (
+        6272,
+        1000,
+    )  # 8 GPUs x 196 x 4 accumulated, whatever the file's name says
     expected = Config(
         deputy="released",
         gamma=2,
@@ -324,6 +342,13 @@ def test_paper_recipe_is_the_published_one() -> None:
     assert (optim.lr, optim.vector_lr, optim.weight_decay) == (4.8, None, 1e-6)
     assert (optim.momentum, optim.trust, optim.warmup_epochs, optim.final_lr_ratio) == (0.9, 0.001, 10, 0)
     assert not optim.vector_weight_decay
-    first = Augment(size=224, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0, solarize=0.0)
-    assert (first.crop_scale, first.flip, first.blur_sigma, first.solarize_threshold) == ((0.08, 1.0), 0.5, (0.1, 2.0), 0.5)
+    first = Augment(
+        size=224, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0, solarize=0.0
+    )
+    assert (first.crop_scale, first.flip, first.blur_sigma, first.solarize_threshold) == (
+        (0.08, 1.0),
+        0.5,
+        (0.1, 2.0),
+        0.5,
+    )
     assert recipe.views == (first, replace(first, blur=0.1, solarize=0.2))

@@ -21,7 +21,18 @@ from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training import loop, methods
 from bench.training.ranks import Ranks
-from methods.twist import RECIPES, VARIANTS, BunchNorm, Config, Method, keep_share, projector, self_label_loss, teacher_loss, twin_loss
+from methods.twist import (
+    RECIPES,
+    VARIANTS,
+    BunchNorm,
+    Config,
+    Method,
+    keep_share,
+    projector,
+    self_label_loss,
+    teacher_loss,
+    twin_loss,
+)
 
 CONSTANTS = {"alpha": 0.4, "beta": 1.3, "temperature": 0.7, "epsilon": 1e-5}
 PLAIN = {"alpha": 1.0, "beta": 1.0, "temperature": 1.0, "epsilon": 1e-300}  # the paper's: nothing inside the logarithms
@@ -82,8 +93,12 @@ def naive_teacher(t: Tensor, z: Tensor, *, alpha: float, beta: float, temperatur
     for i, teacher in enumerate(teachers):
         for j, student in enumerate(students):
             if i != j:
-                pulls.append(added([divergence(a, b, epsilon) for a, b in zip(teacher, student, strict=True)]) / len(teacher))
-    sharpness = added([added([entropy(row, epsilon) for row in student]) / len(student) for student in students]) / len(students)
+                pulls.append(
+                    added([divergence(a, b, epsilon) for a, b in zip(teacher, student, strict=True)]) / len(teacher)
+                )
+    sharpness = added([added([entropy(row, epsilon) for row in student]) / len(student) for student in students]) / len(
+        students
+    )
     diversity = added([entropy(mean_of(student), epsilon) for student in students]) / len(students)
     return added(pulls) / len(pulls) + alpha * sharpness - beta * diversity
 
@@ -121,7 +136,9 @@ def naive_bunch_norm(z: Tensor, bunch: int) -> Tensor:
 
 def assert_same(found: Tensor, expected: Tensor, *inputs: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("constants", [CONSTANTS, PLAIN, PLAIN | {"epsilon": 1e-5}])
@@ -337,7 +354,9 @@ def cropped(images: Batch, local: int) -> Batch:
     return replace(images, views=[*images.views[:2], *(view[:, :, :16, :16] for view in images.views[2 : 2 + local])])
 
 
-def test_embed_names_one_tensor_a_view_and_the_two_of_the_teacher(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
+def test_embed_names_one_tensor_a_view_and_the_two_of_the_teacher(
+    facts: Facts, batch: Callable[[int, int], Batch]
+) -> None:
     images = cropped(batch(8, 5), 3)
     plain = Method(SMALL, Flat(), facts).embed(images)
     assert list(plain) == ["z0", "z1", "z2", "z3", "z4"]
@@ -354,7 +373,9 @@ def test_equally_large_crops_share_one_encoder_pass(facts: Facts, batch: Callabl
 
 
 def test_the_method_takes_the_threshold_among_as_many_images_as_asked(facts: Facts) -> None:
-    fading = torch.tensor([9.0, 8, 7, 6, 1, 0.5, 0.3, 0.1])[:, None]  # the first images are the most confident of the batch
+    fading = torch.tensor([9.0, 8, 7, 6, 1, 0.5, 0.3, 0.1])[
+        :, None
+    ]  # the first images are the most confident of the batch
     rows = {f"z{v}": z * fading for v, z in enumerate(logits(3, 8, 6).detach().float())}
     z = BunchNorm(6, None)(torch.stack(list(rows.values())))
     found = [self_label_loss(z, keep=0.5, among=among) for among in (None, 4)]
@@ -365,7 +386,10 @@ def test_the_method_takes_the_threshold_among_as_many_images_as_asked(facts: Fac
 
 
 def test_the_method_builds_the_projector_of_its_config(facts: Facts) -> None:
-    plain, vit = (Method(config, Flat(), facts).projector for config in (SMALL, replace(SMALL, activation="gelu", small_init=True)))
+    plain, vit = (
+        Method(config, Flat(), facts).projector
+        for config in (SMALL, replace(SMALL, activation="gelu", small_init=True))
+    )
     assert [type(layer) for layer in plain] == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
     assert [type(layer) for layer in vit] == [nn.Linear, nn.BatchNorm1d, nn.GELU] * 2 + [nn.Linear]
     assert cast(nn.Linear, plain[0]).bias.any()
@@ -391,7 +415,9 @@ def test_the_method_puts_norm_and_loss_together(facts: Facts, batch: Callable[[i
     found = taught.embed(images)
     t = BunchNorm(6, 4)(torch.stack([found["t0"], found["t1"]]))
     z = BunchNorm(6, 4)(torch.stack([found["z0"], found["z1"], found["z2"]]))
-    torch.testing.assert_close(taught.loss(found, images.labels), teacher_loss(t, z, alpha=0.7, beta=1.2, temperature=0.5, epsilon=1e-5))
+    torch.testing.assert_close(
+        taught.loss(found, images.labels), teacher_loss(t, z, alpha=0.7, beta=1.2, temperature=0.5, epsilon=1e-5)
+    )
 
 
 @pytest.mark.parametrize("teacher", [None, 0.996])
@@ -405,7 +431,12 @@ def test_gradient_reaches_encoder_and_projector_and_never_the_teacher(
         if name.startswith("teacher"):
             assert parameter.grad is None
             assert not parameter.requires_grad
-        elif name not in ("encoder.layer.bias", "projector.0.bias", "projector.3.bias", "projector.6.bias"):  # undone by the norm after it
+        elif name not in (
+            "encoder.layer.bias",
+            "projector.0.bias",
+            "projector.3.bias",
+            "projector.6.bias",
+        ):  # undone by the norm after it
             assert parameter.grad is not None
             assert float(parameter.grad.abs().max()) > 0, name
 
@@ -471,7 +502,9 @@ def trained(spec: Pretrain, site: Site) -> tuple[loop.Trained, dict[str, Tensor]
 def test_self_labelling_goes_on_from_the_first_stage(site: Site) -> None:
     first = tiny(replace(SMALL, classes=8))
     second = tiny(replace(SMALL, classes=8, stage="self_label", keep=(0.5, 1.0), keep_among=32), start=first)
-    second = replace(second, optim=replace(second.optim, lr=1e-7))  # so small that the weights show where the stage began
+    second = replace(
+        second, optim=replace(second.optim, lr=1e-7)
+    )  # so small that the weights show where the stage began
     check_pretrain(second)
     _, before = trained(first, site)
     found, after = trained(second, site)
@@ -593,9 +626,12 @@ def test_paper_recipe_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "bunch", "batch_size", "epochs", "lr"), [("resnet50_multicrop", 256, 2048, 800, 4.0), ("resnet50w2_multicrop", 240, 1920, 200, 3.75)]
+    ("name", "bunch", "batch_size", "epochs", "lr"),
+    [("resnet50_multicrop", 256, 2048, 800, 4.0), ("resnet50w2_multicrop", 240, 1920, 200, 3.75)],
 )
-def test_multicrop_recipes_are_the_published_ones(name: str, bunch: int, batch_size: int, epochs: int, lr: float) -> None:
+def test_multicrop_recipes_are_the_published_ones(
+    name: str, bunch: int, batch_size: int, epochs: int, lr: float
+) -> None:
     recipe = VARIANTS[name]["paper"]
     assert recipe.method == Config(classes=4096, hidden=4096, alpha=1.0, beta=1.0, bunch=bunch)
     assert (recipe.batch_size, recipe.epochs) == (batch_size, epochs)
@@ -607,22 +643,42 @@ def test_multicrop_recipes_are_the_published_ones(name: str, bunch: int, batch_s
     ("name", "bunch", "batch_size", "keep_among", "lr"),
     [("resnet50_self_label", 256, 2048, 128, 0.4), ("resnet50w2_self_label", 240, 1920, 60, 0.375)],
 )
-def test_self_labelling_recipes_are_the_published_ones(name: str, bunch: int, batch_size: int, keep_among: int, lr: float) -> None:
+def test_self_labelling_recipes_are_the_published_ones(
+    name: str, bunch: int, batch_size: int, keep_among: int, lr: float
+) -> None:
     recipe = VARIANTS[name]["paper"]
-    assert recipe.method == Config(classes=4096, hidden=4096, bunch=bunch, stage="self_label", keep=(0.5, 0.6), keep_among=keep_among)
+    assert recipe.method == Config(
+        classes=4096, hidden=4096, bunch=bunch, stage="self_label", keep=(0.5, 0.6), keep_among=keep_among
+    )
     assert (recipe.batch_size, recipe.epochs) == (batch_size, 50)
     assert_lars(recipe, lr=lr, warmup=5)
     assert recipe.views == crops(12, (0.14, 1.0), (0.05, 0.14))
 
 
-@pytest.mark.parametrize(("name", "lr", "final_decay", "local"), [("deit_small", 0.0012, 0.12, 6), ("vit_base", 0.003, None, 10)])
+@pytest.mark.parametrize(
+    ("name", "lr", "final_decay", "local"), [("deit_small", 0.0012, 0.12, 6), ("vit_base", 0.003, None, 10)]
+)
 def test_vit_recipes_are_the_published_ones(name: str, lr: float, final_decay: float | None, local: int) -> None:
     recipe, o = VARIANTS[name]["paper"], VARIANTS[name]["paper"].optim
     assert recipe.method == Config(
-        classes=4096, hidden=4096, alpha=0.4, beta=1.0, temperature=1.0, bunch=256, activation="gelu", small_init=True, teacher=0.996
+        classes=4096,
+        hidden=4096,
+        alpha=0.4,
+        beta=1.0,
+        temperature=1.0,
+        bunch=256,
+        activation="gelu",
+        small_init=True,
+        teacher=0.996,
     )
     assert (recipe.batch_size, recipe.epochs, recipe.normalize) == (1024, 300, "imagenet")
-    assert (o.name, o.betas, o.weight_decay, o.final_weight_decay, o.vector_weight_decay) == ("adamw", (0.9, 0.999), 0.06, final_decay, False)
+    assert (o.name, o.betas, o.weight_decay, o.final_weight_decay, o.vector_weight_decay) == (
+        "adamw",
+        (0.9, 0.999),
+        0.06,
+        final_decay,
+        False,
+    )
     assert o.lr == pytest.approx(lr)
     assert (o.warmup_epochs, o.final_lr_ratio, o.clip_norm) == (10, 0.001, 3.0)
     assert recipe.views == crops(local, (0.4, 1.0), (0.05, 0.4))
@@ -633,7 +689,16 @@ def test_vit_recipes_are_the_published_ones(name: str, lr: float, final_decay: f
 def test_every_variant_can_be_planned_by_a_table_row(name: str, scale: str) -> None:
     network = name if name in SCALES[scale].networks else "resnet50"
     assert network != "resnet50" or name.startswith("resnet50")
-    spec = encoder(SCALES[scale], "twist", variant=name, network=network, width=2 if "w2" in name else 1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(
+        SCALES[scale],
+        "twist",
+        variant=name,
+        network=network,
+        width=2 if "w2" in name else 1,
+        epochs=None,
+        dataset="imagenet",
+        seed=0,
+    )
     assert isinstance(spec, Pretrain)
     check_pretrain(spec)
     if not name.endswith("self_label"):
@@ -656,4 +721,13 @@ def test_every_variant_can_be_planned_by_a_table_row(name: str, scale: str) -> N
 
 def test_an_unknown_variant_is_named_with_the_allowed_ones() -> None:
     with pytest.raises(BenchError, match="resnet50_multicrop"):
-        encoder(SCALES["paper"], "twist", variant="resnet50_multicrp", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+        encoder(
+            SCALES["paper"],
+            "twist",
+            variant="resnet50_multicrp",
+            network="resnet50",
+            width=1,
+            epochs=None,
+            dataset="imagenet",
+            seed=0,
+        )

@@ -23,7 +23,7 @@ PAPER = {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
 
 
 def naive(za: Tensor, zb: Tensor, lambda_: float, mu: float, nu: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Equations 1 to 6, loop by loop, the distance averaged over dimensions as in algorithm 1: loss, s, v + v', c + c'."""
+    """Equations 1 to 6, loop by loop, distance averaged over dimensions as in algorithm 1: loss, s, v + v', c + c'."""
     images, width = za.shape
     zero = torch.zeros((), dtype=za.dtype)
 
@@ -49,15 +49,21 @@ def naive(za: Tensor, zb: Tensor, lambda_: float, mu: float, nu: float) -> tuple
 
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 0.5, 3.0)])
 @pytest.mark.parametrize(("images", "width"), [(2, 3), (6, 4), (5, 1)])
-def test_loss_and_gradient_equal_the_papers_equation(images: int, width: int, weights: tuple[float, float, float]) -> None:
+def test_loss_and_gradient_equal_the_papers_equation(
+    images: int, width: int, weights: tuple[float, float, float]
+) -> None:
     rng = torch.Generator().manual_seed(images)
     spread = torch.linspace(0.2, 2.0, width, dtype=torch.float64)  # dimensions on both sides of the hinge
-    za, zb = ((torch.randn(images, width, generator=rng, dtype=torch.float64) * spread + 3).requires_grad_() for _ in range(2))
+    za, zb = (
+        (torch.randn(images, width, generator=rng, dtype=torch.float64) * spread + 3).requires_grad_() for _ in range(2)
+    )
     found = vicreg_loss(za, zb, invariance=weights[0], variance=weights[1], covariance=weights[2], halve_variance=False)
     expected = naive(za, zb, *weights)
     terms = tuple(found[name] for name in ("loss", "invariance", "variance", "covariance"))
     torch.testing.assert_close(terms, expected, rtol=0, atol=1e-10)
-    torch.testing.assert_close(torch.autograd.grad(found["loss"], (za, zb)), torch.autograd.grad(expected[0], (za, zb)), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        torch.autograd.grad(found["loss"], (za, zb)), torch.autograd.grad(expected[0], (za, zb)), rtol=0, atol=1e-10
+    )
 
 
 def test_the_codes_variance_is_half_the_papers_and_nothing_else_changes() -> None:
@@ -112,12 +118,18 @@ def test_expander_has_the_layers_of_the_released_code(facts: Facts) -> None:
     made = Method(Config(hidden=20, output=5), nn.Identity(), facts)
     kinds = [type(module) for module in made.projector]
     assert kinds == [nn.Linear, nn.BatchNorm1d, nn.ReLU] * 2 + [nn.Linear]
-    assert [tuple(made.projector.get_parameter(f"{i}.weight").shape) for i in (0, 3, 6)] == [(20, 12), (20, 20), (5, 20)]
+    assert [tuple(made.projector.get_parameter(f"{i}.weight").shape) for i in (0, 3, 6)] == [
+        (20, 12),
+        (20, 20),
+        (5, 20),
+    ]
 
 
 def _method(second: Backbone | None, seed: int = 0) -> Method:
     network = encoders.build(SMALL, seed)
-    known = Facts(backbone=SMALL, feature_dim=network.feature_dim, classes=10, images=3500, batch_size=16, steps=10, seed=seed)
+    known = Facts(
+        backbone=SMALL, feature_dim=network.feature_dim, classes=10, images=3500, batch_size=16, steps=10, seed=seed
+    )
     return Method(Config(hidden=16, output=8, layers=2, second=second), network, known)
 
 
@@ -138,7 +150,9 @@ def test_branches_of_their_own_see_one_view_each(second: Backbone, batch: Callab
     torch.testing.assert_close(found["za"], made.projector(made.encoder(images.views[0])))
     torch.testing.assert_close(found["zb"], made.second(images.views[1]))
     loss = made.loss(found, images.labels)["loss"]
-    for (name, _), gradient in zip(made.named_parameters(), torch.autograd.grad(loss, list(made.parameters())), strict=True):
+    for (name, _), gradient in zip(
+        made.named_parameters(), torch.autograd.grad(loss, list(made.parameters())), strict=True
+    ):
         assert float(gradient.abs().max()) > 0, name
     assert isinstance(made.encoder, encoders.ResNet)  # the evaluated encoder stays that of the first branch
     assert encoders.parameters(made.encoder) == encoders.parameters(encoders.build(SMALL, 0))
@@ -206,7 +220,14 @@ def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _spec("paper")
     assert (recipe.batch_size, recipe.epochs) == (2048, 1000)
     assert recipe.method == Config(
-        invariance=25.0, variance=25.0, covariance=1.0, halve_variance=True, hidden=8192, output=8192, layers=3, second=None
+        invariance=25.0,
+        variance=25.0,
+        covariance=1.0,
+        halve_variance=True,
+        hidden=8192,
+        output=8192,
+        layers=3,
+        second=None,
     )
     assert not Config().halve_variance  # algorithm 1
     assert spec.backbone == Backbone(name="resnet50", normalize="imagenet", zero_init_residual=True)
@@ -236,4 +257,10 @@ def test_embedded_and_cifar_recipes_are_plain_algorithm_1() -> None:
     for name in ("embedded", "cifar"):
         method = RECIPES[name].method
         assert isinstance(method, Config)
-        assert (method.invariance, method.variance, method.covariance, method.halve_variance, method.second) == (25.0, 25.0, 1.0, False, None)
+        assert (method.invariance, method.variance, method.covariance, method.halve_variance, method.second) == (
+            25.0,
+            25.0,
+            1.0,
+            False,
+            None,
+        )

@@ -15,7 +15,11 @@ FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--short", action="store_true", help="one round of less work each: shows that everything can be measured, not how long it takes")
+    parser.addoption(
+        "--short",
+        action="store_true",
+        help="one round of less work each: shows that everything can be measured, not how long it takes",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -22,9 +22,10 @@ Comparison = Literal["times as fast as", "times the time of"]
 
 @dataclass(frozen=True)
 class Published:
-    """A rate that was measured elsewhere, and that of the usual way beside it there: together with the ratio here they make a third.
+    """A rate that was measured elsewhere, and that of the usual way beside it there.
 
-    The rate of a peer comes from another machine, so what is made of it is derived, and said to be.
+    Together with the ratio here they make a third. The rate of a peer comes from another machine, so what is made of it
+    is derived, and said to be.
     """
 
     peer: str
@@ -91,7 +92,10 @@ def pairs(
     note: str = "",
     warm: bool = True,
 ) -> None:
-    """Both ways in turn. `images` are what one call works on; `warm` adds a first round that does not count, where there are several."""
+    """Both ways in turn.
+
+    `images` are what one call works on; `warm` adds a first round that does not count, where there are several.
+    """
     usual_times: list[float] = []
     times: list[float] = []
 
@@ -134,7 +138,7 @@ def alone(
     note: str = "",
     warm: bool = True,
 ) -> None:
-    """Seconds of something that has no usual way beside it: CPU time with all processes that it waits for, and the clock's."""
+    """Seconds of something without a usual way beside it: CPU time with all processes it waits for, and the clock's."""
     times: list[float] = []
     walls: list[float] = []
 
@@ -148,7 +152,15 @@ def alone(
         times.clear()
         walls.clear()
     benchmark.pedantic(now, rounds=rounds, iterations=1)
-    row = Row(what=what, unit="s", value=statistics.median(times), wall=statistics.median(walls), goals=goals or {}, note=note, rounds=rounds)
+    row = Row(
+        what=what,
+        unit="s",
+        value=statistics.median(times),
+        wall=statistics.median(walls),
+        goals=goals or {},
+        note=note,
+        rounds=rounds,
+    )
     benchmark.extra_info |= asdict(row)
 
 

@@ -1,11 +1,13 @@
-"""Pretraining loops without a harness around them, as papers' codes and peers have them; what `bench`'s loop is held against.
+"""Pretraining loops without a harness around them, as papers' codes and peers have them.
+
+What `bench`'s loop is held against.
 
 ref-i    Pillow images from PNG files through torchvision's v1 transforms, one by one, in a DataLoader; float32
 ref-ii   images in memory, one augmentation for the whole batch, channels_last; float32
 ref-iii  the same with bfloat16 autocast
 
-All train the module that `bench` trains (its encoder and projector, its loss function) with torch's SGD, log nothing and
-save nothing. Each returns the CPU seconds of its steps but for the first, and their images.
+All train the module that `bench` trains (its encoder and projector, its loss function) with torch's SGD, log nothing
+and save nothing. Each returns the CPU seconds of its steps but for the first, and their images.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def train(spec: Pretrain, batches: Iterable[Views], *, channels_last: bool, bf16
     encoder, projector = method.get_submodule("encoder"), method.get_submodule("projector")
     if channels_last:
         method.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(method.parameters(), spec.optim.lr, momentum=spec.optim.momentum, weight_decay=spec.optim.weight_decay)
+    optimizer = torch.optim.SGD(
+        method.parameters(), spec.optim.lr, momentum=spec.optim.momentum, weight_decay=spec.optim.weight_decay
+    )
     assert isinstance(spec.method, Config)
     begun = 0.0
     for step, views in enumerate(batches):
@@ -109,9 +113,10 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
 def plain_views(images_BCHW: Tensor, view: Augment) -> Tensor:
-    """The least that has the same nominal strengths: crop and flip in one resampling, all colour operations in one matrix an image.
+    """The least of equal nominal strengths: crop and flip in one resampling, all colour operations in one matrix.
 
-    Brightness, contrast, saturation, hue and gray in this order for every image, nothing cut off between them, hue as a turn in YIQ.
+    Brightness, contrast, saturation, hue and gray in this order for every image, nothing cut off between them, hue as a
+    turn in YIQ.
     """
     count = len(images_BCHW)
 
@@ -127,7 +132,9 @@ def plain_views(images_BCHW: Tensor, view: Augment) -> Tensor:
     views = F.grid_sample(images_BCHW.float().div_(255), grid, padding_mode="border", align_corners=False)
 
     jittered = torch.rand(count) < view.jitter
-    bright, contrast, saturation = (torch.where(jittered, uniform(1 - s, 1 + s), 1.0) for s in (view.brightness, view.contrast, view.saturation))
+    bright, contrast, saturation = (
+        torch.where(jittered, uniform(1 - s, 1 + s), 1.0) for s in (view.brightness, view.contrast, view.saturation)
+    )
     saturation = torch.where(torch.rand(count) < view.gray, 0.0, saturation)
     angle = torch.where(jittered, uniform(-view.hue, view.hue), 0.0) * (2 * torch.pi)
     turn = torch.zeros(count, 3, 3)

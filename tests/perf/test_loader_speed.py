@@ -1,6 +1,7 @@
-"""What the loader costs for photographs of ImageNet's size, each in pairs with papers' and peers' usual one, in CPU time of one core.
+"""What the loader costs for photographs of ImageNet's size, in CPU time of one core.
 
-The usual one: a data set of Pillow images through torchvision's v1 transforms to float tensors, in a DataLoader.
+Each cost is in pairs with papers' and peers' usual one. The usual one: a data set of Pillow images through
+torchvision's v1 transforms to float tensors, in a DataLoader.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from tests.perf.pairs import Spent, Usual, pairs, timed
 PHOTOGRAPHS, IMAGES = 30, 120  # each photograph is read four times in a batch of one rank
 EPOCHS = 3  # of a pass through a DataLoader, so that starting its worker counts little
 CPU = torch.device("cpu")
-FIRST = Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0)  # BYOL, Barlow Twins, VICReg
+FIRST = Augment(
+    size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0
+)  # BYOL, Barlow Twins, VICReg
 VIEWS = (FIRST, replace(FIRST, blur=0.1, solarize=0.2))
 
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """30 JPEGs of 500 x 375 px, 100 kB each as ImageNet's: parts of scikit-learn's two photographs with the noise of a sensor."""
+    """30 JPEGs, 500 x 375 px, 100 kB each as ImageNet's: parts of scikit-learn's two photographs with sensor noise."""
     from sklearn.datasets import load_sample_images
 
     folder, rng, noise = tmp_path_factory.mktemp("perf"), random.Random(0), np.random.default_rng(0)
@@ -42,10 +45,14 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Files:
         width, height = (375, 500) if number % 4 == 0 else (500, 375)
         share = rng.uniform(0.62, 0.99) * min(640 / width, 427 / height)
         left, top = rng.uniform(0, 640 - share * width), rng.uniform(0, 427 - share * height)
-        part = photos[number % 2].resize((width, height), Image.Resampling.BICUBIC, box=(left, top, left + share * width, top + share * height))
+        part = photos[number % 2].resize(
+            (width, height), Image.Resampling.BICUBIC, box=(left, top, left + share * width, top + share * height)
+        )
         grainy = np.asarray(part) + noise.normal(0, 2.5, (height, width, 3))
         file = folder / f"{number:02}.jpg"
-        Image.fromarray(grainy.clip(0, 255).astype(np.uint8)).save(file, quality=96, subsampling=0 if number % 5 == 0 else 2)
+        Image.fromarray(grainy.clip(0, 255).astype(np.uint8)).save(
+            file, quality=96, subsampling=0 if number % 5 == 0 else 2
+        )
     return Files(sorted(folder.iterdir()) * (IMAGES // PHOTOGRAPHS), torch.zeros(IMAGES, dtype=torch.long), 1)
 
 
@@ -83,7 +90,9 @@ class Pictures(torch.utils.data.Dataset[list[Tensor]]):
 
 def made(photographs: Files, *, finish: bool, exact: bool = False) -> _Views:
     views = tuple(replace(view, exact=exact) for view in VIEWS)
-    return _Views(photographs, views, Plan(images=IMAGES, batch_size=IMAGES, seed=0), replace_unreadable=False, finish=finish)
+    return _Views(
+        photographs, views, Plan(images=IMAGES, batch_size=IMAGES, seed=0), replace_unreadable=False, finish=finish
+    )
 
 
 def decoding(photographs: Files) -> Spent:
@@ -98,7 +107,10 @@ def all_of(items: Iterable[object]) -> None:
 @pytest.fixture
 def usual(photographs: Files) -> Usual:
     data = Pictures(photographs.paths)
-    return Usual(name="Pillow and torchvision's v1 transforms", spent=timed(lambda: all_of(data[index] for index in range(IMAGES))))
+    return Usual(
+        name="Pillow and torchvision's v1 transforms",
+        spent=timed(lambda: all_of(data[index] for index in range(IMAGES))),
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,10 @@ CASES = {
     "decode": Case("decoding alone"),
     "split": Case("the CPU's part where a GPU does the rest: decoding, two crops, uint8", 5.0),
     "full": Case("everything on the CPU, image by image", 3.0),
-    "exact": Case("`exact`: the same Pillow operations, digit for digit", note="for whoever wants torchvision's digits; not meant to be faster"),
+    "exact": Case(
+        "`exact`: the same Pillow operations, digit for digit",
+        note="for whoever wants torchvision's digits; not meant to be faster",
+    ),
 }
 
 
@@ -142,12 +157,23 @@ def test_beside_decoding(benchmark: Any, photographs: Files, rounds: int) -> Non
     views, steps = made(photographs, finish=False), iter(range(1000))
     beside = Usual(name="decoding alone, to which nothing can come up", spent=decoding(photographs))
     work = timed(lambda: views.batch(next(steps)))
-    pairs(benchmark, CASES["split"].what, work, beside, unit="ms an image", images=IMAGES, rounds=rounds, goals={"ratio at least": 0.6})
+    pairs(
+        benchmark,
+        CASES["split"].what,
+        work,
+        beside,
+        unit="ms an image",
+        images=IMAGES,
+        rounds=rounds,
+        goals={"ratio at least": 0.6},
+    )
 
 
 @pytest.mark.benchmark(group="loader", timer=time.process_time)
 @pytest.mark.parametrize("name", ["split", "full"])
-def test_through_a_data_loader_with_one_worker(benchmark: Any, photographs: Files, short: bool, rounds: int, name: str) -> None:
+def test_through_a_data_loader_with_one_worker(
+    benchmark: Any, photographs: Files, short: bool, rounds: int, name: str
+) -> None:
     views, epochs = made(photographs, finish=name == "full"), 1 if short else EPOCHS
     data = Pictures(list(photographs.paths) * epochs)
 

@@ -1,4 +1,4 @@
-"""What one waits for before anything is computed, and after everything was: commands, plans, the first step, tables that are done, reports."""
+"""What one waits for before anything is computed and after: commands, plans, first step, finished tables, reports."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ AT_ONCE: dict[Side, float] = {"value at most": 0.3}
 
 def call(*command: str, within: Path) -> str:
     """Raises with the output when the command fails."""
-    found = subprocess.run(command, cwd=within, env=environment(within), capture_output=True, text=True, timeout=600, check=False)
+    found = subprocess.run(
+        command, cwd=within, env=environment(within), capture_output=True, text=True, timeout=600, check=False
+    )
     assert found.returncode == 0, found.stdout + found.stderr
     return found.stdout + found.stderr
 
@@ -76,7 +78,9 @@ def end(runs: Runs, job: Job) -> None:
     named = plugins.load("evaluation", type(job.spec.protocol).__module__.rpartition(".")[2]).METRICS
     result = runs[job.id].result()
     metrics = {name: result.metrics.get(name, 50.0) for name in named}
-    Result(job=job.id, metrics=metrics, details=result.details, provenance=result.provenance).write(runs[job.id].result_file)
+    Result(job=job.id, metrics=metrics, details=result.details, provenance=result.provenance).write(
+        runs[job.id].result_file
+    )
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +101,24 @@ def test_commands_that_answer_at_once(benchmark: Any, done: Path, rounds: int, n
     modules = {line.rpartition("|")[2].strip() for line in imported.splitlines() if line.startswith("import time:")}
     assert "bench.errors" in modules
     assert "torch" not in modules
-    alone(benchmark, f"`bench {name}`", lambda: call(*BENCH, *arguments, within=done), rounds=rounds, goals=AT_ONCE, note="imports no torch")
+    alone(
+        benchmark,
+        f"`bench {name}`",
+        lambda: call(*BENCH, *arguments, within=done),
+        rounds=rounds,
+        goals=AT_ONCE,
+        note="imports no torch",
+    )
 
 
 @pytest.mark.benchmark(group="start-up")
 def test_plan_of_everything(benchmark: Any, tmp_path: Path, rounds: int) -> None:
     told = call(*BENCH, "plan", "--all", "--scale", "paper", within=tmp_path)
-    jobs = next(line for line in told.splitlines() if "after each is taken once" in line).split(" jobs asked for, ")[1].split()[0]
+    jobs = (
+        next(line for line in told.splitlines() if "after each is taken once" in line)
+        .split(" jobs asked for, ")[1]
+        .split()[0]
+    )
     goals: dict[Side, float] = {"value at most": 3.0}
     alone(
         benchmark,
@@ -144,7 +159,7 @@ def test_planning_of_ten_thousand_jobs(benchmark: Any, tmp_path: Path, rounds: i
 
 @pytest.mark.benchmark(group="start-up")
 def test_first_step_of_a_worker(benchmark: Any, tmp_path: Path, rounds: int) -> None:
-    """A job of one step, from the start of its process to the end: what follows the step (weights and result) is in it."""
+    """A job of one step, from start to end of its process: what follows the step (weights and result) is in it."""
     job = next(iter(graph.plan([("one step", replace(SETTING_B, epochs=1e-3, precision="bf16"))])))
     run = Runs(tmp_path / "runs")[job.id]
     run.create(job, Resources())
@@ -155,9 +170,18 @@ def test_first_step_of_a_worker(benchmark: Any, tmp_path: Path, rounds: int) -> 
 
     goals: dict[Side, float] = {"wall at most": 3.0}
     note = (
-        "`python -m bench.execution.worker` on a job of one step of setting B, bfloat16; to the end of the process, so weights and result are in it"
+        "`python -m bench.execution.worker` on a job of one step of setting B, bfloat16; to the end of the "
+        "process, so weights and result are in it"
     )
-    alone(benchmark, "process start to the end of the first step", once, rounds=min(rounds, 3), goals=goals, note=note, warm=False)
+    alone(
+        benchmark,
+        "process start to the end of the first step",
+        once,
+        rounds=min(rounds, 3),
+        goals=goals,
+        note=note,
+        warm=False,
+    )
     assert [line["step"] for line in run.curves()] == [1]
 
 
@@ -168,7 +192,9 @@ def test_first_step_after_bench_run(benchmark: Any, tmp_path_factory: pytest.Tem
 
     def once() -> None:
         root = tmp_path_factory.mktemp("first")
-        with subprocess.Popen([*BENCH, *what], cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
+        with subprocess.Popen(
+            [*BENCH, *what], cwd=root, env=environment(root), stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        ) as process:
             wait(lambda: any((root / "runs").glob("*/metrics.jsonl")), process)
             first.append(time.monotonic() - begun[-1])
 
@@ -183,7 +209,8 @@ def test_first_step_after_bench_run(benchmark: Any, tmp_path_factory: pytest.Tem
     benchmark.extra_info["wall"] = sorted(first)[len(first) // 2]
     benchmark.extra_info["goals"] = {"wall at most": 3.0}
     benchmark.extra_info["note"] = (
-        "a smoke job; the clock stops at its first step, CPU time is that of the whole command: driver, job, table and report"
+        "a smoke job; the clock stops at its first step, CPU time is that of the whole command: driver, job, table "
+        "and report"
     )
 
 
@@ -201,7 +228,15 @@ def test_a_table_that_is_up_to_date(benchmark: Any, done: Path, rounds: int) -> 
 
     goals: dict[Side, float] = {"value at most": 3.0}
     note = "every result verified, the table printed and written"
-    alone(benchmark, f"`bench run --table {TABLE}` once more", again, rounds=min(rounds, 3), goals=goals, note=note, warm=False)
+    alone(
+        benchmark,
+        f"`bench run --table {TABLE}` once more",
+        again,
+        rounds=min(rounds, 3),
+        goals=goals,
+        note=note,
+        warm=False,
+    )
 
 
 @pytest.mark.benchmark(group="start-up")
@@ -212,4 +247,12 @@ def test_report_of_two_thousand_jobs(benchmark: Any, tmp_path: Path, short: bool
     assert short or jobs >= 2000
     goals: dict[Side, float] = {} if short else {"value at most": 20.0}
     note = f"tables: {len(tables)}; from nothing"
-    alone(benchmark, f"report of {jobs:,} jobs", lambda: build_site(site, Runs(site.runs), None), rounds=1, goals=goals, note=note, warm=False)
+    alone(
+        benchmark,
+        f"report of {jobs:,} jobs",
+        lambda: build_site(site, Runs(site.runs), None),
+        rounds=1,
+        goals=goals,
+        note=note,
+        warm=False,
+    )

@@ -1,9 +1,9 @@
 """What `bench`'s training loop costs over a bare one, on one core.
 
 Setting B: SimCLR on digits of 32 px, batch 256, a ResNet-10 of 16 channels (307,536 parameters), projector 128-256-128.
-Setting A: the same with a ResNet-18 and CIFAR's stem. Both sides train the same module with SGD 0.06 / 0.9 / 5e-4 for the
-same number of steps; the first does not count. `bench` logs as often as in a run of 36 epochs, and the share of
-its checkpoints is added. Rates of peers were measured in these settings on another machine (see `PEERS`).
+Setting A: the same with a ResNet-18 and CIFAR's stem. Both sides train the same module with SGD 0.06 / 0.9 / 5e-4 for
+the same number of steps; the first does not count. `bench` logs as often as in a run of 36 epochs, and the share of its
+checkpoints is added. Rates of peers were measured in these settings on another machine (see `PEERS`).
 """
 
 from __future__ import annotations
@@ -48,12 +48,16 @@ REFERENCES = {
     "ref-ii, same views": "ref-ii with the views of `bench`",
     "ref-iii, same views": "ref-iii with the views of `bench`",
 }
-# Images a second of CPU time on one core of an AMD EPYC with AVX512-BF16, 2026-11-22, torch 2.14.1: the fastest peer of lightly 1.6.0
-# (732 in setting B, 18.9 in A), solo-learn 1.0.6 (863, 24.5) and stable-pretraining 0.1.8 (1,057; 18.2), and the reference there.
-# The goals of B are 1.65 and 2.4 within the 5 % that the loop may cost.
+# Images a second of CPU time on one core of an AMD EPYC with AVX512-BF16, 2026-11-22, torch 2.14.1: the fastest peer of
+# lightly 1.6.0 (732 in setting B, 18.9 in A), solo-learn 1.0.6 (863, 24.5) and stable-pretraining 0.1.8 (1,057; 18.2),
+# and the reference there. The goals of B are 1.65 and 2.4 within the 5 % that the loop may cost.
 PEERS = {
-    ("B", "fp32"): Published(peer="stable-pretraining 0.1.8 (batched)", peer_rate=1057, usual_rate=1744, at_least=0.95 * 1.65),
-    ("B", "bf16"): Published(peer="stable-pretraining 0.1.8 (batched)", peer_rate=1057, usual_rate=2556, at_least=0.95 * 2.4),
+    ("B", "fp32"): Published(
+        peer="stable-pretraining 0.1.8 (batched)", peer_rate=1057, usual_rate=1744, at_least=0.95 * 1.65
+    ),
+    ("B", "bf16"): Published(
+        peer="stable-pretraining 0.1.8 (batched)", peer_rate=1057, usual_rate=2556, at_least=0.95 * 2.4
+    ),
     ("A", "bf16"): Published(peer="solo-learn 1.0.6", peer_rate=24.5, usual_rate=23.4, at_least=1.7),
 }
 CASES: list[tuple[str, Literal["fp32", "bf16"], str, float | None, Published | None]] = [
@@ -85,7 +89,7 @@ def pngs(here: Site, digits: Arrays) -> Path:
 
 
 def bench_seconds(spec: Pretrain, here: Site, steps: int) -> float:
-    """CPU seconds of `steps` steps of `bench`'s loop: between the calls by which it asks after each step whether to stop."""
+    """CPU seconds of `steps` steps of `bench`'s loop: between the calls asking after each step whether to stop."""
     run = RunFolder(here.runs / "measured")
     run.path.mkdir(parents=True, exist_ok=True)
     run.checkpoint.unlink(missing_ok=True)
@@ -97,7 +101,9 @@ def bench_seconds(spec: Pretrain, here: Site, steps: int) -> float:
 
     with pytest.raises(Stopped):
         loop.pretrain(spec, loop.Place(run, here, Ranks(), torch.device("cpu"), should_stop))
-    saving = time.process_time() - ticks[-1]  # of the checkpoint when it stops; in a run there is one in so many seconds
+    saving = (
+        time.process_time() - ticks[-1]
+    )  # of the checkpoint when it stops; in a run there is one in so many seconds
     assert len(ticks) == steps + 1, "the loop is expected to ask after every step"
     return (ticks[-1] - ticks[0]) * (1 + saving / checkpoint.SECONDS)
 
@@ -117,7 +123,9 @@ def test_setting_b_is_that_of_the_peers() -> None:
 
 @pytest.mark.benchmark(group="training", timer=time.process_time)
 @pytest.mark.parametrize(
-    ("setting", "precision", "reference", "at_least", "published"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+    ("setting", "precision", "reference", "at_least", "published"),
+    CASES,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_loop(
     benchmark: Any,

@@ -41,7 +41,9 @@ def press(browser: webdriver.Chrome, *keys: str) -> None:
     for key in keys:
         code = CODES.get(key, ord(key[0].upper()))
         text = {"text": "\r"} if key == "Enter" else {} if key == "Tab" else {"text": key}
-        browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyDown", "key": key, "windowsVirtualKeyCode": code, **text})
+        browser.execute_cdp_cmd(
+            "Input.dispatchKeyEvent", {"type": "keyDown", "key": key, "windowsVirtualKeyCode": code, **text}
+        )
         browser.execute_cdp_cmd("Input.dispatchKeyEvent", {"type": "keyUp", "key": key, "windowsVirtualKeyCode": code})
 
 

@@ -38,11 +38,43 @@ TABLE = Table(
         Column(name="kNN Top-1", metric="top1", protocol="knn", printed=False),
     ),
     rows=(
-        Row(label="Rotation", architecture="RevNet-50 (4x)", section="Theirs", missing="rotation", printed={"Param (M)": "86", "Top-1": "55.4"}),
-        Row(label=HOSTILE, architecture="ResNet-50", section="Theirs", missing="moco", printed={"Param (M)": "24", "Top-1": "60.6"}),
-        Row(label="SimCLR", architecture="ResNet-50", section="Ours", method="simclr", printed={"Param (M)": "24", "Top-1": "69.3", "Top-5": "89.0"}),
-        Row(label="SimCLR", architecture="ResNet-50 (2x)", section="Ours", method="simclr", width=2, printed={"Top-1": "74.2", "Top-5": "92.0"}),
-        Row(label="SimCLR", architecture="ResNet-50 (4x)", section="Ours", method="simclr", width=4, printed={"Top-1": "76.5", "Top-5": "93.2"}),
+        Row(
+            label="Rotation",
+            architecture="RevNet-50 (4x)",
+            section="Theirs",
+            missing="rotation",
+            printed={"Param (M)": "86", "Top-1": "55.4"},
+        ),
+        Row(
+            label=HOSTILE,
+            architecture="ResNet-50",
+            section="Theirs",
+            missing="moco",
+            printed={"Param (M)": "24", "Top-1": "60.6"},
+        ),
+        Row(
+            label="SimCLR",
+            architecture="ResNet-50",
+            section="Ours",
+            method="simclr",
+            printed={"Param (M)": "24", "Top-1": "69.3", "Top-5": "89.0"},
+        ),
+        Row(
+            label="SimCLR",
+            architecture="ResNet-50 (2x)",
+            section="Ours",
+            method="simclr",
+            width=2,
+            printed={"Top-1": "74.2", "Top-5": "92.0"},
+        ),
+        Row(
+            label="SimCLR",
+            architecture="ResNet-50 (4x)",
+            section="Ours",
+            method="simclr",
+            width=4,
+            printed={"Top-1": "76.5", "Top-5": "93.2"},
+        ),
     ),
     anchors=(
         Row(label="Raw pixels", method="pixels", note="no network"),
@@ -93,7 +125,10 @@ def make_demo(root: Path) -> Demo:
 
 
 def fill(runs: Runs, table: Table, top1: dict[str, float | None], scale: str, seeds: int) -> None:
-    """Run folders of all jobs of a table: done, failed or blocked as `top1` says; rows it does not name stay pending."""
+    """Run folders of all jobs of a table: done, failed or blocked as `top1` says.
+
+    Rows it does not name stay pending.
+    """
     for cell in plan_table(table, scale_of(scale), seeds).cells:
         if cell.row.name not in top1:
             continue
@@ -115,13 +150,21 @@ def fill(runs: Runs, table: Table, top1: dict[str, float | None], scale: str, se
 def finish(runs: Runs, job: Job, top1: float) -> None:
     """A result as a worker writes it."""
     run = runs[job.id]
-    run.log.write_text("\x1b[32mstarted\x1b[0m\n" + "".join(f"line {number}\n" for number in range(80)) + LOG_LINE + "\n")
+    run.log.write_text(
+        "\x1b[32mstarted\x1b[0m\n" + "".join(f"line {number}\n" for number in range(80)) + LOG_LINE + "\n"
+    )
     provenance = Provenance(
-        started="2025-11-22T10:00:00+00:00", seconds=63.4, cpu_seconds=118.0, host="node-17", device="cpu: a processor", ranks=1, threads=2,
+        started="2025-11-22T10:00:00+00:00", seconds=63.4, cpu_seconds=118.0,
+        host="node-17", device="cpu: a processor", ranks=1, threads=2,
         commit="0123abc+dirty", versions={"python": "3.11.2", "torch": "2.9.0"}, resumed=1,
     )  # fmt: skip
     if isinstance(job.spec, Pretrain):
-        metrics = {"loss": 0.9182, "embedding_std": 0.061, "parameters_million": 0.31 * job.spec.backbone.width**2, "steps": 180}
+        metrics = {
+            "loss": 0.9182,
+            "embedding_std": 0.061,
+            "parameters_million": 0.31 * job.spec.backbone.width**2,
+            "steps": 180,
+        }
         run.metrics.write_text("".join(curve_line(step, top1) for step in range(1, 181)) + '{"step": 181, "lo')
         Result(job=job.id, metrics=metrics, provenance=provenance).write(run.result_file)
         return
@@ -131,9 +174,13 @@ def finish(runs: Runs, job: Job, top1: float) -> None:
         Result(job=job.id, metrics=metrics, provenance=provenance).write(run.result_file)
         return
     heads = [
-        (rate, decay, head_accuracy(top1, rate, decay)) for rate in job.spec.protocol.learning_rates for decay in job.spec.protocol.weight_decays
+        (rate, decay, head_accuracy(top1, rate, decay))
+        for rate in job.spec.protocol.learning_rates
+        for decay in job.spec.protocol.weight_decays
     ]
-    sweep: list[Json] = [{"learning_rate": rate, "weight_decay": decay, "val_top1": accuracy} for rate, decay, accuracy in heads]
+    sweep: list[Json] = [
+        {"learning_rate": rate, "weight_decay": decay, "val_top1": accuracy} for rate, decay, accuracy in heads
+    ]
     chosen = max(range(len(heads)), key=lambda head: heads[head][2])
     details: dict[str, Json] = {"chosen": sweep[chosen], "sweep": sweep, "train_images": 4000}
     Result(job=job.id, metrics=metrics, details=details, provenance=provenance).write(run.result_file)
@@ -148,5 +195,9 @@ def curve_line(step: int, top1: float | None) -> str:
     """A line of metrics.jsonl."""
     wobble = 0.05 * math.sin(1.7 * step + (top1 or 0.0))
     loss = 0.9 + 4.5 * math.exp(-step / 40) + wobble
-    terms = {"loss": loss, "embedding_std": 0.088 - 0.03 * math.exp(-step / 30), "lr": 4e-3 * math.cos(step / 180 * math.pi / 2)}
+    terms = {
+        "loss": loss,
+        "embedding_std": 0.088 - 0.03 * math.exp(-step / 30),
+        "lr": 4e-3 * math.cos(step / 180 * math.pi / 2),
+    }
     return json.dumps({"step": step, "steps": 180, "epoch": step / 15, "img_s": 1200.0} | terms) + "\n"

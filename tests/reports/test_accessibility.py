@@ -68,24 +68,34 @@ def pages(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["index", "matrix", "table", "published table", "job", "failed job"])
-def test_no_serious_violation(axe: str, browser: webdriver.Chrome, pages: dict[str, Path], name: str, scheme: str) -> None:
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+def test_no_serious_violation(
+    axe: str, browser: webdriver.Chrome, pages: dict[str, Path], name: str, scheme: str
+) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
     browser.get(pages[name].as_uri())
     browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     browser.execute_script(axe)
     found = browser.execute_async_script(
-        "const done = arguments[0]; axe.run(document).then((found) => done(found), (error) => done({error: String(error)}));"
+        "const done = arguments[0]; axe.run(document).then((found) => done(found), (error) => done({error: "
+        "String(error)}));"
     )
     assert "error" not in found, found
     assert len(found["passes"]) > 10  # it did look
-    serious = {v["id"]: [node["html"][:160] for node in v["nodes"]][:3] for v in found["violations"] if v["impact"] in ("serious", "critical")}
+    serious = {
+        v["id"]: [node["html"][:160] for node in v["nodes"]][:3]
+        for v in found["violations"]
+        if v["impact"] in ("serious", "critical")
+    }
     assert serious == {}
 
 
 def test_axe_would_see_a_violation(axe: str, browser: webdriver.Chrome, pages: dict[str, Path]) -> None:
     browser.get(pages["table"].as_uri())
     browser.execute_script(
-        "document.querySelector('.tools label').replaceWith(document.createElement('input')); document.documentElement.removeAttribute('lang');"
+        "document.querySelector('.tools label').replaceWith(document.createElement('input')); "
+        "document.documentElement.removeAttribute('lang');"
     )
     browser.execute_script(axe)
     found = browser.execute_async_script("const done = arguments[0]; axe.run(document).then((found) => done(found));")

@@ -60,11 +60,17 @@ def logged(browser: webdriver.Chrome, kind: str) -> list[dict[str, str]]:
 
 def test_no_request_leaves_the_folder(browser: webdriver.Chrome, report: Path) -> None:
     logged(browser, "performance")  # empties it
-    pages = [report / "index.html", report / "paper" / "demo_table1.html", next((report / "jobs").glob("evaluate-*.html"))]
+    pages = [
+        report / "index.html",
+        report / "paper" / "demo_table1.html",
+        next((report / "jobs").glob("evaluate-*.html")),
+    ]
     for page in pages:
         browser.get(page.as_uri())
     messages = [json.loads(entry["message"])["message"] for entry in logged(browser, "performance")]
-    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    asked = [
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    ]
     assert {url for url in asked if url.endswith("style.css")}  # requests were recorded
     assert [url for url in asked if not url.startswith(("file://", "data:"))] == []
     assert [entry for entry in logged(browser, "browser") if entry["level"] == "SEVERE"] == []
@@ -72,7 +78,10 @@ def test_no_request_leaves_the_folder(browser: webdriver.Chrome, report: Path) -
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_is_wider_than_the_window(browser: webdriver.Chrome, report: Path, width: int) -> None:
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600})
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600},
+    )
     try:
         for page in (
             report / "index.html",
@@ -100,10 +109,15 @@ def test_a_label_with_markup_is_text(browser: webdriver.Chrome, report: Path) ->
 
 def test_dark_mode_changes_page_and_figures(browser: webdriver.Chrome, report: Path) -> None:
     def colours(scheme: str) -> list[str]:
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
         browser.get((report / "embedded" / "demo_table1.html").as_uri())
         label = browser.find_element(By.CSS_SELECTOR, "figure svg text")
-        return [browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"), label.value_of_css_property("fill")]
+        return [
+            browser.find_element(By.TAG_NAME, "body").value_of_css_property("background-color"),
+            label.value_of_css_property("fill"),
+        ]
 
     light, dark = colours("light"), colours("dark")
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
@@ -129,7 +143,9 @@ def rows(browser: webdriver.Chrome, table: str) -> list[str]:
     ]
 
 
-def test_a_column_sorts_by_keyboard_and_a_button_restores_the_papers_order(browser: webdriver.Chrome, report: Path) -> None:
+def test_a_column_sorts_by_keyboard_and_a_button_restores_the_papers_order(
+    browser: webdriver.Chrome, report: Path
+) -> None:
     browser.get((report / "embedded" / "demo_table1.html").as_uri())
     papers = rows(browser, "result")
     tab_to(browser, "#result th.paper:nth-of-type(3) button")  # Top-1, paper
@@ -137,13 +153,20 @@ def test_a_column_sorts_by_keyboard_and_a_button_restores_the_papers_order(brows
     press(browser, "Enter")
     assert browser.find_element(By.CSS_SELECTOR, head).get_attribute("aria-sort") == "descending"
     by_value = rows(browser, "result")
-    printed = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#result tbody:not(.references) tr[data-row] td.paper:nth-of-type(4)")]
+    printed = [
+        cell.text
+        for cell in browser.find_elements(
+            By.CSS_SELECTOR, "#result tbody:not(.references) tr[data-row] td.paper:nth-of-type(4)"
+        )
+    ]
     assert printed == ["76.5", "74.2", "69.3", "60.6", "55.4"]
     assert by_value[-2:] == papers[-2:]  # the references stay under the table
     press(browser, "Enter")
     assert browser.find_element(By.CSS_SELECTOR, head).get_attribute("aria-sort") == "ascending"
     assert rows(browser, "result")[:5] == by_value[4::-1]
-    assert not any(one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, "#result tbody:not(.references) .section"))
+    assert not any(
+        one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, "#result tbody:not(.references) .section")
+    )
     browser.find_element(By.CSS_SELECTOR, ".tools input").send_keys("")
     tab_to(browser, ".tools .back")
     press(browser, " ")
@@ -155,11 +178,14 @@ def test_a_column_sorts_by_keyboard_and_a_button_restores_the_papers_order(brows
 
 def test_what_is_not_there_stands_last_in_either_direction(browser: webdriver.Chrome, report: Path) -> None:
     browser.get((report / "embedded" / "demo_table1.html").as_uri())
-    button = browser.find_element(By.CSS_SELECTOR, "#result th.here:nth-of-type(4) button")  # Top-1, here: two of five rows have it
+    button = browser.find_element(
+        By.CSS_SELECTOR, "#result th.here:nth-of-type(4) button"
+    )  # Top-1, here: two of five rows have it
     for _ in range(2):
         button.click()
         measured = [
-            cell.get_attribute("data-value") for cell in browser.find_elements(By.CSS_SELECTOR, "#result tbody:first-of-type td.here:nth-of-type(5)")
+            cell.get_attribute("data-value")
+            for cell in browser.find_elements(By.CSS_SELECTOR, "#result tbody:first-of-type td.here:nth-of-type(5)")
         ]
         assert [bool(value) for value in measured] == [True, True, False, False, False]
 
@@ -212,12 +238,16 @@ def test_a_served_page_follows_its_table_and_keeps_what_was_typed(
     browser: webdriver.Chrome, demo: Demo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reporting, "REBUILD_SECONDS", 0.2)
-    waiting = replace(demo.embedded, cells={key: replace(cell, measured=(), status="pending") for key, cell in demo.embedded.cells.items()})
+    waiting = replace(
+        demo.embedded,
+        cells={key: replace(cell, measured=(), status="pending") for key, cell in demo.embedded.cells.items()},
+    )
     views, stop, said = [waiting], threading.Event(), []
     out = build(views, demo.runs, tmp_path / "report").parent
     monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
     server = threading.Thread(
-        target=reporting.serve, args=(out, 0, lambda: build(views, demo.runs, out), lambda: [view.cells for view in views], stop)
+        target=reporting.serve,
+        args=(out, 0, lambda: build(views, demo.runs, out), lambda: [view.cells for view in views], stop),
     )
     server.start()
     try:
@@ -225,7 +255,8 @@ def test_a_served_page_follows_its_table_and_keeps_what_was_typed(
         address = said[0].split()[2]
         assert address.startswith("http://127.0.0.1:")
         browser.get(f"{address}embedded/demo_table1.html")
-        # Loaded anew until its script runs: the test before has switched scripts off, and the browser may take a moment to forget it.
+        # Loaded anew until its script runs: the test before has switched scripts off, and the browser may take a moment
+        # to forget it.
         WebDriverWait(browser, 20).until(has_tools)
         browser.find_element(By.CSS_SELECTOR, ".tools input").send_keys("simclr")
         assert "95.2" not in browser.find_element(By.ID, "result").text

@@ -125,7 +125,15 @@ def test_caveat_stands_above_the_table_and_only_where_it_applies(report: Path) -
 def test_table_has_the_papers_order_sections_and_sub_columns(report: Path) -> None:
     text = Page(report / "embedded" / "demo_table1.html").text
     places = [
-        text.index(word) for word in ("Theirs", "Rotation", "Ours", "SimCLR ResNet-50 (2x)", "References (ours, not in the paper)", "Raw pixels")
+        text.index(word)
+        for word in (
+            "Theirs",
+            "Rotation",
+            "Ours",
+            "SimCLR ResNet-50 (2x)",
+            "References (ours, not in the paper)",
+            "Raw pixels",
+        )
     ]
     assert places == sorted(places)
     heads = [attributes for tag, attributes in Page(report / "embedded" / "demo_table1.html").tags if tag == "th"]
@@ -136,7 +144,9 @@ def test_table_has_the_papers_order_sections_and_sub_columns(report: Path) -> No
 
 def test_cells_show_published_mean_spread_and_seeds(report: Path, demo: Demo) -> None:
     page = report / "embedded" / "demo_table1.html"
-    assert "69.3 95.2 ± 0.2 rank 2 of 2, 2 in the paper: as in the paper = #2 n=2 · seed 0 seed 1" in row_text(page, "SimCLR ResNet-50 24")
+    assert "69.3 95.2 ± 0.2 rank 2 of 2, 2 in the paper: as in the paper = #2 n=2 · seed 0 seed 1" in row_text(
+        page, "SimCLR ResNet-50 24"
+    )
     for seed in (0, 1):
         assert f"../jobs/{job_of(demo, 'SimCLR, ResNet-50', 'Top-1', seed)}.html" in Page(page).links
 
@@ -196,7 +206,16 @@ def test_job_page_of_an_evaluation(report: Path, demo: Demo) -> None:
     assert f"{parent}.html" in found.links
     assert "../embedded/demo_table1.html" in found.links
     assert "SimCLR, ResNet-50: Top-5" in found.text  # one job fills both cells
-    for words in ("top1 95.3735", "chosen learning rate 0.03", "node-17", "0123abc+dirty", "1 min 03 s", "Resumed 1 time", "torch 2.9.0", "best of"):
+    for words in (
+        "top1 95.3735",
+        "chosen learning rate 0.03",
+        "node-17",
+        "0123abc+dirty",
+        "1 min 03 s",
+        "Resumed 1 time",
+        "torch 2.9.0",
+        "best of",
+    ):
         assert words in found.text
     assert [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"] == [
         "Learning-rate and weight-decay sweep of SimCLR, ResNet-50 seed 1 | Top-1"
@@ -213,7 +232,9 @@ def test_job_page_shows_the_end_of_the_log_as_text(report: Path, demo: Demo) -> 
 def test_job_page_of_a_pretraining_names_its_evaluations(report: Path, demo: Demo) -> None:
     found = Page(report / "jobs" / f"{job_of(demo, 'SimCLR, ResNet-50', 'Param (M)')}.html")
     assert f"{job_of(demo, 'SimCLR, ResNet-50', 'Top-1')}.html" in found.links
-    assert [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"] == ["Training curves of SimCLR, ResNet-50 seed 0"]
+    assert [attributes["aria-label"] for tag, attributes in found.tags if tag == "svg"] == [
+        "Training curves of SimCLR, ResNet-50 seed 0"
+    ]
 
 
 def test_job_page_of_a_failure_shows_message_and_curves(report: Path, demo: Demo) -> None:

@@ -39,7 +39,14 @@ def scene(*, score: float = 0.87) -> dict[str, Json]:
     lengths: Json = {key: list(values) for key, values in run_lengths(mask).items()}
     thing: dict[str, Json] = {"class": "seven", "box": [3, 2, 6, 4], "mask": lengths}
     image = base64.b64encode(buffer.getvalue()).decode()
-    return {"image": image, "kind": "png", "width": 20, "height": 10, "truth": [thing], "predicted": [{**thing, "class": HOSTILE, "score": score}]}
+    return {
+        "image": image,
+        "kind": "png",
+        "width": 20,
+        "height": 10,
+        "truth": [thing],
+        "predicted": [{**thing, "class": HOSTILE, "score": score}],
+    }
 
 
 def test_a_mask_comes_back_from_its_run_lengths() -> None:
@@ -96,8 +103,12 @@ def finished(tmp_path: Path) -> RunFolder:
         versions={},
         resumed=0,
     )
-    details: dict[str, Json] = {"ap_per_class": {"seven": {"box_ap": 41.27, "mask_ap": 38.0}, HOSTILE: {"box_ap": 12.0, "mask_ap": None}}}
-    Result(job=job.id, metrics={"box_ap": 26.6, "mask_ap": 38.0}, details=details, provenance=provenance).write(run.result_file)
+    details: dict[str, Json] = {
+        "ap_per_class": {"seven": {"box_ap": 41.27, "mask_ap": 38.0}, HOSTILE: {"box_ap": 12.0, "mask_ap": None}}
+    }
+    Result(job=job.id, metrics={"box_ap": 26.6, "mask_ap": 38.0}, details=details, provenance=provenance).write(
+        run.result_file
+    )
     (run.path / "pictures.json").write_text(json.dumps({"format": 1, "scenes": [scene()]}))
     return run
 

@@ -17,7 +17,10 @@ TOP1 = Column(name="Top-1", metric="top1", protocol="linear")
 
 def with_cells(view: TableView, column: Column, pairs: Sequence[tuple[str, tuple[float, ...]]]) -> TableView:
     """A view of one column: (printed, measured) of each row."""
-    rows = tuple(Row(label=str(place), method="simclr", printed={column.name: printed}) for place, (printed, _) in enumerate(pairs))
+    rows = tuple(
+        Row(label=str(place), method="simclr", printed={column.name: printed})
+        for place, (printed, _) in enumerate(pairs)
+    )
     done: Status = "done"
     cells = {
         (row.name, column.name): CellView(
@@ -41,7 +44,12 @@ def test_ranks_elsewhere_say_how_many_places_a_row_moved(demo: Demo) -> None:
         ("collapse", (50.0,)),
     ]
     found = differences(with_cells(demo.embedded, TOP1, pairs))
-    assert {row: one.text for (row, _), one in found.items()} == {"0": "▲3 #1", "1": "▼1 #4", "2": "▼1 #3", "3": "▼1 #2"}
+    assert {row: one.text for (row, _), one in found.items()} == {
+        "0": "▲3 #1",
+        "1": "▼1 #4",
+        "2": "▼1 #3",
+        "3": "▼1 #2",
+    }
     assert found["0", "Top-1"].spoken == "rank 1 of 4, 4 in the paper: 3 places higher than in the paper"
     assert found["1", "Top-1"].spoken == "rank 4 of 4, 3 in the paper: 1 place lower than in the paper"
     assert (found["0", "Top-1"].shade, found["1", "Top-1"].shade) == ("up-3", "down-2")
@@ -54,18 +62,25 @@ def test_where_lower_is_better_the_lowest_is_first(demo: Demo) -> None:
 
 
 def test_ties_share_a_rank(demo: Demo) -> None:
-    found = differences(with_cells(demo.embedded, TOP1, [("70.0", (90.0,)), ("70.0", (90.01,)), ("60.0", (80.0,))]))  # one decimal is shown
+    found = differences(
+        with_cells(demo.embedded, TOP1, [("70.0", (90.0,)), ("70.0", (90.01,)), ("60.0", (80.0,))])
+    )  # one decimal is shown
     assert [one.text for one in found.values()] == ["= #1", "= #1", "= #3"]
     assert {one.shade for one in found.values()} == {"same"}
 
 
-@pytest.mark.parametrize("pairs", [[("70.0", (90.0,))], [("70.0", (90.0,)), ("", (3.0,))], [("70.0", ()), ("60.0", ())]])
+@pytest.mark.parametrize(
+    "pairs", [[("70.0", (90.0,))], [("70.0", (90.0,)), ("", (3.0,))], [("70.0", ()), ("60.0", ())]]
+)
 def test_one_row_has_no_rank(demo: Demo, pairs: list[tuple[str, tuple[float, ...]]]) -> None:
     assert differences(with_cells(demo.embedded, TOP1, pairs)) == {}
 
 
 def test_no_order_no_difference(demo: Demo) -> None:
-    assert differences(with_cells(demo.embedded, replace(TOP1, higher_is_better=None), [("1", (2.0,)), ("2", (1.0,))])) == {}
+    assert (
+        differences(with_cells(demo.embedded, replace(TOP1, higher_is_better=None), [("1", (2.0,)), ("2", (1.0,))]))
+        == {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +93,9 @@ def test_no_order_no_difference(demo: Demo) -> None:
         ("70.0", (66.0,), "\N{MINUS SIGN}4.0 below", "down-3"),
     ],
 )
-def test_at_the_published_scale_values_are_subtracted(demo: Demo, printed: str, measured: tuple[float, ...], text: str, shade: str) -> None:
+def test_at_the_published_scale_values_are_subtracted(
+    demo: Demo, printed: str, measured: tuple[float, ...], text: str, shade: str
+) -> None:
     (found,) = differences(with_cells(demo.paper, TOP1, [(printed, measured)])).values()
     assert (found.text, found.shade) == (text, shade)
 

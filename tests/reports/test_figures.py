@@ -17,9 +17,13 @@ from tests.reports.conftest import HOSTILE, TABLE, Demo
 
 TOP1 = TABLE.column("Top-1")
 SVG = "{http://www.w3.org/2000/svg}"
-CURVES: list[dict[str, float]] = [{"step": step, "loss": 5.0 / step, "img_s": 900.0, "epoch": step / 9} for step in range(1, 10)]
+CURVES: list[dict[str, float]] = [
+    {"step": step, "loss": 5.0 / step, "img_s": 900.0, "epoch": step / 9} for step in range(1, 10)
+]
 SWEEP: list[Json] = [
-    {"learning_rate": rate, "weight_decay": decay, "val_top1": 90 + rate - decay} for rate in (0.0, 0.1, 1.0) for decay in (0.0, 0.01)
+    {"learning_rate": rate, "weight_decay": decay, "val_top1": 90 + rate - decay}
+    for rate in (0.0, 0.1, 1.0)
+    for decay in (0.0, 0.01)
 ]
 
 
@@ -39,7 +43,11 @@ def marks(svg: str, color: str, *, filled: bool) -> list[tuple[float, float]]:
 
 def test_dot_plot_draws_published_measured_and_references_apart(demo: Demo) -> None:
     svg = dot_plot(demo.embedded, TOP1, name="dots")
-    published, measured, references = marks(svg, PAPER, filled=False), marks(svg, HERE, filled=True), marks(svg, REFERENCE, filled=True)
+    published, measured, references = (
+        marks(svg, PAPER, filled=False),
+        marks(svg, HERE, filled=True),
+        marks(svg, REFERENCE, filled=True),
+    )
     assert (len(published), len(measured), len(references)) == (5, 2, 2)
     rows = {round(y) for _, y in published}
     assert {round(y) for _, y in measured} <= rows
@@ -47,7 +55,9 @@ def test_dot_plot_draws_published_measured_and_references_apart(demo: Demo) -> N
 
 
 def test_dot_plot_keeps_other_scales_off_the_papers_axis(demo: Demo) -> None:
-    panels = [len(re.findall(r'id="dots-axes_\d"', dot_plot(view, TOP1, name="dots"))) for view in (demo.embedded, demo.paper)]
+    panels = [
+        len(re.findall(r'id="dots-axes_\d"', dot_plot(view, TOP1, name="dots"))) for view in (demo.embedded, demo.paper)
+    ]
     assert panels == [2, 1]
 
 
@@ -60,7 +70,9 @@ def test_dot_plot_has_error_bars_only_with_several_seeds(demo: Demo) -> None:
     def bars(view: CellView) -> float:
         cells = {**demo.embedded.cells, ("SimCLR, ResNet-50", "Top-1"): view}
         root = ElementTree.fromstring(dot_plot(replace(demo.embedded, cells=cells), TOP1, name="d"))
-        lines = [path.attrib["d"].split() for path in root.iter(f"{SVG}path") if f", {HERE})" in path.attrib.get("style", "")]
+        lines = [
+            path.attrib["d"].split() for path in root.iter(f"{SVG}path") if f", {HERE})" in path.attrib.get("style", "")
+        ]
         return max(abs(float(line[4]) - float(line[1])) for line in lines if line[3:4] == ["L"])
 
     spread = demo.embedded.cells["SimCLR, ResNet-50", "Top-1"]
@@ -118,7 +130,11 @@ def test_bytes_are_deterministic(demo: Demo) -> None:
 
 def test_training_curves_have_a_panel_for_each_term_and_the_loss_first() -> None:
     curves = [{**line, "redundancy": 1.0, "accuracy": 2.0, "lr": 0.1} for line in CURVES]
-    titles = [text for text in texts(training_curves([("a", curves)], name="c", title="t")) if text.isidentifier() and text != "step"]
+    titles = [
+        text
+        for text in texts(training_curves([("a", curves)], name="c", title="t"))
+        if text.isidentifier() and text != "step"
+    ]
     assert titles == ["loss", "accuracy", "redundancy", "lr"]
 
 
@@ -143,7 +159,9 @@ def test_sweep_has_a_line_for_each_weight_decay_and_rings_the_chosen_head() -> N
     found = texts(svg)
     assert {"0", "0.1", "1", "weight decay 0", "weight decay 0.01", "chosen"} <= set(found)
     rings = [
-        mark.attrib for mark in ElementTree.fromstring(svg).iter(f"{SVG}circle") if f"stroke: var(--series-2, {SERIES[1]})" in mark.attrib["style"]
+        mark.attrib
+        for mark in ElementTree.fromstring(svg).iter(f"{SVG}circle")
+        if f"stroke: var(--series-2, {SERIES[1]})" in mark.attrib["style"]
     ]
     assert len(rings) == 2  # the head, and the legend's
     assert "chosen" not in texts(sweep_figure({"sweep": SWEEP}, name="s", title="t"))

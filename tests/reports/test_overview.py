@@ -34,7 +34,9 @@ def index(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Page:
 
 def test_every_row_of_every_table_is_linked(index: Page, demo: Demo) -> None:
     links = [link for link in index.links if "#row-" in link]
-    assert links == [f"{scale}/demo_table1.html#row-{place}" for scale in ("embedded", "paper") for place in range(1, 8)]
+    assert links == [
+        f"{scale}/demo_table1.html#row-{place}" for scale in ("embedded", "paper") for place in range(1, 8)
+    ]
     assert HOSTILE in index.text
 
 
@@ -94,7 +96,9 @@ def test_the_matrix_has_each_methods_own_run_once(demo: Demo) -> None:
     assert found.at("byol", LINEAR) == ()
 
 
-def test_ablations_and_other_lengths_stay_out_of_the_matrix_and_variants_stand_apart(demo: Demo, tmp_path: Path) -> None:
+def test_ablations_and_other_lengths_stay_out_of_the_matrix_and_variants_stand_apart(
+    demo: Demo, tmp_path: Path
+) -> None:
     columns = (
         Column(name="Top-1", metric="top1", protocol="linear"),
         Column(name="1 %", metric="top1", protocol="linear", options={"label_fraction": 0.01}),
@@ -135,7 +139,10 @@ def test_bibtex_has_what_the_table_file_knows() -> None:
 
 
 def test_bibtex_of_all_tables_has_each_paper_once() -> None:
-    assert bibtex.entries([TABLE, replace(TABLE, id="b", number="7"), replace(TABLE, paper="X", arxiv="1")]).count("@misc") == 2
+    assert (
+        bibtex.entries([TABLE, replace(TABLE, id="b", number="7"), replace(TABLE, paper="X", arxiv="1")]).count("@misc")
+        == 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,11 @@ def test_only_what_has_changed_is_made_again_and_the_bytes_are_those_of_a_fresh_
     assert set(made) == {evaluation, parent}  # the parent's page lists its evaluations
     build([looked_at(own_demo)], own_demo.runs, tmp_path / "fresh")
     files = sorted(path.relative_to(tmp_path / "fresh") for path in (tmp_path / "fresh").rglob("*") if path.is_file())
-    assert [str(name) for name in files if (tmp_path / "fresh" / name).read_bytes() != (tmp_path / "live" / name).read_bytes()] == []
+    assert [
+        str(name)
+        for name in files
+        if (tmp_path / "fresh" / name).read_bytes() != (tmp_path / "live" / name).read_bytes()
+    ] == []
 
 
 def test_a_running_job_shows_how_far_it_is(own_demo: Demo, tmp_path: Path) -> None:
@@ -73,7 +77,9 @@ def test_a_running_job_shows_how_far_it_is(own_demo: Demo, tmp_path: Path) -> No
     assert "1 running now" in Page(out / "index.html").text
 
 
-def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(own_demo: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(
+    own_demo: Demo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Known:
         name = "demo_table1@embedded"
 
@@ -92,7 +98,9 @@ def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(ow
     assert later == freshness.fingerprint(own_demo.runs)
 
 
-def test_a_build_that_fails_leaves_the_server_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_build_that_fails_leaves_the_server_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(reporting, "REBUILD_SECONDS", 0.05)
     (tmp_path / "index.html").write_text("as it was")
     stop, looks, tried = threading.Event(), iter(range(10**6)), threading.Event()

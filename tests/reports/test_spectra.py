@@ -42,8 +42,16 @@ def texts(svg: str) -> list[str]:
 
 def lines(svg: str, color: str) -> list[list[tuple[float, float]]]:
     """The points of every line of one colour."""
-    paths = [path.attrib for path in ElementTree.fromstring(svg).iter(f"{SVG}path") if f", {color})" in path.attrib.get("style", "")]
-    numbers = [[float(number) for number in re.findall(r"-?[\d.]+", path["d"])] for path in paths if "fill: none" in path["style"]]
+    paths = [
+        path.attrib
+        for path in ElementTree.fromstring(svg).iter(f"{SVG}path")
+        if f", {color})" in path.attrib.get("style", "")
+    ]
+    numbers = [
+        [float(number) for number in re.findall(r"-?[\d.]+", path["d"])]
+        for path in paths
+        if "fill: none" in path["style"]
+    ]
     return [list(zip(found[::2], found[1::2], strict=True)) for found in numbers if len(found) > 2]
 
 
@@ -62,7 +70,9 @@ def test_a_spectrum_is_drawn_as_logarithms_over_the_index() -> None:
 def test_each_label_has_a_line_and_zeros_are_left_out() -> None:
     svg = spectrum_figure({"spectra": SPECTRA}, name="s", title="t")
     assert {"embedding", "representation"} <= set(texts(svg))
-    falling = [[line for line in lines(svg, color) if line[0][1] != line[-1][1]] for color in SERIES[:2]]  # in the legend they are level
+    falling = [
+        [line for line in lines(svg, color) if line[0][1] != line[-1][1]] for color in SERIES[:2]
+    ]  # in the legend they are level
     assert [[len(line) for line in found] for found in falling] == [[3], [2]]
     assert "nan" not in svg.lower()
     assert "inf" not in svg.lower()
@@ -70,7 +80,9 @@ def test_each_label_has_a_line_and_zeros_are_left_out() -> None:
 
 def test_rounding_far_below_the_largest_value_does_not_press_the_rest_together() -> None:
     def height(values: list[Json]) -> float:
-        (drawn,) = lines(spectrum_figure({"spectra": [{"label": "a", "values": values}]}, name="s", title="t"), SERIES[0])
+        (drawn,) = lines(
+            spectrum_figure({"spectra": [{"label": "a", "values": values}]}, name="s", title="t"), SERIES[0]
+        )
         return abs(drawn[1][1] - drawn[0][1])
 
     assert height([1.0, 1e-6, 1e-300]) == pytest.approx(height([1.0, 1e-6, 1e-13]), rel=0.01)
@@ -84,7 +96,13 @@ def test_rounding_far_below_the_largest_value_does_not_press_the_rest_together()
         {"spectra": "a"},
         {"spectra": []},
         {"spectra": [1, {"label": "a"}, {"values": [1.0]}, {"label": 3, "values": [1.0]}]},
-        {"spectra": [{"label": "a", "values": []}, {"label": "b", "values": [1.0, "x"]}, {"label": "c", "values": [0.0, 0.0]}]},
+        {
+            "spectra": [
+                {"label": "a", "values": []},
+                {"label": "b", "values": [1.0, "x"]},
+                {"label": "c", "values": [0.0, 0.0]},
+            ]
+        },
         {"spectra": [{"label": "a", "values": [math.nan, math.inf]}]},
     ],
 )
@@ -104,7 +122,9 @@ def test_dynamics_have_a_panel_for_each_matrix_then_the_alignment_and_its_last_m
     assert [len(line) for line in lines(svg, RAMP[-1])] == [3, 3]  # the largest value, darkest; step 0 has no logarithm
     assert [len(line) for line in lines(svg, RAMP[0])] == [2, 3]  # nor has a value of 0
     (drawn,) = lines(svg, SERIES[0])
-    assert [x - drawn[0][0] for x, _ in drawn] == pytest.approx([0, drawn[1][0] - drawn[0][0], 2 * (drawn[1][0] - drawn[0][0])], abs=0.01)
+    assert [x - drawn[0][0] for x, _ in drawn] == pytest.approx(
+        [0, drawn[1][0] - drawn[0][0], 2 * (drawn[1][0] - drawn[0][0])], abs=0.01
+    )
     assert {"1", "10", "100"} <= set(texts(svg))
     assert "$" not in svg
     cells = [re.findall(rf"fill: var\(--ramp-\d, {color}\)", svg) for color in (RAMP[0], RAMP[-1])]
@@ -112,7 +132,9 @@ def test_dynamics_have_a_panel_for_each_matrix_then_the_alignment_and_its_last_m
 
 
 def test_dynamics_of_one_layer_have_no_alignment() -> None:
-    svg = dynamics_figure({"dynamics": {key: DYNAMICS[key] for key in ("steps", "singular_values")}}, name="d", title="t")
+    svg = dynamics_figure(
+        {"dynamics": {key: DYNAMICS[key] for key in ("steps", "singular_values")}}, name="d", title="t"
+    )
     assert not any("alignment" in text for text in texts(svg))
 
 
@@ -147,11 +169,16 @@ def test_figures_are_fit_for_inlining_and_deterministic() -> None:
 
 
 def test_spectra_are_read_tolerantly() -> None:
-    assert spectra_of({"spectra": [*SPECTRA, "x", {"label": "a"}]}) == [("embedding", [1.0, 0.1, 0.01]), ("representation", [10.0, 1.0, 0.0, 0.0])]
+    assert spectra_of({"spectra": [*SPECTRA, "x", {"label": "a"}]}) == [
+        ("embedding", [1.0, 0.1, 0.01]),
+        ("representation", [10.0, 1.0, 0.0, 0.0]),
+    ]
 
 
 def _rank(name: str) -> Column:
-    return Column(name=name, metric=f"{name}_effective_rank", protocol="spectrum", unit="", higher_is_better=None, printed=False)
+    return Column(
+        name=name, metric=f"{name}_effective_rank", protocol="spectrum", unit="", higher_is_better=None, printed=False
+    )
 
 
 TABLE = Table(
@@ -161,13 +188,17 @@ TABLE = Table(
     number="1",
     title="t",
     columns=(_rank("representation"), _rank("embedding")),
-    rows=(Row(label="First <b>", method="directclr"), Row(label="Second", method="simclr"), Row(label="Toy", method="random")),
+    rows=(
+        Row(label="First <b>", method="directclr"),
+        Row(label="Second", method="simclr"),
+        Row(label="Toy", method="random"),
+    ),
 )
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two rows with spectra, and one whose spectrum has a label of its own, dynamics, and detail that is no spectrum."""
+    """Two rows with spectra and one whose spectrum has a label of its own, dynamics, and detail that is no spectrum."""
     runs = Runs(tmp_path_factory.mktemp("runs"))
     provenance = Provenance(
         started="2025-11-22T10:00:00+00:00", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu", ranks=1, threads=1,
@@ -186,7 +217,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 details = {"spectra": [{"label": "k = 1", "values": [1.0, 0.5]}], "dynamics": DYNAMICS}
             metrics = {"representation_effective_rank": 2.0, "embedding_effective_rank": 1.5}
             Result(job=job.id, metrics=metrics, details=details, provenance=provenance).write(run.result_file)
-    return build([view(plan_table(TABLE, scale_of("embedded"), 1), Store(runs))], runs, tmp_path_factory.mktemp("out") / "report").parent
+    return build(
+        [view(plan_table(TABLE, scale_of("embedded"), 1), Store(runs))], runs, tmp_path_factory.mktemp("out") / "report"
+    ).parent
 
 
 def figures_of(page: Path) -> dict[str, str]:
@@ -200,7 +233,9 @@ def test_table_page_has_a_figure_for_each_space_with_a_line_for_each_row(report:
     figures = figures_of(page)
     assert {"Singular values: representation", "Singular values: embedding", "Singular values: Toy"} <= set(figures)
     for space in ("representation", "embedding"):
-        assert [text for text in texts(figures[f"Singular values: {space}"]) if text in ("First <b>", "Second", "Toy")] == ["First <b>", "Second"]
+        assert [
+            text for text in texts(figures[f"Singular values: {space}"]) if text in ("First <b>", "Second", "Toy")
+        ] == ["First <b>", "Second"]
     assert any(name.startswith("Singular values over training: Toy") for name in figures)
     text = page.read_text(encoding="utf-8")
     assert "<b>," not in text

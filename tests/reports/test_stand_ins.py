@@ -78,14 +78,21 @@ def test_protocols_and_the_caveat_name_the_paper_s_data_and_ours(runs: Runs) -> 
     assert embedded.protocols["Places205"].startswith("Places205 (here: digits1797, scikit-learn's 1,797 digits")
     assert embedded.protocols["Top-1"].startswith("ImageNet (here: mnist5k, 5,000 real digits")
     assert paper.protocols["Places205"].startswith("places205: linear classifier")
-    for name, here in (("ImageNet", "mnist5k"), ("Places205", "digits1797"), ("VOC07", "digit_scenes"), ("iNat18", "digit_pairs")):
+    for name, here in (
+        ("ImageNet", "mnist5k"),
+        ("Places205", "digits1797"),
+        ("VOC07", "digit_scenes"),
+        ("iNat18", "digit_pairs"),
+    ):
         assert f"{here} stands in for {name}" in embedded.caveat
     assert paper.caveat == ""
 
 
 def test_the_page_says_so_under_the_name_of_the_column(runs: Runs, tmp_path: Path) -> None:
     folder = build([seen(runs, "embedded"), seen(runs, "paper")], runs, tmp_path / "report").parent
-    embedded, paper = ((folder / scale / f"{TABLE.id}.html").read_text(encoding="utf-8") for scale in ("embedded", "paper"))
+    embedded, paper = (
+        (folder / scale / f"{TABLE.id}.html").read_text(encoding="utf-8") for scale in ("embedded", "paper")
+    )
     headings = dict.fromkeys(HERE, "")
     for cell in re.findall(r"<th [^>]*group[^>]*>(.*?)</th>", embedded):
         name = next(name for name in HERE if cell.startswith(name))

@@ -29,14 +29,18 @@ def records(view: TableView) -> dict[tuple[str, str], dict[str, str]]:
 def relabelled(view: TableView, label: str) -> TableView:
     """The view with another label on its first row."""
     row = replace(view.rows[0], label=label)
-    cells = {(row.name if name == view.rows[0].name else name, column): cell for (name, column), cell in view.cells.items()}
+    cells = {
+        (row.name if name == view.rows[0].name else name, column): cell for (name, column), cell in view.cells.items()
+    }
     return replace(view, rows=(row, *view.rows[1:]), cells=cells)
 
 
 def test_csv_has_a_line_for_every_cell_in_the_papers_order(demo: Demo) -> None:
     lines = list(csv.DictReader(io.StringIO(to_csv(demo.embedded))))
     order = [row.name for row in (*TABLE.rows, *TABLE.anchors)]
-    assert [(line["row"], line["column"]) for line in lines] == [(row, column.name) for row in order for column in TABLE.columns]
+    assert [(line["row"], line["column"]) for line in lines] == [
+        (row, column.name) for row in order for column in TABLE.columns
+    ]
     assert tuple(lines[0]) == CSV_COLUMNS
     assert [line["kind"] for line in lines] == ["paper"] * 20 + ["reference"] * 8
 
@@ -68,7 +72,11 @@ def test_csv_is_read_back_by_pandas(demo: Demo) -> None:
 
 def markdown_rows(text: str) -> list[list[str]]:
     """Cells of a GitHub table, split where GitHub splits."""
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
 
 
 def test_markdown_pairs_published_and_measured(demo: Demo) -> None:
@@ -155,7 +163,10 @@ def test_a_table_without_architectures_has_no_such_column(demo: Demo) -> None:
     ("agreement", "expected"),
     [
         (Agreement(column="Top-1", rows=1, tau=None), "not defined (n = 1 row "),
-        (Agreement(column="Top-1", rows=3, tau=-1 / 3), "is \N{MINUS SIGN}0.33 (n = 3 rows). This is weak evidence: 3 rows in random order"),
+        (
+            Agreement(column="Top-1", rows=3, tau=-1 / 3),
+            "is \N{MINUS SIGN}0.33 (n = 3 rows). This is weak evidence: 3 rows in random order",
+        ),
         (Agreement(column="Top-1", rows=8, tau=0.5), "weak evidence"),
     ],
 )
@@ -167,7 +178,9 @@ def test_agreement_of_many_rows_is_not_called_weak() -> None:
     assert agreement_sentence(Agreement(column="Top-1", rows=12, tau=0.5)).endswith("is 0.50 (n = 12 rows).")
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.04, "0.0"), (-0.04, "0.0"), (-1.25, "\N{MINUS SIGN}1.2"), (3.0, "+3.0")])
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.04, "0.0"), (-0.04, "0.0"), (-1.25, "\N{MINUS SIGN}1.2"), (3.0, "+3.0")]
+)
 def test_signed(value: float, expected: str) -> None:
     assert signed(value, 1) == expected
 
@@ -189,4 +202,6 @@ def test_a_printed_value_that_is_not_certain_carries_a_question_mark(runs: Runs)
     assert "57.2?" not in markdown
     assert "A question mark: the printed value is not certain." in markdown
     assert "30.7?" in to_latex(shown)
-    assert "question mark" not in to_markdown(view(plan_table(load_table("barlow_table1"), scale_of("embedded"), 1), Store(runs)))
+    assert "question mark" not in to_markdown(
+        view(plan_table(load_table("barlow_table1"), scale_of("embedded"), 1), Store(runs))
+    )

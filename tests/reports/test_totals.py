@@ -13,7 +13,9 @@ from reports.pages import totals
 from tests.reports.conftest import Demo
 from tests.reports.test_build import Page
 
-MADE = Provenance(started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={})
+MADE = Provenance(
+    started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={}
+)
 WHOLE = "whole processor packages, with all that ran on them meanwhile"
 
 

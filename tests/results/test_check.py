@@ -28,7 +28,9 @@ def test_the_same_digits_are_unchanged_and_noise_within_the_seeds_is_too() -> No
     assert outcome([A, B], [A, replace(B, mean=81.0)]) == {"a": "unchanged", "b": "unchanged"}
 
 
-@pytest.mark.parametrize(("better", "mean", "expected"), [(True, 70.0, "regressed"), (True, 99.0, "improved"), (False, 70.0, "improved")])
+@pytest.mark.parametrize(
+    ("better", "mean", "expected"), [(True, 70.0, "regressed"), (True, 99.0, "improved"), (False, 70.0, "improved")]
+)
 def test_what_seeds_do_not_explain_has_a_direction(better: bool, mean: float, expected: str) -> None:
     old = replace(A, higher_is_better=better)
     assert outcome([old, B], [replace(old, mean=mean), B])["a"] == expected
@@ -78,7 +80,12 @@ def test_false_alarms_are_as_rare_as_the_confidence_says() -> None:
         tables = []
         for side in range(2):
             values = draw.rvs(size=(40, 3), random_state=2 * trial + side)
-            tables.append([replace(A, row=str(row), mean=float(v.mean()), sd=float(v.std(ddof=1))) for row, v in enumerate(values)])
+            tables.append(
+                [
+                    replace(A, row=str(row), mean=float(v.mean()), sd=float(v.std(ddof=1)))
+                    for row, v in enumerate(values)
+                ]
+            )
         findings = compare(tables[0], tables[1])
         cells += len(findings)
         alarms += sum(finding.outcome in ("regressed", "improved") for finding in findings)
@@ -92,15 +99,21 @@ def test_one_seed_without_a_column_to_learn_from_is_not_judged_and_does_not_pass
     (finding,) = compare([single], [replace(single, mean=50.0)])
     assert finding.outcome == "not judged"
     assert "one seed" in finding.sentence()
-    assert compare([single, B], [replace(single, mean=10.0), B])[0].outcome == "regressed"  # its column knows the spread
+    assert (
+        compare([single, B], [replace(single, mean=10.0), B])[0].outcome == "regressed"
+    )  # its column knows the spread
 
 
-ONE = [replace(A, row=str(row), mean=90.0 + row, sd=None, n=1) for row in range(5)]  # a table that was run with one seed
+ONE = [
+    replace(A, row=str(row), mean=90.0 + row, sd=None, n=1) for row in range(5)
+]  # a table that was run with one seed
 ELSEWHERE = [replace(A, row=f"other {row}", sd=0.5) for row in range(4)]  # another table of the scale, with three
 
 
 def test_one_seed_is_judged_by_the_scale_neither_blind_nor_crying_wolf() -> None:
-    assert {f.outcome for f in compare(ONE, [replace(one, mean=one.mean + 1) for one in ONE])} == {"not judged"}  # nothing knows any spread
+    assert {f.outcome for f in compare(ONE, [replace(one, mean=one.mean + 1) for one in ONE])} == {
+        "not judged"
+    }  # nothing knows any spread
     # 0.5 points of noise between seeds: a difference of 1 is nothing, one of 10 is, in both directions.
     for by, expected in ((1.0, "unchanged"), (-1.0, "unchanged"), (10.0, "improved"), (-10.0, "regressed")):
         findings = compare(ONE, [replace(one, mean=one.mean + by) for one in ONE], elsewhere=ELSEWHERE)
@@ -113,7 +126,10 @@ def test_one_seed_alarms_as_rarely_as_the_confidence_says() -> None:
     alarms = 0
     for trial in range(25):
         old, new = (draw.rvs(size=40, random_state=2 * trial + side) for side in range(2))
-        before, now = ([replace(ONE[0], row=str(row), mean=float(mean)) for row, mean in enumerate(values)] for values in (old, new))
+        before, now = (
+            [replace(ONE[0], row=str(row), mean=float(mean)) for row, mean in enumerate(values)]
+            for values in (old, new)
+        )
         alarms += sum(f.outcome in ("regressed", "improved") for f in compare(before, now, elsewhere=ELSEWHERE))
     assert alarms < 10  # of 1,000 cells; 2 expected at the most
 
@@ -141,7 +157,10 @@ def test_the_spread_comes_from_the_nearest_cells_that_know_enough() -> None:
         return found and (found.variance, found.degrees)
 
     assert spread([*column, *table], [*ELSEWHERE, *scale]) == (1.0, 4)
-    assert spread([column[0], *table], [*ELSEWHERE, *scale]) == (0.25, 10)  # one neighbour is too few: the column in every table
+    assert spread([column[0], *table], [*ELSEWHERE, *scale]) == (
+        0.25,
+        10,
+    )  # one neighbour is too few: the column in every table
     assert spread(table, scale) == (4.0, 4)
     assert spread([], scale) == (9.0, 4)
     assert spread([column[0]], []) == (1.0, 2)  # better than nothing
@@ -150,7 +169,10 @@ def test_the_spread_comes_from_the_nearest_cells_that_know_enough() -> None:
 
 
 def test_a_column_that_never_varies_has_no_tolerance_whatever_the_table_shows_elsewhere() -> None:
-    parameters = [replace(A, row=row, column="Param (M)", mean=23.5, sd=0.0, higher_is_better=None, protocol="job") for row in "ab"]
+    parameters = [
+        replace(A, row=row, column="Param (M)", mean=23.5, sd=0.0, higher_is_better=None, protocol="job")
+        for row in "ab"
+    ]
     assert compare([*parameters, A, B], [replace(parameters[0], mean=23.51)])[0].outcome == "changed"
     single = replace(parameters[0], sd=None, n=1)
     assert compare([single, parameters[1], A], [replace(single, mean=23.51)])[0].outcome == "changed"
@@ -182,7 +204,11 @@ def test_a_known_deviation_is_printed_not_hidden_and_does_not_fail() -> None:
 
 
 def test_a_reference_is_read_back_to_the_last_bit(tmp_path: Path) -> None:
-    cells = [replace(A, mean=0.1 + 0.2, sd=1 / 3), replace(B, higher_is_better=None, sd=None, n=1), replace(PIXELS, row='with, "quotes"')]
+    cells = [
+        replace(A, mean=0.1 + 0.2, sd=1 / 3),
+        replace(B, higher_is_better=None, sd=None, n=1),
+        replace(PIXELS, row='with, "quotes"'),
+    ]
     write(tmp_path / "embedded" / "t.csv", cells)
     assert read(tmp_path / "embedded" / "t.csv") == cells
 
@@ -302,7 +328,9 @@ def test_planted_regressions_are_caught(workplace: Path, monkeypatch: pytest.Mon
 
     ledger = workplace / "references/smoke/deviations.csv"
     with ledger.open("w", newline="") as file:
-        csv.writer(file).writerows([reference.LEDGER, ["guarded", "Toy", "Top-1", "the sign is under review", "2026-01-31"]])
+        csv.writer(file).writerows(
+            [reference.LEDGER, ["guarded", "Toy", "Top-1", "the sign is under review", "2026-01-31"]]
+        )
     assert "the sign is under review" in run(*guard, code=0)
     ledger.unlink()
 

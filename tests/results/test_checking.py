@@ -1,4 +1,7 @@
-"""`bench check` of several tables at once, and the records that it keeps: the engine's files are real, only the numbers are made up."""
+"""`bench check` of several tables at once, and the records that it keeps.
+
+The engine's files are real, only the numbers are made up.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +31,19 @@ from results.regression.junit import write_junit
 from results.regression.reference import path_of, read, write
 
 SCALE = "smoke"
-MADE = Provenance(started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={})
+MADE = Provenance(
+    started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={}
+)
 TABLE = '''"""{id}: a table of two rows that need no training."""
 from results.table import Column, Row, Table
 
 TABLE = Table(
     id="{id}", paper="Mine", arxiv="", number="1", title="A table",
     columns=(Column(name="Top-1", metric="top1", protocol="knn", options={{"neighbours": {neighbours}}}),),
-    rows=(Row(label="Pixels", method="pixels"), Row(label="Random", method="random"), Row(label="Nobody's", missing="a_method")),
+    rows=(
+        Row(label="Pixels", method="pixels"), Row(label="Random", method="random"),
+        Row(label="Nobody's", missing="a_method"),
+    ),
 )
 '''
 TABLES = ("one", "two", "three", "four")
@@ -58,7 +66,10 @@ def site(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def finish(site: Site, table: str, values: dict[str, list[float]]) -> None:
-    """Leave what `bench run --seeds N` leaves; values: row -> top-1 of each seed, a row that is not named stays pending."""
+    """Leave what `bench run --seeds N` leaves.
+
+    Values: row -> top-1 of each seed, a row that is not named stays pending.
+    """
     runs = Runs(site.runs)
     seeds = max(map(len, values.values()))
     cells = plan_table(load_table(table), scale_of(SCALE), seeds).cells
@@ -66,7 +77,9 @@ def finish(site: Site, table: str, values: dict[str, list[float]]) -> None:
     remember(runs, StoredPlan(table, SCALE, seeds, (), (), of_graph(graph)))
     for cell in cells:
         if cell.row.label in values:
-            Result(job=cell.job, metrics={"top1": values[cell.row.label][cell.seed]}, provenance=MADE).write(runs[cell.job].result_file)
+            Result(job=cell.job, metrics={"top1": values[cell.row.label][cell.seed]}, provenance=MADE).write(
+                runs[cell.job].result_file
+            )
 
 
 def test_every_table_that_can_be_is_compared_and_the_others_are_named(site: Site, tmp_path: Path) -> None:
@@ -115,7 +128,10 @@ def test_update_of_all_writes_what_is_complete_and_says_what_is_not(site: Site, 
     assert lines[2].startswith("not written: two: 1 cells have not finished, e.g. Random | Top-1")
     assert lines[3:] == ["not written: no results of four"]
     assert not path_of("two", SCALE, root).exists()
-    assert [(m.row, m.mean, m.n) for m in read(path_of("one", SCALE, root))] == [("Pixels", 80.0, 2), ("Random", 60.5, 2)]
+    assert [(m.row, m.mean, m.n) for m in read(path_of("one", SCALE, root))] == [
+        ("Pixels", 80.0, 2),
+        ("Random", 60.5, 2),
+    ]
     with pytest.raises(BenchError, match=r"no reference was written: two: 1 cells .*; no results of four"):
         update_all(["two", "four"], SCALE, site, root=root)
 
@@ -129,7 +145,9 @@ def test_a_reference_of_one_seed_borrows_the_spread_of_other_tables_and_says_so(
     text = check_all(["one"], SCALE, site, root=root).text
     assert "regressed: Random | Top-1: 60 (n=1) -> 49 (n=1)" in text
     assert "the reference has n = 1, the spread is that of 2 other cells of the scale" in text
-    assert text.endswith(f"one at {SCALE}: 1 unchanged, 1 regressed; 2 with n = 1 in the reference, judged by the spread of other cells")
+    assert text.endswith(
+        f"one at {SCALE}: 1 unchanged, 1 regressed; 2 with n = 1 in the reference, judged by the spread of other cells"
+    )
 
     # With more seeds, of which the first gives the old digits, nothing has changed.
     finish(site, "one", {"Pixels": [80.0, 75.0], "Random": [60.0, 20.0]})

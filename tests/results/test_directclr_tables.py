@@ -31,14 +31,23 @@ fixed low-rank diagonal projector,"diagonal, low-rank",62.7
 
 def test_directclr_tables_print_what_the_paper_prints() -> None:
     one, two = load_table("directclr_table1"), load_table("directclr_table2")
-    assert [[row.label, row.architecture, row.printed["Top-1"]] for row in one.rows] == list(csv.reader(io.StringIO(DIRECTCLR_TABLE_1)))
-    assert [[row.label, row.note, row.printed["Top-1"]] for row in two.rows] == list(csv.reader(io.StringIO(DIRECTCLR_TABLE_2)))
+    assert [[row.label, row.architecture, row.printed["Top-1"]] for row in one.rows] == list(
+        csv.reader(io.StringIO(DIRECTCLR_TABLE_1))
+    )
+    assert [[row.label, row.note, row.printed["Top-1"]] for row in two.rows] == list(
+        csv.reader(io.StringIO(DIRECTCLR_TABLE_2))
+    )
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_rows_that_directclrs_two_tables_share_are_one_pretraining(scale: str) -> None:
-    jobs = {name: {cell.row.name: cell.job for cell in plan_table(load_table(name), SCALES[scale], 1, columns=["Top-1"]).asked} for name in (
-        "directclr_table1", "directclr_table2")}  # fmt: skip
+    jobs = {
+        name: {
+            cell.row.name: cell.job
+            for cell in plan_table(load_table(name), SCALES[scale], 1, columns=["Top-1"]).asked
+        }
+        for name in ("directclr_table1", "directclr_table2")
+    }  # fmt: skip
     one, two = jobs["directclr_table1"], jobs["directclr_table2"]
     assert len(set(one.values())) == 4
     assert len(set(two.values())) == 6

@@ -1,4 +1,7 @@
-"""Every printed value, held against a second copy: tests/results/published.csv was taken from the papers apart from the table files."""
+"""Every printed value, held against a second copy, tests/results/published.csv.
+
+It was taken from the papers apart from the table files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from results.table import Row, Table
 
 LINES = list(csv.DictReader((Path(__file__).parent / "published.csv").read_text(encoding="utf-8").splitlines()))
 TABLES = list(dict.fromkeys(line["table"] for line in LINES))
-NOT_CELLS = {"directclr_table2": {"diagonal", "low-rank"}, "twist_table3": {"arch"}}  # ticks and names: they stand in the row's note or label
+NOT_CELLS = {
+    "directclr_table2": {"diagonal", "low-rank"},
+    "twist_table3": {"arch"},
+}  # ticks and names: they stand in the row's note or label
 
 
 def copy_of(name: str) -> dict[tuple[str, str], dict[str, tuple[str, str]]]:
@@ -52,7 +58,11 @@ def test_fnc_table_3_has_its_pairs_as_rows() -> None:
     for number, cells in enumerate(copy_of("fnc_table3").values()):
         baseline, cancelled, difference = (value for value, _ in cells.values())
         first, second = table.rows[2 * number : 2 * number + 2]
-        assert (first.printed["Top-1"], second.printed["Top-1"], second.printed["Difference"]) == (baseline, cancelled, difference)
+        assert (first.printed["Top-1"], second.printed["Top-1"], second.printed["Difference"]) == (
+            baseline,
+            cancelled,
+            difference,
+        )
     assert len(table.rows) == 6
 
 
@@ -65,7 +75,9 @@ def test_twists_three_tasks_stand_in_one_row() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_what_is_unverified_is_shown_as_such_and_nothing_else(name: str) -> None:
     table = load_table(name)
-    unverified = Counter(value for cells in copy_of(name).values() for value, sure in cells.values() if sure == "unverified" and value)
+    unverified = Counter(
+        value for cells in copy_of(name).values() for value, sure in cells.values() if sure == "unverified" and value
+    )
     doubted: Counter[str] = Counter()
     for row in table.rows:
         doubted.update(row.printed[column] for column in row.doubts)
@@ -75,7 +87,9 @@ def test_what_is_unverified_is_shown_as_such_and_nothing_else(name: str) -> None
 
 def test_a_wrong_digit_would_be_seen() -> None:
     """The comparison itself: every printed cell of the tables is looked at."""
-    seen: Mapping[str, int] = Counter(line["table"] for line in LINES if line["value"] and line["column"] not in NOT_CELLS.get(line["table"], set()))
+    seen: Mapping[str, int] = Counter(
+        line["table"] for line in LINES if line["value"] and line["column"] not in NOT_CELLS.get(line["table"], set())
+    )
     for name in TABLES:
         table = load_table(name)
         assert sum(bool(value) for row in table.rows for value in printed(table, row)) == seen[name]

@@ -31,7 +31,9 @@ def test_every_reference_is_what_the_records_give(recorded: Site) -> None:
         (file.parent.name, file.stem) for file in reference.ROOT.glob("*/*.csv") if file.stem != reference.DEVIATIONS
     }
     for m in made:
-        assert reference.measured(fresh_view(m.table, m.scale, recorded)) == reference.read(reference.path_of(m.table, m.scale)), m.name
+        assert reference.measured(fresh_view(m.table, m.scale, recorded)) == reference.read(
+            reference.path_of(m.table, m.scale)
+        ), m.name
 
 
 def test_no_record_names_a_machine() -> None:

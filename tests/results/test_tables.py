@@ -34,7 +34,10 @@ SimCLR (ours),ResNet-50 (4x),375,76.5,93.2
 def test_simclr_table6_prints_what_the_paper_prints() -> None:
     table = load_table("simclr_table6")
     expected = list(csv.reader(io.StringIO(SIMCLR_TABLE_6)))
-    found = [[row.label, row.architecture, *(row.printed.get(name, "") for name in ("Param (M)", "Top-1", "Top-5"))] for row in table.rows]
+    found = [
+        [row.label, row.architecture, *(row.printed.get(name, "") for name in ("Param (M)", "Top-1", "Top-5"))]
+        for row in table.rows
+    ]
     for row in found:
         row[4] = row[4] or ""
     assert found == expected
@@ -59,7 +62,9 @@ def test_simclr_table1_trains_one_encoder_a_column_at_the_papers_length() -> Non
     for scale, length in (("paper", 100), ("embedded", encoder_of("simclr", "embedded").epochs)):
         cells = plan_table(table, SCALES[scale], 1, rows=["SimCLR"]).asked
         trained = {
-            cell.column.name: encoder for cell in cells if isinstance(cell.spec, Evaluate) and isinstance(encoder := cell.spec.encoder, Pretrain)
+            cell.column.name: encoder
+            for cell in cells
+            if isinstance(cell.spec, Evaluate) and isinstance(encoder := cell.spec.encoder, Pretrain)
         }
         assert {encoder.epochs for encoder in trained.values()} == {length}
         assert len({encoder.views for encoder in trained.values()}) == len(table.columns) == len(trained)
@@ -108,9 +113,17 @@ def test_every_table_file_names_its_paper(name: str) -> None:
 
 
 def test_linear_columns_have_the_papers_protocol_as_published_and_the_sweep_elsewhere() -> None:
-    for name, variant in (("simclr_table6", "simclr"), ("directclr_table1", "directclr"), ("barlow_table1", "barlow_twins"), ("fnc_table4", "fnc")):
+    for name, variant in (
+        ("simclr_table6", "simclr"),
+        ("directclr_table1", "directclr"),
+        ("barlow_table1", "barlow_twins"),
+        ("fnc_table4", "fnc"),
+    ):
         table = load_table(name)
-        jobs = {scale: [c for c in plan_table(table, SCALES[scale], 1).cells if c.column.name == "Top-1"] for scale in ("paper", "embedded")}
+        jobs = {
+            scale: [c for c in plan_table(table, SCALES[scale], 1).cells if c.column.name == "Top-1"]
+            for scale in ("paper", "embedded")
+        }
         published = plugins.load("evaluation", "linear_augmented").VARIANTS[variant]["paper"]
         assert all(isinstance(c.spec, Evaluate) and c.spec.protocol == published for c in jobs["paper"])
         sweep = plugins.load("evaluation", "linear").RECIPES["embedded"]

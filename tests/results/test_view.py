@@ -14,7 +14,9 @@ from results.view import TableView, kendall_tau, verdict, view
 
 TABLE = load_table("simclr_table6")
 EMBEDDED, PAPER = scale_of("embedded"), scale_of("paper")
-PROVENANCE = Provenance(started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={})
+PROVENANCE = Provenance(
+    started="", seconds=1.0, cpu_seconds=1.0, host="h", device="cpu: x", ranks=1, threads=1, commit="c", versions={}
+)
 
 
 def finish(runs: Runs, job: str, **metrics: float) -> None:
@@ -112,7 +114,11 @@ def test_verdicts(measured: tuple[float, ...], expected: str) -> None:
 
 
 def test_agreement_counts_the_rows_that_have_both_values(runs: Runs) -> None:
-    for row, value in (("SimCLR (ours), ResNet-50", 90.0), ("SimCLR (ours), ResNet-50 (2x)", 95.0), ("SimCLR (ours), ResNet-50 (4x)", 93.0)):
+    for row, value in (
+        ("SimCLR (ours), ResNet-50", 90.0),
+        ("SimCLR (ours), ResNet-50 (2x)", 95.0),
+        ("SimCLR (ours), ResNet-50 (4x)", 93.0),
+    ):
         finish(runs, cells_of(row, "Top-1")[0].job, top1=value, top5=99.0)
     found = {a.column: a for a in seen(runs).agreement}
     assert set(found) == {"Top-1", "Top-5"}  # neither the parameter count nor our own columns

@@ -60,7 +60,10 @@ def real_slurm() -> Iterator[RealSlurm]:
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
     missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
     if os.geteuid() or missing:
-        pytest.skip(f"needs root and Debian's Slurm packages (tests/system_packages.sh); missing: {', '.join(missing) or 'root'}")
+        pytest.skip(
+            "needs root and Debian's Slurm packages (tests/system_packages.sh); missing: "
+            f"{', '.join(missing) or 'root'}"
+        )
     cluster = RealSlurm(Path(tempfile.mkdtemp(prefix="slurm", dir="/tmp")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", str(cluster.home / "slurm.conf"))
@@ -102,7 +105,7 @@ def fake_slurm(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 class Place:
-    """A working folder with a bench.toml, and what `bench run --executor slurm` does in it, without the command line."""
+    """A working folder with a bench.toml and what `bench run --executor slurm` does in it, without the command line."""
 
     def __init__(self, folder: Path, toml: str = "") -> None:
         self.file = folder / "bench.toml"

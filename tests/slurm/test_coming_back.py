@@ -1,4 +1,7 @@
-"""A stopped job asks Slurm where it stands and requeues itself; squeue and scontrol are scripts that say what the test wants."""
+"""A stopped job asks Slurm where it stands and requeues itself.
+
+Squeue and scontrol are scripts that say what the test wants.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def requeued(slurm: Path, runs: Runs, state: str) -> str:
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "SIGNALING"])
-def test_a_stopped_job_requeues_itself_also_while_slurm_is_still_sending_the_signal(slurm: Path, runs: Runs, state: str) -> None:
+def test_a_stopped_job_requeues_itself_also_while_slurm_is_still_sending_the_signal(
+    slurm: Path, runs: Runs, state: str
+) -> None:
     assert requeued(slurm, runs, state) == "requeue 48142002\n"
 
 

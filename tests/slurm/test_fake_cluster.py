@@ -1,4 +1,4 @@
-"""The driver against a cluster on paper: how many calls, what is refused, found again, forgotten, and how long it takes."""
+"""The driver against a cluster on paper: how many calls, what is refused, found again, forgotten, how long it takes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_a_thousand_alike_jobs_are_one_sbatch_call(workplace: Path, fake_slurm: 
     assert place.submit(graph).calls == 10
 
 
-def test_edges_are_of_single_elements_and_parents_that_are_done_need_none(workplace: Path, fake_slurm: FakeSlurm) -> None:
+def test_edges_are_of_single_elements_and_parents_that_are_done_need_none(
+    workplace: Path, fake_slurm: FakeSlurm
+) -> None:
     fake_slurm.set(seconds=1000)
     place, graph = Place(workplace), chain()
     assert place.submit(graph).calls == 3
@@ -131,7 +133,9 @@ def test_a_refusal_is_one_line_and_the_same_command_goes_on(workplace: Path, fak
     assert fake_slurm.submitted()[-1]["after"] == [f"{fake_slurm.submitted()[0]['id']}_1"]
 
 
-def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_answer_from_slurm_submits_nothing(
+    workplace: Path, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake_slurm.set(seconds=1000)
     place, graph = Place(workplace), chain()
     place.submit(plan([("a", tiny_pretrain(0))]))
@@ -140,7 +144,10 @@ def test_no_answer_from_slurm_submits_nothing(workplace: Path, fake_slurm: FakeS
     plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
-    assert "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))" in out
+    assert (
+        "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))"
+        in out
+    )
     assert "tests@tiny: 5 pending" in out
     (fake_slurm.home / "down").unlink()
     assert len(place.submit(graph).new) == 4
@@ -187,7 +194,18 @@ def test_neither_driver_nor_files_are_the_bottleneck(workplace: Path, fake_slurm
 def test_ctrl_c_while_watching_leaves_the_jobs_alone(workplace: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.set(seconds=1000)
     # A test run that was started in the background of a script ignores SIGINT, and so would what it starts.
-    command = ["env", "--default-signal=INT", *BENCH, "run", "--table", "simclr_table6", "--scale", "smoke", "--rows", "random"]
+    command = [
+        "env",
+        "--default-signal=INT",
+        *BENCH,
+        "run",
+        "--table",
+        "simclr_table6",
+        "--scale",
+        "smoke",
+        "--rows",
+        "random",
+    ]
     command += ["--executor", "slurm", "--watch"]
     driver = subprocess.Popen(command, cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_until(lambda: fake_slurm.calls("squeue") >= 1)  # only the watching asks: there was nothing to look for before
@@ -199,7 +217,9 @@ def test_ctrl_c_while_watching_leaves_the_jobs_alone(workplace: Path, fake_slurm
     assert fake_slurm.calls("scancel") == 0
 
 
-def test_what_runs_is_what_was_submitted(workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_is_what_was_submitted(
+    workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Workers import the packages from a copy whose name is its content, plug-in folders included."""
     plugins = workplace / "mine" / "methods"
     plugins.mkdir(parents=True)
@@ -209,9 +229,14 @@ def test_what_runs_is_what_was_submitted(workplace: Path, fake_slurm: FakeSlurm,
     before = take(runs, "abc")
     assert (before.plugins[0] / "methods" / "own.py").read_text() == "first = 1\n"
     assert (before.code / "COMMIT").read_text() == "abc"
-    code = "import bench.runs.commit, methods, evals, results, reports; print(bench.runs.commit.__file__, bench.runs.commit.commit())"
+    code = (
+        "import bench.runs.commit, methods, evals, results, reports; print(bench.runs.commit.__file__, "
+        "bench.runs.commit.commit())"
+    )
     ask = [sys.executable, "-P", "-c", code]
-    out = subprocess.run(ask, env=os.environ | {"PYTHONPATH": str(before.code)}, capture_output=True, text=True, timeout=60, check=True).stdout
+    out = subprocess.run(
+        ask, env=os.environ | {"PYTHONPATH": str(before.code)}, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
     assert out == f"{before.code / 'bench' / 'commit.py'} abc\n"
     assert take(runs, "abc") == before
     (plugins / "own.py").write_text("second = 2\n")
@@ -238,13 +263,35 @@ time = "02:30:00"
     place = Place(workplace, toml)
     place.submit(plan([("SimCLR (ours), ResNet-50 | kNN", knn_of(tiny_pretrain(0)))]))
     first, second = ((Path(str(entry["folder"])) / "submission.sh").read_text() for entry in fake_slurm.submitted())
-    wanted = ["--partition=gpu", "--account=lab", "--exclude=node7", "--gpus-per-node=4", "--ntasks-per-node=4", "--nodes=2", "--cpus-per-task=6"]
-    for option in (*wanted, "--mem=300G", "--time=1440", "--signal=USR2@120", "--requeue", "--job-name='SimCLR-ours-ResNet-50~"):
+    wanted = [
+        "--partition=gpu",
+        "--account=lab",
+        "--exclude=node7",
+        "--gpus-per-node=4",
+        "--ntasks-per-node=4",
+        "--nodes=2",
+        "--cpus-per-task=6",
+    ]
+    for option in (
+        *wanted,
+        "--mem=300G",
+        "--time=1440",
+        "--signal=USR2@120",
+        "--requeue",
+        "--job-name='SimCLR-ours-ResNet-50~",
+    ):
         assert f"#SBATCH {option}" in first, option
     assert "module load cuda\nexport OMP_NUM_THREADS=6\n" in first
     assert "--kill-on-bad-exit=1 --cpus-per-task=6" in first
     assert "wckey" not in first
-    for option in ("--qos=short", "--ntasks-per-node=1", "--nodes=1", "--time=150", "--cpus-per-task=1", "--job-name='SimCLR-ours-ResNet-50-kNN~"):
+    for option in (
+        "--qos=short",
+        "--ntasks-per-node=1",
+        "--nodes=1",
+        "--time=150",
+        "--cpus-per-task=1",
+        "--job-name='SimCLR-ours-ResNet-50-kNN~",
+    ):
         assert f"#SBATCH {option}" in second, option
     assert "gpus" not in second
     assert place.runs[next(iter(place.runs.root.glob("pretrain-*"))).name].resources == Resources(ranks=8, threads=6)

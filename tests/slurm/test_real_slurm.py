@@ -41,7 +41,10 @@ PART = [
     "kNN Top-1",
 ]
 RUN = [*BENCH, "run", "--table", "simclr_table6", "--scale", "smoke", *PART]
-SLEEPY = '''"""SimCLR that takes its time until it was requeued twice: two slices hold fewer than its 52 steps, however late Slurm's signals come."""
+SLEEPY = '''"""SimCLR that takes its time until it was requeued twice.
+
+Two slices hold fewer than its 52 steps, however late Slurm's signals come.
+"""
 
 import os
 import time
@@ -52,7 +55,10 @@ from methods import simclr
 class Config(simclr.Config):
     VERSION: int = field(default=1, init=False)
 
-RECIPES = {name: replace(recipe, method=Config(hidden=16), epochs=4 * recipe.epochs) for name, recipe in simclr.RECIPES.items()}
+RECIPES = {
+    name: replace(recipe, method=Config(hidden=16), epochs=4 * recipe.epochs)
+    for name, recipe in simclr.RECIPES.items()
+}
 
 class Method(simclr.Method):
     def loss(self, embeddings, labels):
@@ -84,7 +90,8 @@ from results.table import Column, Row, Table
 TABLE = Table(id="slow", paper="none", arxiv="0000.00000", number="1", title="Time limits",
     columns=(Column(name="Param (M)", metric="parameters_million", unit="M", higher_is_better=None),
         Column(name="Top-1", metric="top1", protocol="stuck")),
-    rows=(Row(label="Sleepy", method="sleepy", printed={"Param (M)": "1"}), Row(label="Random", method="random", printed={"Top-1": "1"})))
+    rows=(Row(label="Sleepy", method="sleepy", printed={"Param (M)": "1"}),
+        Row(label="Random", method="random", printed={"Top-1": "1"})))
 '''
 
 
@@ -98,7 +105,20 @@ def limited(real_slurm: RealSlurm, tmp_path_factory: pytest.TempPathFactory) -> 
         path.write_text(text)
     (folder / "bench.toml").write_text('[slurm]\ntime = "00:01:00"\nsignal = 10\n')
     found = subprocess.run(
-        [*BENCH, "run", "--table", "slow", "--scale", "smoke", "--rows", "Sleepy", "--rows", "Random", "--executor", "slurm"],
+        [
+            *BENCH,
+            "run",
+            "--table",
+            "slow",
+            "--scale",
+            "smoke",
+            "--rows",
+            "Sleepy",
+            "--rows",
+            "Random",
+            "--executor",
+            "slurm",
+        ],
         cwd=folder,
         env=os.environ | {"BENCH_PLUGINS": str(folder / "plugins"), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -130,18 +150,38 @@ def diverging() -> Pretrain:
     return replace(spec, optim=replace(spec.optim, lr=1e25, warmup_epochs=0.0))
 
 
-def test_the_table_from_slurm_is_the_local_one_digit_for_digit(limited: Path, workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The first command only submits; the second finds the jobs in the queue, watches, prints the table; the third finds all done."""
+def test_the_table_from_slurm_is_the_local_one_digit_for_digit(
+    limited: Path, workplace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The first command only submits.
+
+    The second finds the jobs in the queue, watches, prints the table; the third finds all done.
+    """
     local = tmp_path_factory.mktemp("local")
-    (workplace / "bench.toml").write_text('[slurm]\ntime = "01:00:00"\n[notify]\ncommand = "echo \\"$BENCH_MESSAGE, $BENCH_FAILED not\\" >> said"\n')
-    submitting = subprocess.run([*RUN, "--executor", "slurm"], cwd=workplace, capture_output=True, text=True, timeout=120, check=False)
+    (workplace / "bench.toml").write_text(
+        '[slurm]\ntime = "01:00:00"\n[notify]\ncommand = "echo \\"$BENCH_MESSAGE, $BENCH_FAILED not\\" >> said"\n'
+    )
+    submitting = subprocess.run(
+        [*RUN, "--executor", "slurm"], cwd=workplace, capture_output=True, text=True, timeout=120, check=False
+    )
     assert submitting.returncode == 0, submitting.stdout + submitting.stderr
-    assert "5 submitted now (4 sbatch calls)" in submitting.stdout  # the pretraining, two arrays of evaluations, the notify command
-    watching = subprocess.run([*RUN, "--executor", "slurm", "--watch"], cwd=workplace, capture_output=True, text=True, timeout=300, check=False)
+    assert (
+        "5 submitted now (4 sbatch calls)" in submitting.stdout
+    )  # the pretraining, two arrays of evaluations, the notify command
+    watching = subprocess.run(
+        [*RUN, "--executor", "slurm", "--watch"],
+        cwd=workplace,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert watching.returncode == 0, watching.stdout + watching.stderr
     assert "0 submitted now (0 sbatch calls)" in watching.stdout
     table = workplace / "results/out/smoke/simclr_table6.csv"
-    again = subprocess.run([*RUN, "--executor", "local"], cwd=local, capture_output=True, text=True, timeout=300, check=False)
+    again = subprocess.run(
+        [*RUN, "--executor", "local"], cwd=local, capture_output=True, text=True, timeout=300, check=False
+    )
     assert again.returncode == 0, again.stdout + again.stderr
     assert table.read_text() == (local / "results/out/smoke/simclr_table6.csv").read_text()
     wait_until((workplace / "said").exists)
@@ -152,7 +192,9 @@ def test_the_table_from_slurm_is_the_local_one_digit_for_digit(limited: Path, wo
     assert result.provenance.commit != "unknown" or not (Path(__file__).parents[2] / ".git").exists()
 
 
-def test_a_failing_parent_ends_its_dependents_and_nothing_else(limited: Path, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_parent_ends_its_dependents_and_nothing_else(
+    limited: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     place = Place(workplace)
     graph = plan([("bad | kNN", knn_of(diverging())), ("good | kNN", knn_of(Random(backbone=TINY)))])
     place.submit(graph)
@@ -182,7 +224,9 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     wait_for_steps(run, 2)
     row = look(Journal(place.runs)).row(run.job_id)
     assert row is not None
-    real_slurm.ask("scancel", "--signal=TERM", row.id)  # all that a preempted job gets where the user signal is not sent
+    real_slurm.ask(
+        "scancel", "--signal=TERM", row.id
+    )  # all that a preempted job gets where the user signal is not sent
     wait_until(lambda: "requeueing" in run.log.read_text(), run.log_tail)
     wait_for_steps(run, run.last_metrics()["step"])
     real_slurm.ask("scancel", row.id)
@@ -190,7 +234,10 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     capsys.readouterr()
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
-    assert "ended on 127.0.0.1 as CANCELLED: it was cancelled from outside (scancel); it goes on from its checkpoint" in out
+    assert (
+        "ended on 127.0.0.1 as CANCELLED: it was cancelled from outside (scancel); it goes on from its checkpoint"
+        in out
+    )
     assert f"can never start, needs {run.job_id}" in out
     assert len(place.submit(graph).new) == 2  # the same command goes on
     wait_for_steps(run, run.last_metrics()["step"])
@@ -220,7 +267,9 @@ def test_two_drivers_at_once_submit_each_job_once(limited: Path, real_slurm: Rea
     submit.cancel(place.runs, graph.jobs)
 
 
-def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(limited: Path, real_slurm: RealSlurm, workplace: Path) -> None:
+def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(
+    limited: Path, real_slurm: RealSlurm, workplace: Path
+) -> None:
     (workplace / "bench.toml").write_text('[slurm]\noptions = { begin = "now+1hour" }\n')
     (workplace / "bin").mkdir()
     wrapper = workplace / "bin" / "sbatch"  # submits, then kills the driver before it can read the answer
@@ -228,7 +277,15 @@ def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(limited: Path, 
     wrapper.chmod(0o755)
     command = [*RUN, "--executor", "slurm"]
     path = f"{wrapper.parent}:{os.environ['PATH']}"
-    killed = subprocess.run(command, cwd=workplace, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=120, check=False)
+    killed = subprocess.run(
+        command,
+        cwd=workplace,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert killed.returncode == -9
     again = subprocess.run(command, cwd=workplace, capture_output=True, text=True, timeout=120, check=False)
     assert "found again: Slurm job" in again.stdout, again.stdout + again.stderr
@@ -267,7 +324,9 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def test_preempted_three_times_and_moved_off_a_node_the_digits_are_the_same(real_slurm: RealSlurm, workplace: Path) -> None:
+def test_preempted_three_times_and_moved_off_a_node_the_digits_are_the_same(
+    real_slurm: RealSlurm, workplace: Path
+) -> None:
     place = Place(workplace)
     graph = plan([("low | kNN", knn_of(tiny_pretrain(epochs=60)))])  # far more than four slices hold, on any machine
     place.submit(graph)
@@ -278,13 +337,26 @@ def test_preempted_three_times_and_moved_off_a_node_the_digits_are_the_same(real
         wait_for_steps(run, step)
         time.sleep(moments.uniform(0.0, 1.0))
         real_slurm.ask(
-            "sbatch", "--wait", "--partition=high", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=4", "--output=/dev/null", "--wrap=true"
+            "sbatch",
+            "--wait",
+            "--partition=high",
+            "--nodes=2",
+            "--ntasks-per-node=1",
+            "--cpus-per-task=4",
+            "--output=/dev/null",
+            "--wrap=true",
         )
         assert not run.result_file.exists(), "the training was over before it could be preempted"
         step = run.last_metrics()["step"]
     wait_for_steps(run, step)
-    node = next(line.split()[6].rstrip(",") for line in reversed(run.log.read_text().splitlines()) if line.startswith("--- slurm"))
-    real_slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")  # the node fails, and comes back by itself
+    node = next(
+        line.split()[6].rstrip(",")
+        for line in reversed(run.log.read_text().splitlines())
+        if line.startswith("--- slurm")
+    )
+    real_slurm.ask(
+        "scontrol", "update", f"nodename={node}", "state=down", "reason=test"
+    )  # the node fails, and comes back by itself
     alone = _undisturbed(graph, workplace)
     wait_for(run, State.DONE)
     wait_for(child, State.DONE)  # afterok outlives requeues
@@ -313,12 +385,16 @@ def test_slurmctld_may_go_and_come_back(real_slurm: RealSlurm, workplace: Path) 
 
 
 def test_time_limits_cut_a_training_into_slices_and_end_what_makes_no_progress(limited: Path) -> None:
-    """Both were submitted first, from plug-ins that were broken right afterwards: queued jobs run the code of their submission."""
+    """Both were submitted first, from plug-ins broken right after: queued jobs run the code of their submission."""
     runs = Runs(limited / "runs")
     (trained,) = (runs[path.name] for path in (limited / "runs").glob("pretrain-*"))
     evaluations = [runs[path.name] for path in (limited / "runs").glob("evaluate-*")]
     stuck = next(run for run in evaluations if not run.needs)
-    wait_until(lambda: trained.state() is State.DONE and stuck.state() is State.FAILED, lambda: trained.log_tail() + stuck.log_tail(), 300)
+    wait_until(
+        lambda: trained.state() is State.DONE and stuck.state() is State.FAILED,
+        lambda: trained.log_tail() + stuck.log_tail(),
+        300,
+    )
     assert trained.log.read_text().count("requeueing") >= 2
     assert trained.result().provenance.resumed >= 2
     assert [line["step"] for line in trained.curves()] == sorted({line["step"] for line in trained.curves()})

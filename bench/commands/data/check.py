@@ -38,18 +38,28 @@ def overview(site: Site) -> Iterator[str]:
             state, where = "present", f"package {known.package}" if known.package else str(fetch_folder(name, site))
         except BenchError:
             folder = fetch_folder(name, site)
-            state, where = ("incomplete", str(folder)) if folder.is_dir() else ("missing", "bench data fetch" if known.fetched else "by hand")
+            state, where = (
+                ("incomplete", str(folder))
+                if folder.is_dir()
+                else ("missing", "bench data fetch" if known.fetched else "by hand")
+            )
         yield f"{name:<17} {state:<10} {known.summary} [{where}]"
     for name, published in lists.PUBLISHED.items():
         try:
             state, where = "present", str(lists.list_file(name, site))
         except BenchError:
             state, where = "missing", "bench data fetch"
-        yield f"{name:<17} {state:<10} SimCLR's list of {published.images:,} labelled images of {published.data} [{where}]"
+        yield (
+            f"{name:<17} {state:<10} SimCLR's list of {published.images:,} labelled images of {published.data} "
+            f"[{where}]"
+        )
 
 
 def check_data(name: str, site: Site) -> Findings:
-    """Look over a data set or a list: presence, layout, numbers, and a seeded sample of images. Raises BenchError for an unknown name."""
+    """Look over a data set or a list: presence, layout, numbers, and a seeded sample of images.
+
+    Raises BenchError for an unknown name.
+    """
     found = Findings()
     if name not in CATALOGUE and name not in lists.PUBLISHED:
         raise unknown_name("data set or list", name, [*CATALOGUE, *lists.PUBLISHED])

@@ -1,4 +1,7 @@
-"""`bench data fetch NAME`: what can be had without asking anybody. torchvision downloads data sets, we the published lists."""
+"""`bench data fetch NAME`: what can be had without asking anybody.
+
+Data sets are downloaded by torchvision, published lists by us.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def fetch(name: str, site: Site) -> Path:
     known = entry(name)
     if known.package:
         check_present(name, site)
-        raise BenchError(f"data set {name!r} is in the Python package {known.package}, which is installed: there is nothing to fetch.")
+        raise BenchError(
+            f"data set {name!r} is in the Python package {known.package}, which is installed: there is nothing to "
+            "fetch."
+        )
     if not known.fetched:
         raise BenchError(
             f"data set {name!r} cannot be fetched for you: {known.hint}. "
@@ -43,7 +49,9 @@ def fetch(name: str, site: Site) -> Path:
         for kind, options in _torchvision(name):
             kind(str(root), download=True, **options)
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, tarfile's errors
-        raise BenchError(f"data set {name!r} could not be fetched to {root}: {one_line(error)[:300]}. The same command tries again.") from error
+        raise BenchError(
+            f"data set {name!r} could not be fetched to {root}: {one_line(error)[:300]}. The same command tries again."
+        ) from error
     check_present(name, site)
     return root
 
@@ -57,7 +65,10 @@ def _torchvision(name: str) -> list[tuple[Callable[..., Any], Mapping[str, str]]
         "cifar100": [(d.CIFAR100, {})],
         "stl10": [(d.STL10, {})],
         "stl10-unlabelled": [(d.STL10, {})],
-        "voc2007": [(d.VOCDetection, {"year": "2007", "image_set": "trainval"}), (d.VOCDetection, {"year": "2007", "image_set": "test"})],
+        "voc2007": [
+            (d.VOCDetection, {"year": "2007", "image_set": "trainval"}),
+            (d.VOCDetection, {"year": "2007", "image_set": "test"}),
+        ],
         "food101": [(d.Food101, {})],
         "aircraft": [(d.FGVCAircraft, {})],
         "dtd": [(d.DTD, {})],
@@ -77,7 +88,9 @@ def _fetch_list(name: str, site: Site) -> Path:
             lists.read_list(name, file)
         except BenchError as error:
             wrong = str(error).removesuffix(f" `bench data fetch {name}` gets it.")
-            raise BenchError(f"{wrong} Delete it, or let `{name}` under [data] in bench.toml name another place; then fetch again.") from error
+            raise BenchError(
+                f"{wrong} Delete it, or let `{name}` under [data] in bench.toml name another place; then fetch again."
+            ) from error
         return file
     try:
         with urllib.request.urlopen(known.url, timeout=SECONDS) as answer:

@@ -1,8 +1,8 @@
-"""`bench doctor --throughput`: how fast this machine loads images and trains on them, which of the two waits, how many workers to use.
+"""`bench doctor --throughput`: how fast this machine loads and trains, which of the two waits, how many workers to use.
 
-Measured is what a pretraining itself runs, with SimCLR and the scale's ResNet-50: its loader alone, with growing numbers of
-workers; its step alone, on one batch as the loader leaves it; and then a pretraining, for as long as was asked. Nothing is kept.
-All rates count images, not their views.
+Measured is what a pretraining itself runs, with SimCLR and the scale's ResNet-50: its loader alone, with growing
+numbers of workers; its step alone, on one batch as the loader leaves it; and then a pretraining, for as long as was
+asked. Nothing is kept. All rates count images, not their views.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from bench.training.stopwatch import PARTS
 SLICES, FEWEST = 5, 3  # of a measurement: fewer when a single step is long
 FOREVER = 10**9  # steps; more than any measurement takes
 LOADER_SHARE = 1 / 3  # of the seconds, for each number of workers
-# Pixels of a batch's first views: 8 images of 224 px on a CPU, 256 on a GPU. Larger batches load and train at the same rate.
+# Pixels of a batch's first views: 8 images of 224 px on a CPU, 256 on a GPU. Larger batches load and train at the same
+# rate.
 PIXELS = {"cpu": 8 * 224**2, "cuda": 256 * 224**2}
 
 
@@ -68,9 +69,9 @@ class Throughput:
 def show(site: Site, *, scale: str | None = None, data: str | None = None, seconds: float = 10.0) -> int:
     """Print the measurements and the conclusion; returns the exit code 0.
 
-    `scale` is that of the recipe, by default `paper` for images on disk and `embedded` for others; `data` another data set than
-    the scale's, in its own name; `seconds` the length of a measurement. Raises BenchError for a data set that is not here or that
-    the recipe does not fit, and when the GPU's memory does not suffice.
+    `scale` is that of the recipe, by default `paper` for images on disk and `embedded` for others; `data` another data
+    set than the scale's, in its own name; `seconds` the length of a measurement. Raises BenchError for a data set that
+    is not here or that the recipe does not fit, and when the GPU's memory does not suffice.
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise BenchError(f"--seconds is {seconds}, expected more than 0.")
@@ -81,7 +82,10 @@ def show(site: Site, *, scale: str | None = None, data: str | None = None, secon
             for line in _measured(spec, split, site, device, Path(folder), seconds):
                 print(line, flush=True)
     except torch.OutOfMemoryError as error:
-        raise BenchError(f"a batch of {spec.batch_size} images does not fit into the GPU's memory: try [recipe] chunks in bench.toml.") from error
+        raise BenchError(
+            f"a batch of {spec.batch_size} images does not fit into the GPU's memory: try [recipe] chunks in "
+            "bench.toml."
+        ) from error
     return 0
 
 
@@ -89,38 +93,59 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
     """SimCLR's pretraining with its batch cut to what one process gets and can hold, and its images."""
     split = open_split(Data(name=data, size=entry(data).pixels), "train", site) if data else None
     name = scale or ("paper" if isinstance(split, Files) else "embedded")
-    spec = encoder(scale_of(name, site.overrides), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0)
+    spec = encoder(
+        scale_of(name, site.overrides), "simclr", network="resnet50", width=1, epochs=None, dataset="imagenet", seed=0
+    )
     assert isinstance(spec, Pretrain)  # for the type checker
     if split is None or data is None:
         split = open_split(spec.data, "train", site)
     else:
-        spec = replace(spec, data=Data(name=data, size=entry(data).pixels if isinstance(split, Arrays) else spec.data.size))
+        spec = replace(
+            spec, data=Data(name=data, size=entry(data).pixels if isinstance(split, Arrays) else spec.data.size)
+        )
     if isinstance(split, Files) and any(view.rotation for view in spec.views):
-        raise BenchError(f"scale {name!r} rotates images in memory, and those of {spec.data.name} are on disk: give --scale paper or cifar.")
+        raise BenchError(
+            f"scale {name!r} rotates images in memory, and those of {spec.data.name} are on disk: give --scale paper "
+            "or cifar."
+        )
     if isinstance(split, Files):  # whatever the scale
         spec = replace(spec, views=tuple(replace(view, exact=site.overrides.exact_views) for view in spec.views))
-    batch = min(spec.batch_size // site.ranks, PIXELS[device.type] // max(view.size for view in spec.views) ** 2, len(split))
+    batch = min(
+        spec.batch_size // site.ranks, PIXELS[device.type] // max(view.size for view in spec.views) ** 2, len(split)
+    )
     batch -= batch % site.overrides.chunks
     if batch < 2:
         raise BenchError(
-            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {site.overrides.chunks} chunks leave no batch to measure."
+            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {site.overrides.chunks} "
+            "chunks leave no batch to measure."
         )
     # A learning rate of 0 takes as long as any other, and the weights stay those of a network that is well.
     optim = replace(spec.optim, lr=0.0, vector_lr=None, warmup_epochs=0.0)
     return replace(spec, batch_size=batch, optim=optim), split
 
 
-def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device, folder: Path, seconds: float) -> Iterator[str]:
+def _measured(
+    spec: Pretrain, split: SplitData, site: Site, device: torch.device, folder: Path, seconds: float
+) -> Iterator[str]:
     """The lines of the report, each as soon as it is known."""
     cores, in_memory = machine.cores(), isinstance(split, Arrays)
     room = room_for_workers(site, cores, on_gpu=device.type == "cuda")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {site.resources('pretrain').threads} thread(s)"
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {site.resources('pretrain').threads} thread(s)"
+    )
     where = "in memory" if in_memory else "on disk"
-    yield f"SimCLR on {spec.data.name} ({len(split):,} training images {where}): {_network(spec)}, batch {spec.batch_size}, {spec.precision}"
+    yield (
+        f"SimCLR on {spec.data.name} ({len(split):,} training images {where}): {_network(spec)}, batch "
+        f"{spec.batch_size}, {spec.precision}"
+    )
     yield f"{name}; cores: {cores}, slots: {default_slots(site)}, cores for the workers of each process: {room}"
     if not in_memory:
         yield f"workers of each process of a pretraining now ([local] workers): {site.loader_workers(device.type)}"
-    loop = training.Loop(replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device))
+    loop = training.Loop(
+        replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device)
+    )
     rates: dict[int, float] = {}
     for workers in [0] if in_memory else worker_counts(cores, room):
         rate = measure(_loading(loop, workers), spec.batch_size, seconds * LOADER_SHARE, device, rounds=max(1, workers))
@@ -141,10 +166,13 @@ def _measured(spec: Pretrain, split: SplitData, site: Site, device: torch.device
     yield f"\n{verdict.sentence(in_memory=in_memory)}"
 
 
-def measure(advance: Callable[[], object], images: int, seconds: float, device: torch.device, *, rounds: int = 1) -> Throughput:
+def measure(
+    advance: Callable[[], object], images: int, seconds: float, device: torch.device, *, rounds: int = 1
+) -> Throughput:
     """The rate of `advance`, which takes a batch of `images`, in slices of about `seconds` together.
 
-    `rounds` batches are made at once, one a worker, so only whole rounds are timed, and not the first, in which workers start.
+    `rounds` batches are made at once, one a worker, so only whole rounds are timed, and not the first, in which workers
+    start.
     """
     for _ in range(max(2, rounds)):
         advance()
@@ -190,7 +218,9 @@ def _stepping(loop: training.Loop) -> Callable[[], object]:
     """The step, and for images on disk what the device does to their 8-bit views."""
     device, plan, views = loop.place.device, loop.plan, loop.spec.views
     if isinstance(loop.split, Arrays):
-        batches: Iterator[Batch] = repeat(next(loader.train_batches(loop.split, views, plan, range(1), device, workers=0)))
+        batches: Iterator[Batch] = repeat(
+            next(loader.train_batches(loop.split, views, plan, range(1), device, workers=0))
+        )
     else:
         kept = _Kept(loop.split, views, plan, replace_unreadable=True, finish=device.type == "cpu")
         batches = loader._file_batches(kept, range(FOREVER), device, workers=0)
@@ -202,11 +232,13 @@ def _stepping(loop: training.Loop) -> Callable[[], object]:
     return advance
 
 
-def _together(spec: Pretrain, place: training.Place, expected: float, seconds: float) -> tuple[Throughput, dict[str, float]]:
+def _together(
+    spec: Pretrain, place: training.Place, expected: float, seconds: float
+) -> tuple[Throughput, dict[str, float]]:
     """A pretraining that is stopped when the time is over: its rate, and the share of the time of a step by part.
 
-    Both are read from its own metrics, without the first line, in which workers start. It writes a line as often as it would in
-    full length, or more often where that would be too few for `expected` images a second.
+    Both are read from its own metrics, without the first line, in which workers start. It writes a line as often as it
+    would in full length, or more often where that would be too few for `expected` images a second.
     """
     steps_per_epoch = len(open_split(spec.data, "train", place.site)) // spec.batch_size
     usual = round(spec.epochs * steps_per_epoch) // training.LOGGED_STEPS
@@ -220,10 +252,14 @@ def _together(spec: Pretrain, place: training.Place, expected: float, seconds: f
         return calls >= every * (1 + FEWEST) and perf_counter() - started > seconds
 
     with suppress(Stopped):
-        training.pretrain(replace(spec, epochs=every * training.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over))
+        training.pretrain(
+            replace(spec, epochs=every * training.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over)
+        )
     lines = [json.loads(line) for line in place.run.metrics.read_text().splitlines()][1:]
     each = math.ceil(len(lines) / SLICES)
-    rates = [harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)]
+    rates = [
+        harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)
+    ]
     whole = sum(1e3 * spec.batch_size / line["img_s"] for line in lines)
     return Throughput.of(rates), {part: sum(line[f"{part}_ms"] for line in lines) / whole for part in PARTS}
 
@@ -231,8 +267,8 @@ def _together(spec: Pretrain, place: training.Place, expected: float, seconds: f
 def room_for_workers(site: Site, cores: int, *, on_gpu: bool) -> int:
     """Cores for the workers of one process while all slots of the machine are in use.
 
-    A slot is a process with a GPU, which leaves its core to the workers, or else a job of `ranks` processes that compute on
-    `threads` cores each.
+    A slot is a process with a GPU, which leaves its core to the workers, or else a job of `ranks` processes that
+    compute on `threads` cores each.
     """
     processes = default_slots(site) * (1 if on_gpu else site.ranks)
     return max(0, cores // processes - (0 if on_gpu else site.threads))

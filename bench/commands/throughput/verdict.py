@@ -14,7 +14,10 @@ FLAT = 0.05  # of what one worker gives: who adds less adds nothing
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Rates are images a second. `needed` and `gain` are given where the loader is the bottleneck and more workers would help."""
+    """Rates are images a second.
+
+    `needed` and `gain` are given where the loader is the bottleneck and more workers would help.
+    """
 
     bottleneck: Literal["loader", "step"]
     workers: int  # to use; 0: the process of the step loads, before each step
@@ -39,25 +42,36 @@ class Verdict:
             reason = "data in memory need no workers" if in_memory else "no core is left for workers, so use 0"
             made = "making the views" if in_memory else "loading"
             parts = (made, "the step") if self.bottleneck == "loader" else ("the step", made)
-            return f"{opening}: {parts[0]} takes {self.allowed / slower:.0%} of an image's time and {parts[1]} the rest; {reason}."
+            return (
+                f"{opening}: {parts[0]} takes {self.allowed / slower:.0%} of an image's time and {parts[1]} the "
+                f"rest; {reason}."
+            )
         workers = counted(self.workers)
         if self.bottleneck == "step":
             spare = "" if self.loader_rate >= HEADROOM * self.step_rate else ", with little to spare"
             verb = "is" if self.workers == 1 else "are"
-            return f"{opening}: {workers} {verb} enough ({readable(self.loader_rate)} images/s for the step's {readable(self.step_rate)}{spare})."
-        share = f"{opening}: {readable(self.loader_rate)} of the step's {readable(self.step_rate)} images/s with {workers}"
+            return (
+                f"{opening}: {workers} {verb} enough ({readable(self.loader_rate)} images/s for the step's "
+                f"{readable(self.step_rate)}{spare})."
+            )
+        share = (
+            f"{opening}: {readable(self.loader_rate)} of the step's {readable(self.step_rate)} images/s with {workers}"
+        )
         if self.needed is None:
             return f"{share}; more workers give no more, so look at the disk, or at smaller images (`bench data pack`)."
-        return f"{share}; each further one gives {readable(self.gain)}, so {self.needed} would be needed, and there are cores for {self.cores}."
+        return (
+            f"{share}; each further one gives {readable(self.gain)}, so {self.needed} would be needed, and there "
+            f"are cores for {self.cores}."
+        )
 
 
 def judge(loader_rates: Mapping[int, float], step_rate: float, cores: int) -> Verdict:
-    """What follows from the loader's rates by number of workers (0: no worker process) and the rate of the step without loading.
+    """Verdict on the loader's rates by number of workers (0: no worker process) and the step's rate without loading.
 
-    `cores` is how many workers can run at once; with none, or without a rate for any worker, load and step take turns. Between
-    measured numbers of workers the rate is taken to be linear, and beyond them to grow as it did last: loaders scale worse
-    the more workers there are, so neither promises too much. A tie goes to the step: nothing waits. Raises ValueError for rates
-    that are not positive.
+    `cores` is how many workers can run at once; with none, or without a rate for any worker, load and step take turns.
+    Between measured numbers of workers the rate is taken to be linear, and beyond them to grow as it did last: loaders
+    scale worse the more workers there are, so neither promises too much. A tie goes to the step: nothing waits. Raises
+    ValueError for rates that are not positive.
     """
     rates = [step_rate, *loader_rates.values()]
     if len(rates) == 1 or not all(math.isfinite(rate) and rate > 0 for rate in rates):
@@ -65,10 +79,18 @@ def judge(loader_rates: Mapping[int, float], step_rate: float, cores: int) -> Ve
     curve = _rising(loader_rates)
     if cores < 1 or not curve:
         rate = loader_rates.get(0, next(iter(loader_rates.values())))
-        return Verdict(bottleneck="loader" if rate < step_rate else "step", workers=0, loader_rate=rate, step_rate=step_rate, cores=cores)
+        return Verdict(
+            bottleneck="loader" if rate < step_rate else "step",
+            workers=0,
+            loader_rate=rate,
+            step_rate=step_rate,
+            cores=cores,
+        )
     enough = _workers_for(HEADROOM * step_rate, curve)
     if enough is not None and enough <= cores:
-        return Verdict(bottleneck="step", workers=enough, loader_rate=_rate_with(enough, curve), step_rate=step_rate, cores=cores)
+        return Verdict(
+            bottleneck="step", workers=enough, loader_rate=_rate_with(enough, curve), step_rate=step_rate, cores=cores
+        )
     most = _rate_with(cores, curve)
     keeps_up = most >= step_rate
     usable = [*(point for point in curve if point[0] < cores), (cores, most)]
@@ -76,7 +98,15 @@ def judge(loader_rates: Mapping[int, float], step_rate: float, cores: int) -> Ve
     if keeps_up:
         return Verdict(bottleneck="step", workers=workers, loader_rate=rate, step_rate=step_rate, cores=cores)
     gain = 0.0 if enough is None else (_rate_with(enough, curve) - rate) / (enough - workers)
-    return Verdict(bottleneck="loader", workers=workers, loader_rate=rate, step_rate=step_rate, cores=cores, needed=enough, gain=gain)
+    return Verdict(
+        bottleneck="loader",
+        workers=workers,
+        loader_rate=rate,
+        step_rate=step_rate,
+        cores=cores,
+        needed=enough,
+        gain=gain,
+    )
 
 
 def readable(number: float) -> str:

@@ -1,7 +1,8 @@
 """Detection data on disk: COCO 2017 and VOC07+12 in their published layouts, and what may be wrong with a copy.
 
     coco      annotations/instances_{train,val}2017.json, {train,val}2017/*.jpg
-    voc0712   VOC2007 and VOC2012, each with ImageSets/Main/*.txt, Annotations/*.xml and JPEGImages/*.jpg: trained on both
+    voc0712   VOC2007 and VOC2012, each with ImageSets/Main/*.txt, Annotations/*.xml and JPEGImages/*.jpg: trained on
+              both
               trainval lists, tested on VOC2007's test list
 
 A check names what would otherwise end a training after hours: missing annotations, boxes outside of their image, images
@@ -63,7 +64,9 @@ def class_names(data: Data) -> tuple[str, ...]:
 
 
 def check_whole(data: Data, root: Path, cache: Path, wait: Callable[[], None] | None = None) -> None:
-    """Raises BenchError with the first problems. A copy that was found whole is not read again while its lists stay as they are.
+    """Raises BenchError with the first problems.
+
+    A copy that was found whole is not read again while its lists stay as they are.
 
     With `wait` another process looks, and this one calls `wait` again and again until that has found the copy whole.
     """
@@ -84,7 +87,10 @@ def check_whole(data: Data, root: Path, cache: Path, wait: Callable[[], None] | 
 
 
 def numbers(root: Path, *, coco: bool) -> tuple[int, int]:
-    """Images that are listed for training and for testing; 0 where a list is missing or damaged, which the checks name."""
+    """Images that are listed for training and for testing.
+
+    0 where a list is missing or damaged, which the checks name.
+    """
     if coco:
         train, test = (len(_read_coco(root, split)[1]) for split in COCO_SPLITS)
         return train, test
@@ -94,7 +100,10 @@ def numbers(root: Path, *, coco: bool) -> tuple[int, int]:
 
 
 def check_coco(root: Path, *, decode: bool = True) -> list[str]:
-    """What is wrong with a copy of COCO 2017, one sentence each, [] when nothing is. `decode`: also open every image."""
+    """What is wrong with a copy of COCO 2017, one sentence each, [] when nothing is.
+
+    `decode`: also open every image.
+    """
     found: list[str] = []
     for split in COCO_SPLITS:
         problems, pictures = _read_coco(root, split)
@@ -122,7 +131,9 @@ def _read_coco(root: Path, split: str) -> tuple[list[str], list[Picture]]:
         images = {image["id"]: image for image in body["images"]}
         categories = {category["id"] for category in body["categories"]}
         annotations = body["annotations"]
-        pictures = [Picture(root / split / image["file_name"], (image["width"], image["height"])) for image in images.values()]
+        pictures = [
+            Picture(root / split / image["file_name"], (image["width"], image["height"])) for image in images.values()
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{file} cannot be read as COCO annotations ({type(error).__name__}: {error})."], []
     problems = list(_coco_problems(annotations, images, categories))
@@ -131,7 +142,9 @@ def _read_coco(root: Path, split: str) -> tuple[list[str], list[Picture]]:
     return problems, pictures
 
 
-def _coco_problems(annotations: Iterable[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], categories: set[int]) -> Iterator[str]:
+def _coco_problems(
+    annotations: Iterable[Mapping[str, Any]], images: Mapping[int, Mapping[str, Any]], categories: set[int]
+) -> Iterator[str]:
     for one in annotations:
         name = f"annotation {one.get('id')}"
         if one.get("image_id") not in images:
@@ -147,7 +160,9 @@ def _coco_problems(annotations: Iterable[Mapping[str, Any]], images: Mapping[int
             yield f"{name} has the box {box!r}, expected x, y, width, height."
             continue
         x, y, width, height = box
-        yield from _outside(name, (x, y, x + width, y + height), (image["width"], image["height"]), str(image["file_name"]))
+        yield from _outside(
+            name, (x, y, x + width, y + height), (image["width"], image["height"]), str(image["file_name"])
+        )
 
 
 def _read_voc(folder: Path, split: str, classes: Sequence[str]) -> tuple[list[str], list[Picture]]:
@@ -197,7 +212,10 @@ def _outside(name: str, box: tuple[float, float, float, float], size: tuple[int,
     inside = left >= -SLACK and top >= -SLACK and right <= width + SLACK and bottom <= height + SLACK
     if not (inside and right >= left and bottom >= top):
         corners = ", ".join(f"{value:g}" for value in box)
-        yield f"{name} has a box from left, top to right, bottom ({corners}) outside of {image}, which has {width} x {height} px."
+        yield (
+            f"{name} has a box from left, top to right, bottom ({corners}) outside of {image}, which has {width} x "
+            f"{height} px."
+        )
 
 
 def _images(pictures: Sequence[Picture], *, decode: bool) -> list[str]:

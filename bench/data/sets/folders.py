@@ -1,8 +1,9 @@
 """Data sets as their makers publish them: folders of images, lists of files, COCO-style JSON. All are `Files`.
 
-Opening one reads lists and folder listings, no image. Each loader raises BenchError for a tree that is not whole: a class
-without images, a list that names a missing file, an annotation of an unknown category. `val` is held out of the official
-training images, always the same; `test` holds the official validation or test images, whichever papers report on.
+Opening one reads lists and folder listings, no image. Each loader raises BenchError for a tree that is not whole: a
+class without images, a list that names a missing file, an annotation of an unknown category. `val` is held out of the
+official training images, always the same; `test` holds the official validation or test images, whichever papers report
+on.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ VOC_CLASSES = (
 )
 # fmt: on
 VOC_VALUES = {"1": 1, "-1": 0, "0": -1}  # of the lists: present, absent, present but difficult
-PLACES_IMAGES = ("data/vision/torralba/deeplearning/images256", "images256")  # as the archive unpacks, and without its path
+PLACES_IMAGES = (
+    "data/vision/torralba/deeplearning/images256",
+    "images256",
+)  # as the archive unpacks, and without its path
 CALTECH_TRAIN = 30  # images a class
 
 
@@ -41,7 +45,10 @@ def load_imagenet(site: Site, size: int) -> Mapping[Split, SplitData]:
 
 
 def load_places205(site: Site, size: int) -> Mapping[Split, SplitData]:
-    """The official lists (`trainvalsplit_places205/`, a path and a class number a line), or `train/<class>` and `val/<class>` folders."""
+    """The official lists in `trainvalsplit_places205/`, or `train/<class>` and `val/<class>` folders.
+
+    A list has a path and a class number a line.
+    """
     root = root_of("places205", site)
     return _places_lists(root) if (root / "trainvalsplit_places205").is_dir() else _image_folder(root)
 
@@ -83,14 +90,20 @@ def scan_folder(folder: Path, names: tuple[str, ...] | None = None) -> tuple[lis
 
     Raises BenchError when there is no class folder, a class is empty, or the classes are not those of `names`.
     """
-    classes = tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")) if folder.is_dir() else ()
+    classes = (
+        tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."))
+        if folder.is_dir()
+        else ()
+    )
     if not classes:
         loose = sum(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder)) if folder.is_dir() else 0
         hint = f" Its {loose:,} images lie side by side: sort them into class folders." if loose else ""
         raise BenchError(f"{folder} has no class folders: expected {folder.name}/<class>/<image>.{hint}")
     if names is not None and classes != names:
         odd = sorted(set(classes) ^ set(names))
-        raise BenchError(f"{folder} has other classes than the training folder: {len(odd)} differ, e.g. {', '.join(odd[:3])}.")
+        raise BenchError(
+            f"{folder} has other classes than the training folder: {len(odd)} differ, e.g. {', '.join(odd[:3])}."
+        )
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -111,7 +124,11 @@ def _image_folder(root: Path, test: str = "val", share: float = 0.01) -> Mapping
         kept, held = _random_hundredth(len(whole), "held out")
     else:
         kept, held = hold_out(whole.labels, max(1, int(share * len(whole))), root.name)
-    return {"train": whole.rows(kept), "val": whole.rows(held), "test": Files(Paths(test_paths), torch.tensor(test_labels), len(classes))}
+    return {
+        "train": whole.rows(kept),
+        "val": whole.rows(held),
+        "test": Files(Paths(test_paths), torch.tensor(test_labels), len(classes)),
+    }
 
 
 def _random_hundredth(count: int, purpose: str) -> tuple[Tensor, Tensor]:
@@ -125,11 +142,17 @@ def _random_hundredth(count: int, purpose: str) -> tuple[Tensor, Tensor]:
 def _places_lists(root: Path) -> Mapping[Split, SplitData]:
     images = next((root / folder for folder in PLACES_IMAGES if (root / folder).is_dir()), None)
     if images is None:
-        raise BenchError(f"{root} has the lists of Places205 but no images: expected {root / PLACES_IMAGES[0]} or {root / PLACES_IMAGES[1]}.")
+        raise BenchError(
+            f"{root} has the lists of Places205 but no images: expected {root / PLACES_IMAGES[0]} or "
+            f"{root / PLACES_IMAGES[1]}."
+        )
     train = _listed(root / "trainvalsplit_places205" / "train_places205.csv", images)
     test = _listed(root / "trainvalsplit_places205" / "val_places205.csv", images)
     if train.classes != test.classes:
-        raise BenchError(f"{root / 'trainvalsplit_places205'}: the training list has {train.classes} classes, the validation list {test.classes}.")
+        raise BenchError(
+            f"{root / 'trainvalsplit_places205'}: the training list has {train.classes} classes, the validation list "
+            f"{test.classes}."
+        )
     kept, held = _random_hundredth(len(train), "held out")
     return {"train": train.rows(kept), "val": train.rows(held), "test": test}
 
@@ -146,7 +169,10 @@ def _listed(file: Path, images: Path) -> Files:
     classes = max(labels) + 1
     empty = sorted(set(range(classes)) - set(labels))
     if empty:
-        raise BenchError(f"{file}: no image of class {empty[0]}" + (f" and {len(empty) - 1} more classes." if len(empty) > 1 else "."))
+        raise BenchError(
+            f"{file}: no image of class {empty[0]}"
+            + (f" and {len(empty) - 1} more classes." if len(empty) > 1 else ".")
+        )
     check_there(images, names, file)
     return Files(Paths(f"{images}/{name}" for name in names), torch.tensor(labels), classes)
 
@@ -157,7 +183,9 @@ def _inat(root: Path) -> Mapping[Split, SplitData]:
     test, others = _coco(root, root / "val2018.json")
     if known != others:
         odd = sorted(known ^ others)
-        raise BenchError(f"{root}: train2018.json and val2018.json have other categories: {len(odd)} differ, e.g. {odd[0]}.")
+        raise BenchError(
+            f"{root}: train2018.json and val2018.json have other categories: {len(odd)} differ, e.g. {odd[0]}."
+        )
     kept, held = _random_hundredth(len(train), "inat18")
     return {"train": train.rows(kept), "val": train.rows(held), "test": test}
 
@@ -171,16 +199,25 @@ def _coco(root: Path, file: Path) -> tuple[Files, set[int]]:
         found = {a["image_id"]: int(a["category_id"]) for a in body["annotations"]}
     except (ValueError, KeyError, TypeError, OSError) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-        raise BenchError(f"{file} {what}: expected the official JSON with images, annotations and categories.") from error
+        raise BenchError(
+            f"{file} {what}: expected the official JSON with images, annotations and categories."
+        ) from error
     bare = names.keys() ^ found.keys()
     if bare or not names:
-        raise BenchError(f"{file}: {len(bare)} images without an annotation or annotations without an image; {len(names)} images in all.")
+        raise BenchError(
+            f"{file}: {len(bare)} images without an annotation or annotations without an image; {len(names)} images "
+            "in all."
+        )
     labels = {category: label for label, category in enumerate(ids)}
     odd = set(found.values()) - labels.keys()
     if odd:
         raise BenchError(f"{file}: category {min(odd)} of an annotation is not among the {len(ids)} categories.")
     check_there(root, list(names.values()), file)
-    return Files(Paths(f"{root}/{name}" for name in names.values()), torch.tensor([labels[found[key]] for key in names]), len(ids)), set(ids)
+    return Files(
+        Paths(f"{root}/{name}" for name in names.values()),
+        torch.tensor([labels[found[key]] for key in names]),
+        len(ids),
+    ), set(ids)
 
 
 @lru_cache(maxsize=2)
@@ -196,20 +233,31 @@ def _voc_split(root: Path, split: str) -> Files:
         rows = [line.split() for line in read_lines(file)]
         for number, row in enumerate(rows, 1):
             if len(row) != 2 or row[1] not in VOC_VALUES:
-                raise BenchError(f"{file}, line {number}: expected an image and 1, 0 or -1, found {' '.join(row)[:80]!r}.")
+                raise BenchError(
+                    f"{file}, line {number}: expected an image and 1, 0 or -1, found {' '.join(row)[:80]!r}."
+                )
         images = [row[0] for row in rows]
         first = first or images
         if images != first:
-            raise BenchError(f"{file} lists other images than {VOC_CLASSES[0]}_{split}.txt: unpack the archives of VOC2007 anew.")
+            raise BenchError(
+                f"{file} lists other images than {VOC_CLASSES[0]}_{split}.txt: unpack the archives of VOC2007 anew."
+            )
         columns.append([VOC_VALUES[row[1]] for row in rows])
     names = [f"JPEGImages/{image}.jpg" for image in first]
     check_there(root, names, root / "ImageSets" / "Main" / f"{VOC_CLASSES[0]}_{split}.txt")
-    return Files(Paths(f"{root}/{name}" for name in names), torch.tensor(columns, dtype=torch.int8).T.contiguous(), len(VOC_CLASSES))
+    return Files(
+        Paths(f"{root}/{name}" for name in names),
+        torch.tensor(columns, dtype=torch.int8).T.contiguous(),
+        len(VOC_CLASSES),
+    )
 
 
 @lru_cache(maxsize=2)
 def _sun(root: Path) -> Mapping[Split, SplitData]:
-    listed = {part: [line.lstrip("/") for line in read_lines(root / "Partitions" / f"{part}_01.txt")] for part in ("Training", "Testing")}
+    listed = {
+        part: [line.lstrip("/") for line in read_lines(root / "Partitions" / f"{part}_01.txt")]
+        for part in ("Training", "Testing")
+    }
     classes = sorted({name.rpartition("/")[0] for name in listed["Training"]})
     numbers = {name: label for label, name in enumerate(classes)}
     made = {}
@@ -234,8 +282,13 @@ def _caltech(folder: Path) -> Mapping[Split, SplitData]:
     for label, name in enumerate(classes):
         members = (whole.labels == label).nonzero().squeeze(1)
         if len(members) <= CALTECH_TRAIN:
-            raise BenchError(f"{folder / name} holds {len(members)} images, expected more than {CALTECH_TRAIN}, which are taken for training.")
-        chosen[members[torch.randperm(len(members), generator=generator(0, "caltech101", label))[:CALTECH_TRAIN]]] = True
+            raise BenchError(
+                f"{folder / name} holds {len(members)} images, expected more than {CALTECH_TRAIN}, which are taken "
+                "for training."
+            )
+        chosen[members[torch.randperm(len(members), generator=generator(0, "caltech101", label))[:CALTECH_TRAIN]]] = (
+            True
+        )
     train = whole.rows(chosen.nonzero().squeeze(1))
     kept, held = hold_out(train.labels, len(train) // 10, "caltech101")
     return {"train": train.rows(kept), "val": train.rows(held), "test": whole.rows((~chosen).nonzero().squeeze(1))}
@@ -264,4 +317,7 @@ def check_there(base: Path, names: Sequence[str], source: Path) -> None:
         if file not in listings[folder]:
             missing.append(name)
     if missing:
-        raise BenchError(f"{source} names {len(missing)} of {len(names)} files that are not there, e.g. {base / missing[0]}: unpack the images anew.")
+        raise BenchError(
+            f"{source} names {len(missing)} of {len(names)} files that are not there, e.g. {base / missing[0]}: "
+            "unpack the images anew."
+        )

@@ -111,4 +111,6 @@ def parse_list(name: str, content: bytes, where: str) -> list[str]:
 
 def _counted(counts: Mapping[int, int]) -> str:
     """The three commonest, as "811 classes with 13"."""
-    return ", ".join(f"{classes} classes with {each}" for each, classes in sorted(counts.items(), key=lambda item: -item[1])[:3])
+    return ", ".join(
+        f"{classes} classes with {each}" for each, classes in sorted(counts.items(), key=lambda item: -item[1])[:3]
+    )

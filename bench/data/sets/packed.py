@@ -1,16 +1,16 @@
-"""Data sets of smaller images in a few large files: `bench data pack imagenet --size 256` makes the data set `imagenet-256`.
+"""Data sets of smaller images in a few large files: `bench data pack imagenet --size 256` makes `imagenet-256`.
 
-Every image whose shorter side is longer than the size is resized (bicubic with antialiasing) and encoded as JPEG of quality 90;
-others, and damaged ones, are stored as they are. That changes the data: small crops are enlarged from fewer pixels and every image is
-compressed twice. So it is a data set of its own name, which is in every job id, table and protocol that uses it. The splits
-are those of the source, in the same order.
+Every image whose shorter side is longer than the size is resized (bicubic with antialiasing) and encoded as JPEG of
+quality 90; others, and damaged ones, are stored as they are. That changes the data: small crops are enlarged from fewer
+pixels and every image is compressed twice. So it is a data set of its own name, which is in every job id, table and
+protocol that uses it. The splits are those of the source, in the same order.
 
     pack.json          what it is made of and how many images it holds; written last, so a pack without it is not whole
     train-0000.json    the images of a shard, their labels, and its settings; written after the shard
     train-0000.pack    the encoded images one after another
 
-An image is named SHARD/OFFSET-LENGTH-CRC32/NAME, like a file below the shard: bench/data/decoding.py reads it from a memory map and
-compares its checksum. So everything that works with `Files` works with a pack.
+An image is named SHARD/OFFSET-LENGTH-CRC32/NAME, like a file below the shard: bench/data/decoding.py reads it from a
+memory map and compares its checksum. So everything that works with `Files` works with a pack.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ def load_pack(name: str, site: Site, size: int) -> Mapping[Split, SplitData]:
 def _load(root: Path, name: str) -> Mapping[Split, SplitData]:
     again = "`bench data pack {} --size {}` makes what is missing anew".format(*PACKS[name])
     about = _described(root / "pack.json", again)
-    if (about.get("format"), about.get("source"), about.get("size"), about.get("quality")) != (FORMAT, *PACKS[name], QUALITY):
+    if (about.get("format"), about.get("source"), about.get("size"), about.get("quality")) != (
+        FORMAT,
+        *PACKS[name],
+        QUALITY,
+    ):
         raise BenchError(f"{root / 'pack.json'} describes another pack or another format of it than {name}: {again}.")
     shards, classes = about["shards"], about["classes"]
     assert isinstance(shards, dict)

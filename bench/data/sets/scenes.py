@@ -1,9 +1,10 @@
 """Scenes of real digits for detection: stand-ins for COCO 2017 and VOC07+12 in exactly their layouts, no download.
 
-A scene holds two to five digits of mnist5k at different sizes, some cut by the rim of the image, some half hidden behind
-another. The digits of a split are seen in that split alone. An object is the ink of a digit with one pixel around it; its
-mask is what is left to see of it, and its box is the box of that mask. What the scenes are not: ten classes instead of 80
-or 20, one object a kind of thing, an empty ground, 96 pixels. docs/detection.md has what was measured on them.
+A scene holds two to five digits of mnist5k at different sizes, some cut by the rim of the image, some half hidden
+behind another. The digits of a split are seen in that split alone. An object is the ink of a digit with one pixel
+around it; its mask is what is left to see of it, and its box is the box of that mask. What the scenes are not: ten
+classes instead of 80 or 20, one object a kind of thing, an empty ground, 96 pixels. docs/detection.md has what was
+measured on them.
 
     scenes_coco  annotations/instances_{train,val}2017.json with masks as run lengths, {train,val}2017/*.png
     scenes_voc   VOC2007 and VOC2012 with ImageSets/Main, Annotations/*.xml and JPEGImages/*.jpg
@@ -69,7 +70,11 @@ def draw_scenes(part: Part) -> tuple[Scene, ...]:
     rim = (digits.images.shape[-1] - TILE) // 2
     tiles, labels = digits.images[:, 0, rim:-rim, rim:-rim], digits.labels
     rng = generator(0, "scenes", part)
-    order = iter(torch.cat([torch.randperm(len(labels), generator=rng) for _ in range(1 + SCENES[part] * OBJECTS[1] // len(labels))]).tolist())
+    order = iter(
+        torch.cat(
+            [torch.randperm(len(labels), generator=rng) for _ in range(1 + SCENES[part] * OBJECTS[1] // len(labels))]
+        ).tolist()
+    )
     return tuple(_draw(tiles, labels, order, rng) for _ in range(SCENES[part]))
 
 
@@ -88,7 +93,9 @@ def _draw(tiles: Tensor, labels: Tensor, order: Iterator[int], rng: torch.Genera
             painted, mask = _placed(ink, whole, rng)
             area, inside = int(whole.sum()), int(mask.sum())
             left = [int((other & ~mask).sum()) for other in masks]
-            if inside >= LEAST_INSIDE * area and all(seen >= LEAST_SEEN * full for seen, full in zip(left, areas, strict=True)):
+            if inside >= LEAST_INSIDE * area and all(
+                seen >= LEAST_SEEN * full for seen, full in zip(left, areas, strict=True)
+            ):
                 masks = [other & ~mask for other in masks] + [mask]
                 areas.append(area)
                 classes.append(int(labels[row]))
@@ -184,20 +191,30 @@ def _write_coco(root: Path) -> None:
         categories = [{"id": number, "name": name} for number, name in enumerate(CLASSES, start=1)]
         file = root / "annotations" / f"instances_{split}.json"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}))
+        file.write_text(
+            json.dumps(
+                {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+            )
+        )
 
 
 def _write_voc(root: Path) -> None:
     train = draw_scenes("train")
     half = len(train) // 2
-    for year, split, scenes in (("2007", "trainval", train[:half]), ("2012", "trainval", train[half:]), ("2007", "test", draw_scenes("test"))):
+    for year, split, scenes in (
+        ("2007", "trainval", train[:half]),
+        ("2012", "trainval", train[half:]),
+        ("2007", "test", draw_scenes("test")),
+    ):
         folder = root / f"VOC{year}"
         for part in ("ImageSets/Main", "Annotations", "JPEGImages"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         names = [f"{split}_{number:06d}" for number in range(1, len(scenes) + 1)]
         (folder / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         for name, scene in zip(names, scenes, strict=True):
-            Image.fromarray(scene.image_HW.numpy()).convert("RGB").save(folder / "JPEGImages" / f"{name}.jpg", quality=95)
+            Image.fromarray(scene.image_HW.numpy()).convert("RGB").save(
+                folder / "JPEGImages" / f"{name}.jpg", quality=95
+            )
             Xml.ElementTree(_annotation(name, scene)).write(folder / "Annotations" / f"{name}.xml")
 
 
@@ -209,7 +226,15 @@ def _annotation(name: str, scene: Scene) -> Xml.Element:
     for index, label in enumerate(scene.labels):
         thing = Xml.SubElement(root, "object")
         left, top, right, bottom = scene.box(index)
-        _texts(thing, {"name": CLASSES[label], "pose": "Unspecified", "truncated": int(scene.cut[index]), "difficult": int(scene.seen[index] < HARD)})
+        _texts(
+            thing,
+            {
+                "name": CLASSES[label],
+                "pose": "Unspecified",
+                "truncated": int(scene.cut[index]),
+                "difficult": int(scene.seen[index] < HARD),
+            },
+        )
         _texts(Xml.SubElement(thing, "bndbox"), {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom})
     return root
 

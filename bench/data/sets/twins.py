@@ -1,8 +1,10 @@
 """Stand-ins, made of real digits, for the data sets that papers transfer to: no download, under two seconds each.
 
-    digits1797    for Places205: scikit-learn's 1,797 digits, another source and another pen, enlarged to the look of mnist5k
+    digits1797    for Places205: scikit-learn's 1,797 digits, another source and another pen, enlarged to the look of
+                  mnist5k
     digit_scenes  for VOC07: scenes of one to four digits with one label per class, and -1 where a digit is hard to read
-    digit_pairs   for iNat18: two-digit numbers, 100 classes, frequencies by Zipf's law in training and balanced otherwise
+    digit_pairs   for iNat18: two-digit numbers, 100 classes, frequencies by Zipf's law in training and balanced
+                  otherwise
 
 The last two are made of the digits of mnist5k, split by split: no digit is seen in two splits. What each of them is not
 is in docs/embedded_twins.md.
@@ -45,10 +47,15 @@ def digits1797() -> Mapping[Split, Arrays]:
     small = torch.from_numpy(np.asarray(pixels, dtype=np.float32)).view(-1, 1, 8, 8)
     targets = torch.from_numpy(np.asarray(labels, dtype=np.int64))
     if len(targets) != 1797 or int(targets.bincount(minlength=10).min()) != 174:
-        raise BenchError(f"scikit-learn's digits are {len(targets)}, expected 1,797 with at least 174 of each class: another version of the package?")
+        raise BenchError(
+            f"scikit-learn's digits are {len(targets)}, expected 1,797 with at least 174 of each class: another "
+            "version of the package?"
+        )
     whole = Arrays(_colour(enlarged(small / 16)), targets, 10)
     members = [_cycled((targets == c).nonzero().squeeze(1), 174, generator(0, "digits1797", c)) for c in range(10)]
-    return {split: whole.rows(torch.cat([rows[bound] for rows in members])) for split, bound in DIGITS_PER_CLASS.items()}
+    return {
+        split: whole.rows(torch.cat([rows[bound] for rows in members])) for split, bound in DIGITS_PER_CLASS.items()
+    }
 
 
 def load_digits1797(site: Site, size: int) -> Mapping[Split, SplitData]:
@@ -58,7 +65,7 @@ def load_digits1797(site: Site, size: int) -> Mapping[Split, SplitData]:
 
 
 def enlarged(small_N1HW: Tensor) -> Tensor:
-    """Gray digits (N, 1, 8, 8) in [0, 1] -> uint8 (N, 32, 32): ink of 20 px with its centre of mass in the middle, as mnist's."""
+    """Gray digits (N, 1, 8, 8) in [0, 1] -> uint8 (N, 32, 32): ink of 20 px, centred by mass, as mnist's."""
     count, _, height, width = small_N1HW.shape
     mass = small_N1HW.sum(dim=(1, 2, 3))
     x = (small_N1HW.sum(dim=(1, 2)) @ _middles(width)) / mass

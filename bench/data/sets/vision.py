@@ -1,6 +1,7 @@
 """Data sets that torchvision reads: small images as `Arrays`, photographs as `Files`.
 
-Where the data set has no validation part of its own, a tenth of the training images is held out as `val`, always the same.
+Where the data set has no validation part of its own, a tenth of the training images is held out as `val`, always the
+same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ def load_stl10(site: Site, size: int) -> Mapping[Split, SplitData]:
 
 
 def load_stl10_unlabelled(site: Site, size: int) -> Mapping[Split, SplitData]:
-    """The same `val` and `test`; `train` has the 100,000 unlabelled images after the labelled ones, with label -1. For pretraining."""
+    """The same `val` and `test`; `train` has the 100,000 unlabelled images after the labelled ones, with label -1.
+
+    For pretraining.
+    """
     check_size("stl10-unlabelled", size, 96)
     root = root_of("stl10-unlabelled", site)
     known = _stl10(root)
@@ -134,7 +138,11 @@ def _cifar(name: str, root: Path) -> Mapping[Split, SplitData]:
     held = len(labels) // 10
     train, val = order[held:].sort().values, order[:held].sort().values
     whole = Arrays(images, labels, classes)
-    return {"train": whole.rows(train), "val": whole.rows(val), "test": Arrays(*_read(name, lambda: part(False)), classes)}
+    return {
+        "train": whole.rows(train),
+        "val": whole.rows(val),
+        "test": Arrays(*_read(name, lambda: part(False)), classes),
+    }
 
 
 @lru_cache(maxsize=1)
@@ -162,4 +170,6 @@ def _read(name: str, work: Callable[[], T]) -> T:
     try:
         return work()
     except Exception as error:  # torchvision raises RuntimeError, and whatever a damaged list leads to
-        raise BenchError(f"data set {name!r} cannot be read by torchvision ({one_line(error)[:200]}): {entry(name).hint}.") from error
+        raise BenchError(
+            f"data set {name!r} cannot be read by torchvision ({one_line(error)[:200]}): {entry(name).hint}."
+        ) from error

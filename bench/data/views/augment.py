@@ -5,9 +5,10 @@ generator (so every device, rank and resumed run sees the same), `apply` compute
 follow torchvision's ColorJitter: brightness, contrast, saturation and hue in an order drawn per image, clipped to
 [0, 1] after each. Whole policies of operations are in policies.py.
 
-Photographs on disk are cut and resized by the loader's workers, as 8-bit images; `finish` does the rest on the device, with
-Pillow's rounding: each blend of its 8-bit images cuts off the fraction, which over a whole jitter makes a view 1.4
-levels of 255 darker. What `finish` computes for a batch, photo.py computes for one image on a CPU, and exact.py is Pillow itself.
+Photographs on disk are cut and resized by the loader's workers, as 8-bit images; `finish` does the rest on the device,
+with Pillow's rounding: each blend of its 8-bit images cuts off the fraction, which over a whole jitter makes a view 1.4
+levels of 255 darker. What `finish` computes for a batch, photo.py computes for one image on a CPU, and exact.py is
+Pillow itself.
 """
 
 from __future__ import annotations
@@ -55,7 +56,15 @@ class Draw:
 
     def images(self) -> list[OneDraw]:
         """The same as Python numbers, image by image; without the angle."""
-        columns = (self.area_BT, self.ratio_BT, self.corner_B2, self.flip_B, self.jitter_B, self.order_B4, self.factor_B4)
+        columns = (
+            self.area_BT,
+            self.ratio_BT,
+            self.corner_B2,
+            self.flip_B,
+            self.jitter_B,
+            self.order_B4,
+            self.factor_B4,
+        )
         more = (self.gray_B, self.blur_B, self.sigma_B, self.solarize_B, self.policy_BP4)
         return [OneDraw(*values) for values in zip(*(column.tolist() for column in (*columns, *more)), strict=True)]
 
@@ -105,9 +114,11 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
     # Drawn in the order written here: the policy comes last, so that everything else is the same with one and without.
     factors = [uniform(max(0.0, 1 - x), 1 + x) for x in (spec.brightness, spec.contrast, spec.saturation)]
     return Draw(
-        area_BT=torch.rand(count, TRIES, generator=rng) * (spec.crop_scale[1] - spec.crop_scale[0]) + spec.crop_scale[0],
+        area_BT=torch.rand(count, TRIES, generator=rng) * (spec.crop_scale[1] - spec.crop_scale[0])
+        + spec.crop_scale[0],
         ratio_BT=torch.exp(
-            torch.rand(count, TRIES, generator=rng) * math.log(spec.crop_ratio[1] / spec.crop_ratio[0]) + math.log(spec.crop_ratio[0])
+            torch.rand(count, TRIES, generator=rng) * math.log(spec.crop_ratio[1] / spec.crop_ratio[0])
+            + math.log(spec.crop_ratio[0])
         ),
         corner_B2=torch.rand(count, 2, generator=rng),
         angle_B=uniform(-spec.rotation, spec.rotation) * (math.pi / 180),
@@ -124,7 +135,7 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
 
 
 def apply(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
-    """uint8 images (B, 3, H, W), or (B, 1, H, W) of gray ones -> float views (B, 3, size, size) in [0, 1], on the images' device."""
+    """uint8 images (B, 3, H, W), or gray (B, 1, H, W) -> float views (B, 3, size, size) in [0, 1], on their device."""
     return _colour(crop(images_BCHW, spec, drawn), spec, drawn, eight_bit=False)
 
 
@@ -147,9 +158,12 @@ def crop(images_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     )
     # As affine_grid, which copies its coordinates for every image; all x lie before all y, as grid_sample reads them.
     grid = (sent(theta, device) @ _coordinates(spec.size, device)).view(-1, 2, spec.size, spec.size).permute(0, 2, 3, 1)
-    # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark rims.
+    # A turned view has black corners; without a turn the rim repeats the last pixel, or enlarged crops would have dark
+    # rims.
     padding = "zeros" if spec.rotation else "border"
-    views = F.grid_sample(images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    views = F.grid_sample(
+        images_BCHW.float().div_(255), grid, mode="bilinear", padding_mode=padding, align_corners=False
+    )
     return views.expand(-1, 3, -1, -1).contiguous()
 
 
@@ -167,7 +181,10 @@ def finish(crops_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
 
 
 def colour(views_BCHW: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool = False) -> Tensor:
-    """The policy, jitter, gray, blur and solarize on float views in [0, 1]; `eight_bit`: the jitter as of 8-bit images."""
+    """The policy, jitter, gray, blur and solarize on float views in [0, 1].
+
+    `eight_bit`: the jitter as of 8-bit images.
+    """
     return _colour(views_BCHW.clone(), spec, drawn, eight_bit=eight_bit)
 
 
@@ -208,21 +225,25 @@ def gaussian_blur(views_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
 
 
 def adjust_hue(views_BCHW: Tensor, turn_B: Tensor, out: Tensor | None = None) -> Tensor:
-    """Turn the hue by a share of the colour circle per image, through HSV as PIL and torchvision do; `out` may be the views themselves."""
+    """Turn the hue by a share of the colour circle per image, through HSV as PIL and torchvision do.
+
+    `out` may be the views themselves.
+    """
     red, green, blue = views_BCHW.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     safe = chroma.clamp_min(1e-12)
-    # The sixth of the circle is counted from the largest channel, the first of them in a tie. On a CPU `where` takes twenty times
-    # as long as `lerp`, which selects exactly where its weight is 0 or 1.
+    # The sixth of the circle is counted from the largest channel, the first of them in a tie. On a CPU `where` takes
+    # twenty times as long as `lerp`, which selects exactly where its weight is 0 or 1.
     chosen = torch.empty_like(value)
     hue = (red - green).div_(safe).add_(4)
     hue.lerp_((blue - red).div_(safe).add_(2), torch.eq(value, green, out=chosen))
     hue.lerp_((green - blue).div_(safe), torch.eq(value, red, out=chosen))
     hue.div_(6).add_(turn_B.to(views_BCHW.device)[:, None, None])
     hue.sub_(hue.floor()).mul_(6)
-    # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6 and n = 5, 3, 1. The share is 1 around
-    # n + hue = 8 for red and 0 around 5 for the others; taken as distances from there, the remainder is not needed.
+    # Each channel is value - chroma * clamp(min(k, 4 - k), 0, 1) with k = (n + hue) mod 6 and n = 5, 3, 1. The share is
+    # 1 around n + hue = 8 for red and 0 around 5 for the others; taken as distances from there, the remainder is not
+    # needed.
     out = torch.empty_like(views_BCHW) if out is None else out
     for channel, n in enumerate((5, 3, 1)):
         share = hue + n
@@ -250,14 +271,19 @@ def _jitter(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> No
     for turn_N, move_N, factor_N4 in zip(turn_TN, move_TN, factor_TN4, strict=False):
         jittered = jittered.index_select(0, move_N)
         counts = turn_N.bincount(minlength=4).tolist()
-        for operation, (part, factor_B4) in enumerate(zip(torch.split(jittered, counts), torch.split(factor_N4, counts), strict=True)):
+        for operation, (part, factor_B4) in enumerate(
+            zip(torch.split(jittered, counts), torch.split(factor_N4, counts), strict=True)
+        ):
             if len(part):
                 _adjust(part, operation, factor_B4[:, operation], eight_bit=eight_bit)
     views.index_copy_(0, move_TN[-1], jittered.div_(255) if eight_bit else jittered)
 
 
 def _adjust(views: Tensor, operation: int, factor_B: Tensor, *, eight_bit: bool) -> None:
-    """One operation in place. `eight_bit`: on levels from 0 to 255, as Pillow: whole numbers, cut off after a blend and rounded after hue."""
+    """One operation in place.
+
+    `eight_bit`: on levels from 0 to 255, as Pillow: whole numbers, cut off after a blend and rounded after hue.
+    """
     factor = factor_B[:, None, None, None]
     if operation == 0:
         views.mul_(factor)
@@ -266,7 +292,9 @@ def _adjust(views: Tensor, operation: int, factor_B: Tensor, *, eight_bit: bool)
     else:
         gray = _luma(views)
         if operation == 1:
-            gray.copy_(gray.mean(dim=(2, 3), keepdim=True))  # a plane, because a lerp from one number an image takes five times as long
+            gray.copy_(
+                gray.mean(dim=(2, 3), keepdim=True)
+            )  # a plane, because a lerp from one number an image takes five times as long
         if eight_bit:
             gray.add_(0.5).floor_()
         torch.lerp(gray.expand_as(views), views, factor, out=views)
@@ -306,12 +334,17 @@ def boxes(spec: Augment, drawn: Draw, aspect_B: Tensor) -> Tensor:
 
 
 def pixel_box(spec: Augment, row: OneDraw, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of an image's crop in whole pixels, digit for digit as torchvision's RandomResizedCrop."""
+    """Top, left, height and width of an image's crop in whole pixels, exactly as torchvision's RandomResizedCrop."""
     for area, ratio in zip(row.areas, row.ratios, strict=True):
         w, h = round(math.sqrt(area * height * width * ratio)), round(math.sqrt(area * height * width / ratio))
         if 0 < w <= width and 0 < h <= height:
             # A float32 just below 1 must not lie outside.
-            return min(int(row.corner[0] * (height - h + 1)), height - h), min(int(row.corner[1] * (width - w + 1)), width - w), h, w
+            return (
+                min(int(row.corner[0] * (height - h + 1)), height - h),
+                min(int(row.corner[1] * (width - w + 1)), width - w),
+                h,
+                w,
+            )
     low, high = spec.crop_ratio
     h, w = height, width
     if width / height < low:

@@ -1,8 +1,9 @@
-"""A view of one photograph by Pillow through torchvision's functions, as the papers' PyTorch code makes it: `Augment(exact=True)`.
+"""A view of one photograph by Pillow through torchvision, as the papers' PyTorch code makes it: `Augment(exact=True)`.
 
-For whoever wants torchvision's digits: the same drawn parameters as the fast way, every operation on 8-bit Pillow images in the
-order RandomResizedCrop, flip, (policy,) ColorJitter, grayscale, blur, solarize. The blur is Pillow's GaussianBlur with the drawn
-sigma as its radius, as Barlow Twins, VICReg, TWIST and MoCo v2 have it. Slow: a view costs about 3 ms of a core.
+For whoever wants torchvision's digits: the same drawn parameters as the fast way, every operation on 8-bit Pillow
+images in the order RandomResizedCrop, flip, (policy,) ColorJitter, grayscale, blur, solarize. The blur is Pillow's
+GaussianBlur with the drawn sigma as its radius, as Barlow Twins, VICReg, TWIST and MoCo v2 have it. Slow: a view costs
+about 3 ms of a core.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def view(image_CHW: Tensor, spec: Augment, row: OneDraw) -> Tensor:
         picture = T.hflip(picture)
     if spec.policy != "none":  # torchvision's operations on 8-bit tensors
         drawn = torch.tensor(row.policy, dtype=torch.float64)[None]
-        picture = _picture((policies.apply(_pixels(picture)[None].float().div_(255), drawn)[0] * 255).round_().to(torch.uint8))
+        picture = _picture(
+            (policies.apply(_pixels(picture)[None].float().div_(255), drawn)[0] * 255).round_().to(torch.uint8)
+        )
     if row.jitter and augment.jitters(spec):
         operations = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, T.adjust_hue)
         active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)

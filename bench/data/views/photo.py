@@ -1,8 +1,9 @@
 """The colour operations of a view for one photograph on a CPU: what augment.finish does for a batch on a device.
 
-Per image, because a batch does not stay in a core's cache; in one piece of memory that every operation uses again, because what is fresh
-or has left the cache costs more than the arithmetic; hue on bytes and blur on 16-bit whole numbers, because more of them fit into an
-instruction. What goes in and comes out of each operation are levels from 0 to 255, whole ones as in Pillow's 8-bit images.
+Per image, because a batch does not stay in a core's cache; in one piece of memory that every operation uses again,
+because what is fresh or has left the cache costs more than the arithmetic; hue on bytes and blur on 16-bit whole
+numbers, because more of them fit into an instruction. What goes in and comes out of each operation are levels from 0 to
+255, whole ones as in Pillow's 8-bit images.
 """
 
 from __future__ import annotations
@@ -36,13 +37,18 @@ class Painter:
         self.reach = max(1, (size // 10) // 2)  # of a blur, as augment.gaussian_blur
         self.weights = np.array(GRAY_WEIGHTS, np.float32)
         self.memory = torch.empty(24 * pixels, dtype=torch.uint8)  # for one operation at a time
-        self.x, self.y = self.memory.view(torch.float32).view(2, 3, pixels)  # the view; `y` is changed for it after a product
+        self.x, self.y = self.memory.view(torch.float32).view(
+            2, 3, pixels
+        )  # the view; `y` is changed for it after a product
         self.planes = self.memory[: 5 * pixels].view(5, pixels).numpy()
         self.spare, self.chroma = np.empty((3, pixels), np.uint8), bytearray(pixels)
         self.windows: dict[int, tuple[_Windows, _Windows]] = {}
 
     def paint(self, crop_CHW: Tensor, spec: Augment, row: OneDraw, out_CHW: Tensor) -> None:
-        """uint8 crop (3, size, size), stored in any order -> the view, written to the contiguous uint8 `out_CHW`, which may be the crop."""
+        """uint8 crop (3, size, size), stored in any order -> the view, written to `out_CHW`.
+
+        `out_CHW` is contiguous uint8, and may be the crop.
+        """
         out = out_CHW.numpy()
         if out_CHW is not crop_CHW:
             np.copyto(out, crop_CHW.numpy())
@@ -62,7 +68,11 @@ class Painter:
             np.bitwise_xor(out, np.negative(chosen, out=chosen), out=out)  # with 255 it is 255 - level
 
     def _jitter(self, out: NDArray[np.uint8], spec: Augment, row: OneDraw) -> None:
-        """In place. The view is in `view`, or in `x` after an operation on 32-bit numbers; going back to bytes cuts off the fraction."""
+        """In place.
+
+        The view is in `view`, or in `x` after an operation on 32-bit numbers; going back to bytes cuts off the
+        fraction.
+        """
         active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
         view, spare, in_x = out, self.spare, False
         for operation in row.order:
@@ -111,11 +121,12 @@ class Painter:
     def _hue(self, view: NDArray[np.uint8], turn: float, out: NDArray[np.uint8]) -> None:
         """Turn the hue by a share of the circle, without an angle, a division or a branch; exact but for one rounding.
 
-        With the largest channel M, the least m and the chroma c = M - m, a sixth of the circle is c levels, and a turn by t <= c / 2 of them
-        takes a channel x to clamp(x - y + clamp(y, m + t, M - t), m, M), y being the next channel: x moves while y is near one of the ends.
-        (Turning back, y is the channel before.) Half the circle takes x to M + m - x and thirds exchange channels, so that sixths cost
-        nothing and at most half of one is left. Written such that bytes hold it, where only sums that come back leave 0 to 255: with
-        k = c - t, low = max(y, M - t) - k and high = min(y, m + t) + k it is clamp(x, low, high) + M + m - low - high.
+        With the largest channel M, the least m and the chroma c = M - m, a sixth of the circle is c levels, and a turn
+        by t <= c / 2 of them takes a channel x to clamp(x - y + clamp(y, m + t, M - t), m, M), y being the next
+        channel: x moves while y is near one of the ends. (Turning back, y is the channel before.) Half the circle takes
+        x to M + m - x and thirds exchange channels, so that sixths cost nothing and at most half of one is left.
+        Written such that bytes hold it, where only sums that come back leave 0 to 255: with k = c - t, low = max(y, M -
+        t) - k and high = min(y, m + t) + k it is clamp(x, low, high) + M + m - low - high.
         """
         sixths = round(6 * turn)
         rest = 6 * turn - sixths
@@ -144,7 +155,10 @@ class Painter:
                 np.add(np.subtract(new, low, out=new), both, out=new)
 
     def _blur(self, out: NDArray[np.uint8], sigma: float) -> None:
-        """Gaussian blur of uint8 (3, size, size) in place: columns, then rows, with weights in 256ths and rounded after each."""
+        """Gaussian blur of uint8 (3, size, size) in place: columns, then rows.
+
+        Weights are in 256ths; levels are rounded after each.
+        """
         size, weights = self.size, blur_weights(sigma, self.reach)
         reach = len(weights) - 1
         if reach == 0:
@@ -160,7 +174,7 @@ class Painter:
 
 
 class _Windows:
-    """A view of 16-bit numbers with a rim along one dimension, its shifts by 0 to 2 * `reach` of it, and their sums, all in given memory.
+    """A view in 16 bits with a rim along one dimension, its shifts by 0 to 2 * `reach` and their sums, in given memory.
 
     Kept, because making the shifts takes as long as adding one of them.
     """
@@ -180,7 +194,10 @@ class _Windows:
         ]
 
     def weigh(self, weights: list[int]) -> NDArray[np.uint16]:
-        """256 times the weighted mean and a half: below 2^16. By torch, which multiplies and adds in one pass, modulo 2^16."""
+        """256 times the weighted mean and a half: below 2^16.
+
+        By torch, which multiplies and adds in one pass, modulo 2^16.
+        """
         for rim, reflected in self.rims:
             np.copyto(rim, reflected)
         self.sums.fill_(128)
@@ -195,7 +212,10 @@ def _rounded_shares(share: float) -> bytes:
 
 
 def blur_weights(sigma: float, reach: int) -> list[int]:
-    """Weights of the pixel itself and of those 1, 2, ... away, in 256ths; they sum to 256. Ends before the first zero."""
+    """Weights of the pixel itself and of those 1, 2, ... away, in 256ths; they sum to 256.
+
+    Ends before the first zero.
+    """
     weights = [math.exp(-(distance**2) / (2 * sigma**2)) for distance in range(reach + 1)]
     total = weights[0] + 2 * sum(weights[1:])
     side = [weight for weight in (round(256 * weight / total) for weight in weights[1:]) if weight]

@@ -2,13 +2,14 @@
 
 autoaugment   the ImageNet policy in the appendix of arXiv:1805.09501: one of 25 pairs of operations an image, each
               operation with its own probability and one of ten levels. Pairs stand twice where the paper repeats them.
-randaugment   arXiv:1909.13719 as FNC runs it (google-research/fnc, data_util.py): 2 operations of magnitude 7 of 10. The
-              operations are those of that code, not of the paper: 16 of them, no Identity, but Invert, Cutout and SolarizeAdd,
-              and each acts with a probability that is itself drawn from (0.2, 0.8), so half the time. That code has it
-              between jitter and grayscale; here every policy comes before the jitter.
+randaugment   arXiv:1909.13719 as FNC runs it (google-research/fnc, data_util.py): 2 operations of magnitude 7 of 10.
+              The
+              operations are those of that code, not of the paper: 16 of them, no Identity, but Invert, Cutout and
+              SolarizeAdd, and each acts with a probability that is itself drawn from (0.2, 0.8), so half the time. That
+              code has it between jitter and grayscale; here every policy comes before the jitter.
 
-Operations work on 8-bit images, as in the papers' code, and are torchvision's with nearest-neighbour resampling. What
-a turned or moved image leaves empty becomes gray (128), as in the released code. Distances are shares of the side, which
+Operations work on 8-bit images, as in the papers' code, and are torchvision's with nearest-neighbour resampling. What a
+turned or moved image leaves empty becomes gray (128), as in the released code. Distances are shares of the side, which
 at 224 px are the published pixels.
 """
 
@@ -122,7 +123,9 @@ def amount_of(operation: str, level: int) -> float:
 
 
 def draw(policy: str, count: int, rng: torch.Generator) -> Tensor:
-    """What happens to `count` images in P places (B, P, 4), drawn on the CPU; without a policy nothing is drawn and P is 0.
+    """What happens to `count` images in P places (B, P, 4), drawn on the CPU.
+
+    Without a policy nothing is drawn and P is 0.
 
     The four are the index into OPERATIONS, the amount in the operation's own unit, and the row and column of Cutout's
     centre as shares of the side.
@@ -130,18 +133,28 @@ def draw(policy: str, count: int, rng: torch.Generator) -> Tensor:
     if policy == "none":
         return torch.empty(count, 0, 4, dtype=torch.float64)
     if policy == "autoaugment":
-        table = [[(name, chance, amount_of(name, level), name in _GEOMETRY | _FACTORS) for name, chance, level in pair] for pair in AUTOAUGMENT]
-        row_BP = torch.randint(len(table), (count, 1), generator=rng).expand(-1, PLACES)  # both places follow one sub-policy
+        table = [
+            [(name, chance, amount_of(name, level), name in _GEOMETRY | _FACTORS) for name, chance, level in pair]
+            for pair in AUTOAUGMENT
+        ]
+        row_BP = torch.randint(len(table), (count, 1), generator=rng).expand(
+            -1, PLACES
+        )  # both places follow one sub-policy
     else:
         table = [[(name, ACTS, amount, signed)] * PLACES for name, amount, signed in RANDAUGMENT]
         row_BP = torch.randint(len(table), (count, PLACES), generator=rng)
-    columns = [[(OPERATIONS.index(name), chance, amount, signed, name in _FACTORS) for name, chance, amount, signed in row] for row in table]
+    columns = [
+        [(OPERATIONS.index(name), chance, amount, signed, name in _FACTORS) for name, chance, amount, signed in row]
+        for row in table
+    ]
     choice_BP5 = torch.tensor(columns, dtype=torch.float64)[row_BP, torch.arange(PLACES)]
     operation_BP, chance_BP, amount_BP, signed_BP, factor_BP = choice_BP5.unbind(2)
     acts_BP = torch.rand(count, PLACES, generator=rng) < chance_BP
     turned_BP = (torch.rand(count, PLACES, generator=rng) < 0.5) & signed_BP.bool()
     centre_BP2 = torch.rand(count, PLACES, 2, generator=rng).double()
-    amount_BP = torch.where(turned_BP, 2 * factor_BP - amount_BP, amount_BP)  # a factor turns around 1, the rest around 0
+    amount_BP = torch.where(
+        turned_BP, 2 * factor_BP - amount_BP, amount_BP
+    )  # a factor turns around 1, the rest around 0
     return torch.cat([torch.stack([operation_BP, amount_BP], dim=2) * acts_BP[:, :, None], centre_BP2], dim=2)
 
 
@@ -171,20 +184,29 @@ def apply_one(images_BCHW: Tensor, operation: str, amount: float, centre_B2: Ten
     Amounts: tangent of the shear, share of the side, degrees, factor (1 changes nothing), bits kept, threshold of 255,
     added value of 255, side of the square as a share.
     """
-    from torchvision.transforms.v2 import functional as T  # imported when used: slow to import, and plans check views too
+    from torchvision.transforms.v2 import (
+        functional as T,
+    )  # imported when used: slow to import, and plans check views too
 
     if operation in _GEOMETRY:
         return _moved(images_BCHW, operation, amount)
     match operation:
         case "Brightness" | "Color" | "Contrast" | "Sharpness":
-            adjust = {"Brightness": T.adjust_brightness, "Color": T.adjust_saturation, "Contrast": T.adjust_contrast, "Sharpness": T.adjust_sharpness}
+            adjust = {
+                "Brightness": T.adjust_brightness,
+                "Color": T.adjust_saturation,
+                "Contrast": T.adjust_contrast,
+                "Sharpness": T.adjust_sharpness,
+            }
             result = adjust[operation](images_BCHW, amount)
         case "Posterize":
             result = T.posterize(images_BCHW, int(amount))
         case "Solarize":
             result = T.solarize(images_BCHW, amount)
         case "SolarizeAdd":
-            result = torch.where(images_BCHW < 128, (images_BCHW.int() + int(amount)).clamp_(0, 255).to(torch.uint8), images_BCHW)
+            result = torch.where(
+                images_BCHW < 128, (images_BCHW.int() + int(amount)).clamp_(0, 255).to(torch.uint8), images_BCHW
+            )
         case "AutoContrast":
             result = T.autocontrast(images_BCHW)
         case "Equalize":

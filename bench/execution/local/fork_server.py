@@ -1,8 +1,9 @@
-"""A process that has imported what workers need and forks one for each job, so that a job starts in milliseconds instead of seconds.
+"""A process that has imported what workers need and forks one a job, so that jobs start in milliseconds, not seconds.
 
-`python -m bench.execution.local.fork_server SOCKET`, started by bench/execution/local/forks.py. Each packet asks for a worker: its
-number and run folder, with the open files of its log and its slots. Answers: the number with the worker's process id,
-and later with its exit code. It ends when the driver is gone; its workers go on. Made for OMP_NUM_THREADS=1, with which it has no second thread.
+`python -m bench.execution.local.fork_server SOCKET`, started by bench/execution/local/forks.py. Each packet asks for a
+worker: its number and run folder, with the open files of its log and its slots. Answers: the number with the worker's
+process id, and later with its exit code. It ends when the driver is gone; its workers go on. Made for
+OMP_NUM_THREADS=1, with which it has no second thread.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ POLL_SECONDS = 0.05
 def preloading() -> Iterator[str]:
     """Import what jobs import, what all of them need first, and yield after each part.
 
-    The project's own modules only: a user's plug-in belongs to the jobs that name it. What cannot be imported is left to the
-    workers, which fail with it in their own logs.
+    The project's own modules only: a user's plug-in belongs to the jobs that name it. What cannot be imported is left
+    to the workers, which fail with it in their own logs.
     """
     commit()  # of the code that is imported now, for all the results that it makes
     own = (

@@ -19,7 +19,9 @@ from bench.execution.local.fork_server import PACKET
 
 
 class ForkServer:
-    """One fork server and its workers; it ends with this object. Linux only: elsewhere to fork after such imports is not safe.
+    """One fork server and its workers; it ends with this object.
+
+    Linux only: elsewhere to fork after such imports is not safe.
 
     `log`: an open file for what goes wrong before it can start workers.
     """

@@ -1,7 +1,7 @@
 """A queue over the CPU slots or GPUs of this machine: one process a job, one slot a process.
 
-Jobs of one rank and one thread on CPUs are forked from a process that has imported torch already; others are started from nothing,
-each with the GPUs, the rank and the threads that it has from the beginning.
+Jobs of one rank and one thread on CPUs are forked from a process that has imported torch already; others are started
+from nothing, each with the GPUs, the rank and the threads that it has from the beginning.
 
 A slot is a lock on a file of this machine (not of the shared file system). The driver takes it and hands the open file
 to the worker, so the slot is free exactly when the worker is gone, however it went, even if the driver was killed
@@ -67,7 +67,9 @@ class LocalExecutor:
         """Start the process that forks workers: its imports take as long as the caller's own."""
         resources = Resources(threads=self._site.threads)
         if self._forks(resources):
-            with Path(os.devnull).open("wb") as log:  # should it end, the first job starts another one, with its own log
+            with Path(os.devnull).open(
+                "wb"
+            ) as log:  # should it end, the first job starts another one, with its own log
                 self._living_server(self._environment(resources, []), log.fileno())
 
     def room(self, run: RunFolder) -> bool:
@@ -112,7 +114,9 @@ class LocalExecutor:
                 for process in self._workers[job].processes:
                     process.send_signal(signal.SIGTERM)
 
-    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> subprocess.Popen[bytes] | Forked:
+    def _start(
+        self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]
+    ) -> subprocess.Popen[bytes] | Forked:
         run.path.mkdir(parents=True, exist_ok=True)
         environment = self._environment(resources, list(held))
         if self._forks(resources):
@@ -220,5 +224,7 @@ def _gpus() -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
-    found = subprocess.run([tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False)
+    found = subprocess.run(
+        [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
+    )
     return found.stdout.split() if found.returncode == 0 else []

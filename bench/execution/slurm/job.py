@@ -4,7 +4,8 @@ Around bench.execution.worker it
 
 - finds its job in the submission (and its place in the array), and its rank through submitit's environment;
 - waits for another process that has the job, and says `blocked` when a parent has no result after all;
-- takes SIGTERM and SIGUSR2 (preemption, the end of the time limit) as "save and come back": the worker finishes its step
+- takes SIGTERM and SIGUSR2 (preemption, the end of the time limit) as "save and come back": the worker finishes its
+  step
   and saves, the first rank requeues the job. Slurm keeps the id, so what waits for it goes on waiting;
 - gives up when two time limits in a row passed without a new checkpoint: a third would not help.
 
@@ -85,7 +86,9 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
     begun = _stamp(run)
     code = STOPPED
     while not signals.asked.is_set():
-        if _held_by_another(run):  # another driver's worker, or this job's on a node that was given up: its heartbeat decides
+        if _held_by_another(
+            run
+        ):  # another driver's worker, or this job's on a node that was given up: its heartbeat decides
             time.sleep(POLL_SECONDS)
             continue
         from bench.execution import worker
@@ -104,7 +107,10 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
 
 
 def _other(run: RunFolder, slot: str, signals: Signals) -> int:
-    """Ranks other than the first start when the first has the job; stopped, they leave quietly, as the first requeues."""
+    """Ranks other than the first start when the first has the job.
+
+    Stopped, they leave quietly, as the first requeues.
+    """
     while not signals.asked.is_set():
         if run.result_file.exists():
             return DONE
@@ -120,12 +126,14 @@ def _other(run: RunFolder, slot: str, signals: Signals) -> int:
 
 
 def _come_back(run: RunFolder, number: str, begun: int) -> int:
-    """Requeue the stopped job, unless that is in vain or Slurm is ending it anyway (scancel, or a requeue of its own)."""
+    """Requeue the stopped job, unless that is in vain or Slurm ends it anyway (scancel, or a requeue of its own)."""
     while True:
         try:
             # Slurm looks only every half minute and may signal that much early: a generous guess costs nothing, as it
             # takes two stops without a checkpoint to count.
-            now, elapsed, limit = state.call(["squeue", "--noheader", f"--jobs={number}", "--format=%T|%M|%l"]).strip().split("|")
+            now, elapsed, limit = (
+                state.call(["squeue", "--noheader", f"--jobs={number}", "--format=%T|%M|%l"]).strip().split("|")
+            )
             break
         except (BenchError, ValueError) as error:  # slurmctld is down: no limit ends the job meanwhile
             print(f"cannot ask Slurm for this job: {one_line(error)}", flush=True)
@@ -135,16 +143,25 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
         return STOPPED
     margin = 60 + int(os.environ.get("BENCH_SIGNAL_SECONDS", "120"))
     if state.seconds_of(elapsed) >= state.seconds_of(limit) - margin and _in_vain(run, begun):
-        message = f"{IN_VAIN} time limits of {limit} in a row passed without progress: raise `time` (or `signal`) under [slurm]."
+        message = (
+            f"{IN_VAIN} time limits of {limit} in a row passed without progress: raise `time` (or `signal`) "
+            "under [slurm]."
+        )
         run.fail("error", message)
         print(f"failed: {message}", flush=True)
         return FAILED
     print("requeueing", flush=True)  # before it happens: afterwards there may be no time
     for _ in range(100):
         try:
-            found = subprocess.run(["scontrol", "requeue", number], capture_output=True, text=True, timeout=60, check=False)
+            found = subprocess.run(
+                ["scontrol", "requeue", number], capture_output=True, text=True, timeout=60, check=False
+            )
         except FileNotFoundError:
-            print("there is no scontrol on this node, so the job cannot requeue itself; the same `bench run` goes on with it", flush=True)
+            print(
+                "there is no scontrol on this node, so the job cannot requeue itself; the same `bench run` goes on "
+                "with it",
+                flush=True,
+            )
             return STOPPED
         except subprocess.TimeoutExpired:
             continue

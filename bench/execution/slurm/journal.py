@@ -4,9 +4,9 @@ runs/slurm/<token>/submission.json   the jobs of one sbatch call; `slurm_id` is 
 runs/slurm/<token>/submission.sh     the script, and beside it what workers print before they can write to their log
 runs/slurm/lock                      held by whoever submits, and by its sbatch, so that nothing is submitted twice
 
-The token is the end of the job's name in Slurm, so a submission whose driver died before it could write the answer down is
-found again with squeue or sacct. A job's state is matched by id AND token: an id that a new cluster gives out again is not
-taken for ours. Folders whose jobs are all done are removed.
+The token is the end of the job's name in Slurm, so a submission whose driver died before it could write the answer down
+is found again with squeue or sacct. A job's state is matched by id AND token: an id that a new cluster gives out again
+is not taken for ours. Folders whose jobs are all done are removed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ class Journal:
 
     @contextmanager
     def lock(self) -> Iterator[int]:
-        """One driver submits at a time. Yields the open file, which sbatch inherits: a killed driver's sbatch still holds it."""
+        """One driver submits at a time.
+
+        Yields the open file, which sbatch inherits: a killed driver's sbatch still holds it.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             try:
@@ -70,7 +73,9 @@ class Journal:
     def open(self, name: str, jobs: Sequence[str]) -> Submission:
         """Write down what is about to be submitted."""
         token = uuid.uuid4().hex[:12]
-        made = Submission(token=token, name=f"{name}{MARK}{token}", jobs=tuple(jobs), submitted=time.time(), user=state.user())
+        made = Submission(
+            token=token, name=f"{name}{MARK}{token}", jobs=tuple(jobs), submitted=time.time(), user=state.user()
+        )
         self.write(made)
         return made
 
@@ -83,7 +88,10 @@ class Journal:
         return self.folder / submission.token
 
     def read(self) -> list[Submission]:
-        """All of them, oldest first; damaged records are left out (their jobs then look as if never submitted by us)."""
+        """All of them, oldest first.
+
+        Damaged records are left out (their jobs then look as if never submitted by us).
+        """
         found = []
         for path in self.folder.glob("*/submission.json"):
             try:
@@ -123,7 +131,10 @@ class QueueView:
         return {row.id: row for row in self.rows}
 
     def row(self, job: str) -> QueueRow | None:
-        """None when the job was never submitted. State "GONE": Slurm does not know it any more; "UNKNOWN": it did not answer."""
+        """None when the job was never submitted.
+
+        State "GONE": Slurm does not know it any more; "UNKNOWN": it did not answer.
+        """
         if job not in self._newest:
             return None
         submission, number = self._newest[job]
@@ -170,7 +181,9 @@ def adopt(journal: Journal, view: QueueView) -> QueueView:
             continue
         found.append(replace(submission, slurm_id=row.id.partition("_")[0]))
         journal.write(found[-1])
-        print(f"found again: Slurm job {found[-1].slurm_id}, submitted by a `bench run` that was interrupted", flush=True)
+        print(
+            f"found again: Slurm job {found[-1].slurm_id}, submitted by a `bench run` that was interrupted", flush=True
+        )
     return replace(view, submissions=tuple(found))
 
 

@@ -1,7 +1,7 @@
 """The [notify] command of bench.toml, run once when all jobs of a submission are over.
 
-As the last, tiny Slurm job of a submission (`python -m bench.execution.slurm.notify SUBMISSION_FOLDER`), so that it comes
-whoever watches. The command is a line of shell; it finds
+As the last, tiny Slurm job of a submission (`python -m bench.execution.slurm.notify SUBMISSION_FOLDER`), so that it
+comes whoever watches. The command is a line of shell; it finds
 
     BENCH_MESSAGE   "simclr_table6@smoke: 5 done, 1 failed"
     BENCH_FAILED    how many are not done
@@ -32,9 +32,16 @@ def main(folder: str) -> int:
         return 0
     jobs = (Path(folder) / "jobs").read_text().split()
     counts = Counter(runs[job].state() for job in jobs)
-    message = f"{', '.join(submission.titles) or 'jobs'}: {', '.join(f'{counts[state]} {state}' for state in State if counts[state])}"
+    message = (
+        f"{', '.join(submission.titles) or 'jobs'}: "
+        f"{', '.join(f'{counts[state]} {state}' for state in State if counts[state])}"
+    )
     print(message, flush=True)
-    variables = {"BENCH_MESSAGE": message, "BENCH_FAILED": str(len(jobs) - counts[State.DONE]), "BENCH_RUNS": str(runs.root)}
+    variables = {
+        "BENCH_MESSAGE": message,
+        "BENCH_FAILED": str(len(jobs) - counts[State.DONE]),
+        "BENCH_RUNS": str(runs.root),
+    }
     return subprocess.run(["sh", "-c", find_site().notify], env=os.environ | variables, check=False).returncode
 
 

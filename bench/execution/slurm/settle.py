@@ -16,7 +16,8 @@ MOUNT_SECONDS = 5.0  # how late a file written on a node may show here, at least
 
 # What the user can do about each end that Slurm reports.
 _ENDS: Mapping[str, str] = {
-    "TIMEOUT": "its time limit ended it before it had saved its state; raise `signal` or `time` under [slurm] if that happens again",
+    "TIMEOUT": "its time limit ended it before it had saved its state; raise `signal` or `time` under [slurm] if "
+    "that happens again",
     "OUT_OF_MEMORY": "it took more memory than it asked for; raise `memory` under [slurm]",
     "NODE_FAIL": "its node failed and Slurm did not requeue it",
     "PREEMPTED": "it was preempted and Slurm did not requeue it",
@@ -75,11 +76,13 @@ def sentence(row: QueueRow, run: RunFolder) -> str:
     """How Slurm says that a job ended, and what to do."""
     where = f" on {row.node}" if row.node else ""
     resume = "; it goes on from its checkpoint" if run.checkpoint.exists() else ""
-    return f"Slurm job {row.id} ended{where} as {row.state}: {_ENDS.get(row.state, 'no result')}{resume}; log: {run.log}"
+    return (
+        f"Slurm job {row.id} ended{where} as {row.state}: {_ENDS.get(row.state, 'no result')}{resume}; log: {run.log}"
+    )
 
 
 def ended_for_sure(row: QueueRow | None, run: RunFolder, gone_since: dict[str, float]) -> bool:
-    """Whether a watched job is over: it has an end of its own, or it left the queue a while ago (shared file systems lag)."""
+    """Whether a watched job is over: it has its own end, or left the queue a while ago (shared file systems lag)."""
     if _has_ended(run):
         return True
     if row is not None and (row.alive or row.state == "UNKNOWN"):
@@ -89,7 +92,7 @@ def ended_for_sure(row: QueueRow | None, run: RunFolder, gone_since: dict[str, f
 
 
 def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, str]:
-    """One word a job: the run folder's, or where it says too little, Slurm's: queued, starting, ending, blocked, lost."""
+    """One word a job: the run folder's or, if it says too little, Slurm's: queued, starting, ending, blocked, lost."""
     words: dict[str, str] = {}
     for job in jobs:
         found, row = runs[job.id].state(), view.row(job.id)
@@ -99,9 +102,15 @@ def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, s
         if row.hopeless:
             words[job.id] = "blocked"
         elif row.alive:
-            words[job.id] = {"RUNNING": "starting", "CONFIGURING": "starting", "COMPLETING": "ending"}.get(row.state, "queued")
+            words[job.id] = {"RUNNING": "starting", "CONFIGURING": "starting", "COMPLETING": "ending"}.get(
+                row.state, "queued"
+            )
         else:
-            words[job.id] = "blocked" if any(words.get(need) in ("failed", "blocked", "cancelled", "lost") for need in job.needs) else "lost"
+            words[job.id] = (
+                "blocked"
+                if any(words.get(need) in ("failed", "blocked", "cancelled", "lost") for need in job.needs)
+                else "lost"
+            )
     return words
 
 
@@ -119,7 +128,11 @@ def note(job: Job, runs: Runs, row: QueueRow | None, word: str) -> str:
             return f"Slurm {row.id} on {row.node} for {row.elapsed}" if row.alive else ""
         case "blocked":
             lost = [need for need in job.needs if not runs[need].result_file.exists()]
-            return f"Slurm {row.id}: can never start, needs {', '.join(lost)}; `bench retry` when that can run" if lost else ""
+            return (
+                f"Slurm {row.id}: can never start, needs {', '.join(lost)}; `bench retry` when that can run"
+                if lost
+                else ""
+            )
         case "lost":
             return sentence(row, runs[job.id]) + "; `bench retry` or the same `bench run` submits it again"
     return ""
@@ -132,4 +145,6 @@ def _has_ended(run: RunFolder) -> bool:
 
 
 def _fate(run: RunFolder) -> str:
-    return {State.FAILED: "failed", State.CANCELLED: "was cancelled", State.STOPPED: "was stopped"}.get(run.state(), "did not finish")
+    return {State.FAILED: "failed", State.CANCELLED: "was cancelled", State.STOPPED: "was stopped"}.get(
+        run.state(), "did not finish"
+    )

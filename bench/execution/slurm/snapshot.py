@@ -1,7 +1,7 @@
-"""The code that queued jobs will run: a copy of the packages under runs/snapshots/<digest>, made when they are submitted.
+"""The code that queued jobs run: a copy of the packages under runs/snapshots/<digest>, made when they are submitted.
 
-So editing or updating the checkout does not change what is in the queue. Same code and commit, same folder. Plug-in folders
-are copied too.
+So editing or updating the checkout does not change what is in the queue. Same code and commit, same folder. Plug-in
+folders are copied too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What Slurm says: one squeue call for all jobs, and one sacct call for those that squeue has forgotten.
 
-submitit's own state reading is not used: it asks sacct alone (nothing without slurmdbd), takes NODE_FAIL of a requeued job
-for its end, and waits for pickles that a killed job never writes. Here Slurm's word is only one half; the run folders are
-the other, and a result there counts whatever Slurm says.
+submitit's own state reading is not used: it asks sacct alone (nothing without slurmdbd), takes NODE_FAIL of a requeued
+job for its end, and waits for pickles that a killed job never writes. Here Slurm's word is only one half; the run
+folders are the other, and a result there counts whatever Slurm says.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from bench.errors import BenchError, one_line
 
 TIMEOUT_SECONDS = 120.0  # squeue and scancel themselves try for about 10 s; a busy slurmctld takes longer
-# Everything else is the end of a job. A job that Slurm requeues is PENDING or COMPLETING in squeue, whatever sacct says of
-# the attempt before (NODE_FAIL, PREEMPTED), and squeue is asked first.
+# Everything else is the end of a job. A job that Slurm requeues is PENDING or COMPLETING in squeue, whatever sacct says
+# of the attempt before (NODE_FAIL, PREEMPTED), and squeue is asked first.
 ALIVE = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED"}
 ALIVE |= {"SPECIAL_EXIT", "RESIZING", "RESV_DEL_HOLD", "SIGNALING", "STAGE_OUT", "STOPPED"}
 NEVER = {"DependencyNeverSatisfied"}  # where kill-on-invalid-dep is not heeded, such a job stays in the queue for ever
@@ -52,31 +52,60 @@ def call(command: list[str], text: str = "") -> str:
     if shutil.which(command[0]) is None:
         raise BenchError(f"there is no {command[0]} here: run this on a login node of the cluster.")
     try:
-        found = subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+        found = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{command[0]} gave no answer in {TIMEOUT_SECONDS:.0f} s: is slurmctld up?") from error
     if found.returncode:
-        raise BenchError(f"{command[0]} failed: {' '.join((found.stderr or found.stdout).split())[-400:] or f'exit code {found.returncode}'}")
+        raise BenchError(
+            f"{command[0]} failed: "
+            f"{' '.join((found.stderr or found.stdout).split())[-400:] or f'exit code {found.returncode}'}"
+        )
     return found.stdout
 
 
 def queue(users: Iterable[str]) -> list[QueueRow]:
-    """All jobs of some users that slurmctld knows, finished ones too while it remembers them (MinJobAge). Raises BenchError."""
-    out = call(["squeue", "--noheader", "--array", "--states=all", f"--user={','.join(sorted(users))}", "--format=%i|%T|%M|%l|%r|%N|%j"])
+    """All jobs of some users that slurmctld knows, finished ones too while it remembers them (MinJobAge).
+
+    Raises BenchError.
+    """
+    out = call(
+        [
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states=all",
+            f"--user={','.join(sorted(users))}",
+            "--format=%i|%T|%M|%l|%r|%N|%j",
+        ]
+    )
     return [row for row in map(_queue_row, out.splitlines()) if row is not None]
 
 
 def history(users: Iterable[str], since: float) -> list[QueueRow]:
     """The same from accounting, for jobs that were there since a time; nothing on a cluster without slurmdbd."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - 60))
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--array", f"--starttime={start}", f"--user={','.join(sorted(users))}"]
+    command = [
+        "sacct",
+        "--noheader",
+        "--parsable2",
+        "--allocations",
+        "--array",
+        f"--starttime={start}",
+        f"--user={','.join(sorted(users))}",
+    ]
     try:
         out = call([*command, "--format=JobID,State,Elapsed,Timelimit,Reason,NodeList,JobName"])
     except BenchError as error:
-        print(f"accounting is left out: {one_line(error)}") if "disabled" not in str(error) and "no sacct" not in str(error) else None
+        print(f"accounting is left out: {one_line(error)}") if "disabled" not in str(error) and "no sacct" not in str(
+            error
+        ) else None
         return []
     rows = [row for row in map(_queue_row, out.splitlines()) if row is not None]
-    return [QueueRow(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows]  # "CANCELLED by 0"
+    return [
+        QueueRow(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows
+    ]  # "CANCELLED by 0"
 
 
 def user() -> str:

@@ -47,7 +47,9 @@ class Submitted:
     calls: int  # of sbatch
 
 
-def submit(jobs: Sequence[Job], runs: Runs, site: Site, prepare: Callable[[Collection[str]], None], titles: Sequence[str] = ()) -> Submitted:
+def submit(
+    jobs: Sequence[Job], runs: Runs, site: Site, prepare: Callable[[Collection[str]], None], titles: Sequence[str] = ()
+) -> Submitted:
     """Submit what is neither done nor in the queue, parents first; `jobs` in topological order.
 
     `prepare` gets the jobs that are in the queue already and readies the others' run folders; a job that it leaves
@@ -85,7 +87,8 @@ def submit(jobs: Sequence[Job], runs: Runs, site: Site, prepare: Callable[[Colle
             except BenchError as error:
                 there = sum(bool(ids[job.id]) for job in todo)
                 raise BenchError(
-                    f"{error} {there} of {len(todo)} jobs are submitted and stay so; the same command goes on with the others."
+                    f"{error} {there} of {len(todo)} jobs are submitted and stay so; the same command goes on with "
+                    "the others."
                 ) from error
             ids |= {job.id: made.id_of(number) for number, job in enumerate(group)}
             calls += 1
@@ -120,7 +123,10 @@ def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
 
 
 def _groups(todo: Sequence[Job], runs: Runs, site: Site) -> list[list[Job]]:
-    """Jobs that one sbatch call can take: the same kind, the same parents, not more than an array may have; parents first."""
+    """Jobs that one sbatch call can take: the same kind, the same parents, not more than an array may have.
+
+    Parents first.
+    """
     depth: dict[str, int] = {}
     groups: dict[tuple[int, str, tuple[str, ...]], list[Job]] = {}
     for job in todo:
@@ -143,27 +149,44 @@ def _parents(job: Job, ids: dict[str, str], runs: Runs) -> list[str]:
     return [ids[need] for need in job.needs if need in ids and not runs[need].result_file.exists()]
 
 
-def _sbatch(group: Sequence[Job], after: Sequence[str], journal: Journal, site: Site, snapshot: Snapshot, lock: int) -> Submission:
+def _sbatch(
+    group: Sequence[Job], after: Sequence[str], journal: Journal, site: Site, snapshot: Snapshot, lock: int
+) -> Submission:
     made = journal.open(_name([job.label for job in group], group[0].id.partition("-")[0]), [job.id for job in group])
     folder = journal.path(made)
     dependency = f"afterok:{':'.join(after)}" if after else None
-    text = script(folder, made, site.slurm.request(group[0].resources_as), site, snapshot, dependency=dependency, module=ENTRY)
+    text = script(
+        folder, made, site.slurm.request(group[0].resources_as), site, snapshot, dependency=dependency, module=ENTRY
+    )
     return _call_sbatch(text, journal, made, lock)
 
 
-def _submit_notify(sinks: list[str], jobs: list[str], journal: Journal, site: Site, snapshot: Snapshot, lock: int, titles: Sequence[str]) -> None:
+def _submit_notify(
+    sinks: list[str],
+    jobs: list[str],
+    journal: Journal,
+    site: Site,
+    snapshot: Snapshot,
+    lock: int,
+    titles: Sequence[str],
+) -> None:
     """A job of seconds that runs the notify command when everything that was just submitted is over, well or not."""
     made = replace(journal.open("bench-notify", ()), titles=tuple(titles))
     journal.write(made)
     write_atomic(journal.path(made) / "jobs", "\n".join(jobs) + "\n")
     evaluate = site.slurm.evaluate
     small = replace(evaluate, minutes=10, gpus=0, cpus=1, memory="1G" if evaluate.memory else "")
-    text = script(journal.path(made), made, small, site, snapshot, dependency=f"afterany:{':'.join(sinks)}", module=NOTIFY)
+    text = script(
+        journal.path(made), made, small, site, snapshot, dependency=f"afterany:{':'.join(sinks)}", module=NOTIFY
+    )
     _call_sbatch(text, journal, made, lock)
 
 
 def _call_sbatch(text: str, journal: Journal, made: Submission, lock: int) -> Submission:
-    """Call sbatch; the record of `made` is on disk before and completed after. Whether a failing sbatch submitted is found out later."""
+    """Call sbatch; the record of `made` is on disk before and completed after.
+
+    Whether a failing sbatch submitted is found out later.
+    """
     path = journal.path(made) / "submission.sh"
     write_atomic(path, text)
     try:
@@ -189,7 +212,16 @@ def _call_sbatch(text: str, journal: Journal, made: Submission, lock: int) -> Su
     return made
 
 
-def script(folder: Path, made: Submission, request: SlurmRequest, site: Site, snapshot: Snapshot, *, dependency: str | None, module: str) -> str:
+def script(
+    folder: Path,
+    made: Submission,
+    request: SlurmRequest,
+    site: Site,
+    snapshot: Snapshot,
+    *,
+    dependency: str | None,
+    module: str,
+) -> str:
     """The text of the sbatch script, by submitit."""
     import submitit
 
@@ -250,11 +282,15 @@ def _environment() -> dict[str, str]:
     ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     kept = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"}
     ours = ("SLURM", "SUBMITIT_", "PMI")
-    return {name: value for name, value in os.environ.items() if name in kept or not (name in ranks or name.startswith(ours))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not (name in ranks or name.startswith(ours))
+    }
 
 
 def _name(labels: Sequence[str], kind: str) -> str:
-    """What a human recognises in squeue: the job's label, or what an array's labels begin with and how many there are."""
+    """What one recognises in squeue: the job's label, or what an array's labels begin with and how many there are."""
     if len(labels) == 1:
         text = labels[0]
     else:

@@ -1,4 +1,7 @@
-"""`bench run --watch`: follow submitted jobs to their end. Nothing depends on it; Ctrl-C leaves the jobs in Slurm's hands."""
+"""`bench run --watch`: follow submitted jobs to their end.
+
+Nothing depends on it; Ctrl-C leaves the jobs in Slurm's hands.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +64,13 @@ def standing(jobs: Sequence[str], runs: Runs) -> Summary:
     failed = [job for job, state in states.items() if state is State.FAILED]
     blocked = [job for job in failed if runs[job].failure().kind == "blocked"]
     done = sum(state is State.DONE for state in states.values())
-    return Summary(done=done, already=done, failed=tuple(job for job in failed if job not in blocked), blocked=tuple(blocked), stopped=())
+    return Summary(
+        done=done,
+        already=done,
+        failed=tuple(job for job in failed if job not in blocked),
+        blocked=tuple(blocked),
+        stopped=(),
+    )
 
 
 def _ask(journal: Journal, before: QueueView, progress: Watcher) -> QueueView:

@@ -1,12 +1,12 @@
 #!/usr/bin/env -S python3 -SE
 """A cluster on paper, for tests of scale: sbatch, squeue, sacct, scancel, scontrol and srun are links to this file.
 
-sbatch and scancel append a line to $FAKE_SLURM/log. squeue reads it, works out from the clock what 1,000 nodes would have
-done by now (one job a node, first come first served, afterok edges), prints it, and leaves result.json in the run folders
-of jobs that have ended, as their workers would. Nothing else is kept, so nothing can be out of step.
+sbatch and scancel append a line to $FAKE_SLURM/log. squeue reads it, works out from the clock what 1,000 nodes would
+have done by now (one job a node, first come first served, afterok edges), prints it, and leaves result.json in the run
+folders of jobs that have ended, as their workers would. Nothing else is kept, so nothing can be out of step.
 
-$FAKE_SLURM/settings.json: nodes, seconds (of every job), refuse (jobs after which sbatch says no), fail (job ids that fail),
-history (what squeue has forgotten and sacct still knows: ids)
+$FAKE_SLURM/settings.json: nodes, seconds (of every job), refuse (jobs after which sbatch says no), fail (job ids that
+fail), history (what squeue has forgotten and sacct still knows: ids)
 """
 
 from __future__ import annotations
@@ -46,13 +46,17 @@ def sbatch(script: str) -> None:
     size = int(re.split("[-%]", options.get("array", "0-0"))[1]) + 1
     limit = settings()["refuse"]
     if limit is not None and sum(entry["size"] for entry in before) + size > limit:
-        sys.exit("sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
+        sys.exit(
+            "sbatch: error: QOSMaxSubmitJobPerUserLimit\nsbatch: error: Batch job submission failed: Job violates "
+            "accounting/QOS policy"
+        )
     number = before[-1]["id"] + 1 if before else 5000001
     after = re.sub(r"^after\w+:", "", options["dependency"]).split(":") if "dependency" in options else []
     kind = options.get("dependency", "").partition(":")[0]
     name = options["job-name"].strip("'")
-    append({"what": "sbatch", "id": number, "size": size, "array": "array" in options, "after": after, "kind": kind, "name": name,
-            "folder": str(Path(script).parent), "time": time.time(), "fail": settings()["fail"]})  # fmt: skip
+    append({"what": "sbatch", "id": number, "size": size, "array": "array" in options, "after": after, "kind": kind,
+            "name": name, "folder": str(Path(script).parent), "time": time.time(),
+            "fail": settings()["fail"]})  # fmt: skip
     print(number)
 
 
@@ -71,7 +75,11 @@ def history() -> tuple[list[tuple[str, str, str]], dict[str, Any]]:
         if entry["what"] == "sbatch":
             ids = [f"{entry['id']}_{n}" for n in range(entry["size"])] if entry["array"] else [str(entry["id"])]
             members[str(entry["id"])] = ids
-            names = json.loads((Path(entry["folder"]) / "submission.json").read_text())["jobs"] if Path(entry["folder"]).exists() else []
+            names = (
+                json.loads((Path(entry["folder"]) / "submission.json").read_text())["jobs"]
+                if Path(entry["folder"]).exists()
+                else []
+            )
             for place, i in enumerate(ids):
                 jobs[i] = (entry, names[place] if place < len(names) else "")
     free = [0.0] * rules["nodes"]
@@ -80,7 +88,9 @@ def history() -> tuple[list[tuple[str, str, str]], dict[str, Any]]:
     states: dict[str, str] = {}
     for i, (entry, name) in jobs.items():  # in the order of submission: parents first
         parents = [p for a in entry["after"] for p in members.get(a, [a])]
-        if i in cancelled or (entry["kind"] == "afterok" and any(states.get(p) in ("FAILED", "CANCELLED") for p in parents)):
+        if i in cancelled or (
+            entry["kind"] == "afterok" and any(states.get(p) in ("FAILED", "CANCELLED") for p in parents)
+        ):
             states[i], ends[i] = "CANCELLED", now
             continue
         ready = max([entry["time"], *(ends.get(p, 0.0) for p in parents)])
@@ -109,7 +119,9 @@ def history() -> tuple[list[tuple[str, str, str]], dict[str, Any]]:
                     "commit": "",
                     "versions": {},
                 }
-                (folder / "result.json").write_text(json.dumps({"format": 1, "job": name, "metrics": {}, "details": {}, "provenance": where}))
+                (folder / "result.json").write_text(
+                    json.dumps({"format": 1, "job": name, "metrics": {}, "details": {}, "provenance": where})
+                )
     return [(i, states[i], jobs[i][0]["name"]) for i in jobs], rules
 
 
