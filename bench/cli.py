@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.commands.data.cli import data_app
+from bench.commands.options import All, Columns, ExecutorName, Released, Rows, ScaleName, Seeds, Tables
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -25,28 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Tables = Annotated[
-    list[str] | None,
-    typer.Option("--table", "-t", help="Table to regenerate, e.g. simclr_table6. May be given several times."),
-]
-All = Annotated[bool, typer.Option("--all", help="All tables.")]
-ScaleName = Annotated[
-    str, typer.Option("--scale", "-s", help="embedded (two CPU cores, minutes), smoke, cifar or paper.")
-]
-Seeds = Annotated[
-    int, typer.Option("--seeds", help="Repeat every number with so many seeds; the table shows mean and sd.")
-]
-Rows = Annotated[
-    list[str] | None,
-    typer.Option("--rows", help="Only this row: its label, full name or method. May be given several times."),
-]
-Columns = Annotated[list[str] | None, typer.Option("--columns", help="Only this column. May be given several times.")]
-Released = Annotated[
-    bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")
-]
-ExecutorName = Annotated[
-    str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
-]
+app.add_typer(data_app, name="data")
 
 
 @app.command("list")
@@ -295,69 +276,6 @@ def report(
     from bench.commands import report as reporting
 
     reporting.report(_site(), out, serve, recorded=records)
-
-
-data_app = typer.Typer(
-    help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True
-)
-app.add_typer(data_app, name="data")
-DataName = Annotated[str, typer.Argument(help="A data set or a published list: see `bench data list`.")]
-
-
-@data_app.command("list")
-def data_list() -> None:
-    """Every data set and list: whether it is here, where, and what it is. Opens none of them."""
-    from bench.commands.data import check as checking
-
-    for line in checking.overview(_site()):
-        print(line)
-
-
-@data_app.command("check")
-def data_check(name: DataName) -> None:
-    """Count classes and images, compare with the known numbers, decode a sample; exit 1 when something is wrong."""
-    from bench.commands.data import check as checking
-
-    found = checking.check_data(name, _site())
-    for line in found.lines:
-        print(line)
-    for problem in found.problems:
-        print(f"problem: {problem}")
-    print(f"{name}: {'not ' if found.problems else ''}as it should be")
-    raise typer.Exit(1 if found.problems else 0)
-
-
-@data_app.command("fetch")
-def data_fetch(name: DataName) -> None:
-    """Download a data set torchvision can get, or a published list, to [data] of bench.toml or data/NAME beside it."""
-    from bench.commands.data import fetch
-
-    site = _site()
-    print(f"{name}: {fetch.fetch(name, site)}")
-
-
-@data_app.command("pack")
-def data_pack(
-    name: DataName,
-    size: Annotated[int, typer.Option("--size", help="Shorter side of the packed images in pixels.")] = 256,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE."
-        ),
-    ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
-) -> None:
-    """Make smaller images packed into large files, as the data set NAME-SIZE.
-
-    The same command goes on after a stop and mends damage.
-    """
-    from bench.data import packing
-
-    made = packing.pack(name, size, _site(), out=out, workers=workers)
-    print(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}")
-    if made.damaged:
-        print(f"{len(made.damaged)} images cannot be decoded and were stored as they are, e.g. {made.damaged[0]}")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """FNC: boosting contrastive learning with false negative cancellation (arXiv:2011.11765, WACV 2022).
 
 NT-Xent also repels images that show what the anchor shows. Such false negatives are searched for by their similarity to
-views of the anchor's image, then left out (elimination, equation 2) or attracted (equation 3); the equations are in
-methods/_false_negatives.py. The first two views are the main ones, the rest the support views.
+views of the anchor's image, then left out (elimination, equation 2) or attracted (equation 3). The first two views are
+the main ones, the rest the support views.
 The `paper` recipe is the released code (google-research/fnc), which made the headline numbers. Unlike the paper's text:
 - it has attraction only, and searches with ALL views of the image; the text with the support views;
 - multi-crop: every view is an anchor and a positive of the others; the 100-epoch studies are also without;

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from bench.contracts import Batch
 from bench.data.decoding import UnreadableImageError, read_image
 from bench.data.splits import Arrays, Files, SplitData
-from bench.data.views import augment, exact
+from bench.data.views import augment, draws, exact
 from bench.data.views.photo import painter
 from bench.data.views.to_device import sent
 from bench.errors import BenchError
@@ -215,7 +215,7 @@ class _Views:
             self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
         return self.places[self.turn]
 
-    def _paint(self, drawn: Sequence[Sequence[augment.OneDraw]], made: Sequence[Tensor]) -> None:
+    def _paint(self, drawn: Sequence[Sequence[draws.OneDraw]], made: Sequence[Tensor]) -> None:
         """After all are cut: what the painter works in stays in the core's cache then.
 
         Decoding an image would empty it.
@@ -257,9 +257,9 @@ def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: 
         yield Batch(views=finished, labels=sent(labels[indices], device), indices=indices, unreadable=tuple(unreadable))
 
 
-def _draw(view: Augment, plan: Plan, step: int, number: int) -> augment.Draw:
+def _draw(view: Augment, plan: Plan, step: int, number: int) -> draws.Draw:
     """The parameters of this rank's images for view `number` of a step."""
-    return augment.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
+    return draws.draw(view, plan.batch_size, generator(plan.seed, "augment", step, number)).rows(plan.rows)
 
 
 def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
@@ -267,7 +267,7 @@ def decode(split: Files, index: int, *, pillow: bool = False) -> Tensor:
     return read_image(split.paths[index], pillow=pillow)
 
 
-def _resized_box(image_CHW: Tensor, view: Augment, row: augment.OneDraw) -> Tensor:
+def _resized_box(image_CHW: Tensor, view: Augment, row: draws.OneDraw) -> Tensor:
     """Cut one drawn box and resize it, bicubic with antialiasing, on uint8.
 
     The result has the colours side by side: the fastest way.

@@ -15,8 +15,8 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
 from bench.data import loader
-from bench.data.views import augment
-from bench.data.views.augment import Draw
+from bench.data.views import augment, colour, draws
+from bench.data.views.draws import Draw
 from bench.errors import BenchError
 from bench.spec import Augment
 
@@ -44,7 +44,7 @@ def still(count: int, **changes: Tensor) -> Draw:
     """The draw that changes nothing, but for `changes`."""
     whole = Augment(size=12, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0.0, jitter=0.0)
     nothing = replace(
-        augment.draw(whole, count, rng()),
+        draws.draw(whole, count, rng()),
         corner_B2=torch.zeros(count, 2),
         order_B4=torch.arange(4).expand(count, 4),
         sigma_B=torch.ones(count),
@@ -58,7 +58,7 @@ def jittered(images: Tensor, operation: int, factors: list[float]) -> Tensor:
     table[:, operation] = torch.tensor(factors)
     spec = Augment(size=12, jitter=1.0, **{("brightness", "contrast", "saturation", "hue")[operation]: 0.4})  # type: ignore[arg-type]
     drawn = still(len(images), factor_B4=table, jitter_B=torch.ones(len(images), dtype=torch.bool))
-    return augment.colour(images, spec, drawn)
+    return colour.colour(images, spec, drawn)
 
 
 def blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
@@ -110,22 +110,22 @@ def test_hue_equals_colorsys_pixel_by_pixel_also_where_channels_tie(turn: float,
         hue, saturation, value = colorsys.rgb_to_hsv(*pixel)
         expected.append(colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value))
     image, turned = (torch.tensor(colours).T.reshape(1, 3, 20, 10) for colours in (pixels, expected))
-    found = augment.adjust_hue(image * scale, torch.tensor([turn]))
+    found = colour.adjust_hue(image * scale, torch.tensor([turn]))
     torch.testing.assert_close(found, turned * scale, rtol=0, atol=2e-6 * scale)
 
 
 def test_hue_can_be_turned_in_place() -> None:
     images, turns = COLOURS.clone(), torch.linspace(-0.5, 0.5, 6)
-    augment.adjust_hue(images, turns, out=images)
-    assert torch.equal(images, augment.adjust_hue(COLOURS, turns))
+    colour.adjust_hue(images, turns, out=images)
+    assert torch.equal(images, colour.adjust_hue(COLOURS, turns))
 
 
 def test_hue_leaves_gray_alone_and_turns_red_to_green() -> None:
     gray = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 3, 12, 12)
-    torch.testing.assert_close(augment.adjust_hue(gray, torch.full((6,), 0.3)), gray)
+    torch.testing.assert_close(colour.adjust_hue(gray, torch.full((6,), 0.3)), gray)
     red, green = torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
     red[:, 0], green[:, 1] = 1, 1
-    torch.testing.assert_close(augment.adjust_hue(red, torch.tensor([1 / 3])), green, rtol=0, atol=1e-5)
+    torch.testing.assert_close(colour.adjust_hue(red, torch.tensor([1 / 3])), green, rtol=0, atol=1e-5)
 
 
 def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -> None:
@@ -133,7 +133,7 @@ def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -
     orders = torch.stack([torch.randperm(4, generator=rng(seed)) for seed in range(6)])
     factors = torch.tensor([1.8, 1.7, 0.3, 0.2]).repeat(6, 1)  # bright enough that clipping matters
     spec = Augment(size=12, jitter=1.0, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
-    found = augment.colour(
+    found = colour.colour(
         COLOURS, spec, still(6, order_B4=orders, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool))
     )
     for image, order, view in zip(COLOURS, orders.tolist(), found, strict=True):
@@ -141,7 +141,7 @@ def test_jitter_follows_each_images_own_order_and_clips_after_each_operation() -
         for operation in order:
             expected = operations[operation](expected, float(factors[0, operation]))
         torch.testing.assert_close(view, expected, rtol=0, atol=5e-4)
-    late = augment.colour(COLOURS, spec, still(6, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool)))
+    late = colour.colour(COLOURS, spec, still(6, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool)))
     assert float((late - found).abs().max()) > 0.05  # so the order does matter here
 
 
@@ -166,7 +166,7 @@ def test_a_batch_of_all_orders_equals_its_images_with_one_operation_after_the_ot
     before = images.clone()
     spec = Augment(size=12, jitter=0.8, **{name: STRENGTHS[name] for name in asked})  # type: ignore[arg-type]
     drawn = still(48, order_B4=orders, factor_B4=factors, jitter_B=mask)
-    found = augment.colour(images, spec, drawn, eight_bit=eight_bit)
+    found = colour.colour(images, spec, drawn, eight_bit=eight_bit)
     assert torch.equal(images, before)
     for row, view in enumerate(found):
         expected, one = images[row : row + 1], drawn.rows(slice(row, row + 1))
@@ -174,14 +174,14 @@ def test_a_batch_of_all_orders_equals_its_images_with_one_operation_after_the_ot
             name = tuple(STRENGTHS)[operation]
             if mask[row] and name in asked:
                 single = Augment(size=12, jitter=1.0, **{name: STRENGTHS[name]})  # type: ignore[arg-type]
-                expected = augment.colour(expected, single, one, eight_bit=eight_bit)
+                expected = colour.colour(expected, single, one, eight_bit=eight_bit)
         assert torch.equal(view, expected[0]), (row, orders[row])
 
 
 def test_an_operation_that_is_not_asked_for_is_left_out_of_the_jitter() -> None:
     factors = torch.tensor([1.5, 0.2, 0.2, 0.3]).repeat(6, 1)
     drawn = still(6, factor_B4=factors, jitter_B=torch.ones(6, dtype=torch.bool))
-    found = augment.colour(COLOURS, Augment(size=12, jitter=1.0, brightness=0.5), drawn)
+    found = colour.colour(COLOURS, Augment(size=12, jitter=1.0, brightness=0.5), drawn)
     torch.testing.assert_close(found, (COLOURS * 1.5).clamp(max=1))
 
 
@@ -196,7 +196,7 @@ def test_a_chance_touches_the_drawn_images_and_no_other(name: str) -> None:
 
 
 def test_gray_equals_torchvision() -> None:
-    found = augment.colour(COLOURS, Augment(size=12, gray=1.0), still(6, gray_B=torch.ones(6, dtype=torch.bool)))
+    found = colour.colour(COLOURS, Augment(size=12, gray=1.0), still(6, gray_B=torch.ones(6, dtype=torch.bool)))
     torch.testing.assert_close(
         found, torch.stack([luma(image).expand(3, -1, -1) for image in COLOURS]), rtol=0, atol=1e-6
     )
@@ -208,7 +208,7 @@ def test_solarize_equals_torchvision(threshold: float) -> None:
     images = COLOURS.clone()
     images[0, 0, 0, 0] = threshold  # the threshold itself is inverted
     spec = Augment(size=12, solarize=1.0, solarize_threshold=threshold)
-    found = augment.colour(images, spec, still(6, solarize_B=torch.ones(6, dtype=torch.bool)))
+    found = colour.colour(images, spec, still(6, solarize_B=torch.ones(6, dtype=torch.bool)))
     torch.testing.assert_close(found, T.solarize(images, threshold))
 
 
@@ -216,7 +216,7 @@ def test_solarize_equals_torchvision(threshold: float) -> None:
 def test_blur_equals_torchvision_with_a_kernel_of_a_tenth_of_the_side(side: int, kernel: int) -> None:
     images = torch.rand(3, 3, side, side, generator=rng())
     sigmas = [0.1, 0.7, 2.0]
-    found = augment.colour(
+    found = colour.colour(
         images,
         Augment(size=side, blur=1.0),
         still(3, blur_B=torch.ones(3, dtype=torch.bool), sigma_B=torch.tensor(sigmas)),
@@ -231,7 +231,7 @@ def test_the_operations_come_in_the_order_of_the_fields() -> None:
     yes = torch.ones(6, dtype=torch.bool)
     factors = torch.tensor([1.4, 1.0, 1.0, 0.0]).repeat(6, 1)
     spec = Augment(size=12, jitter=1.0, brightness=0.4, gray=1.0, blur=1.0, solarize=1.0)
-    found = augment.colour(
+    found = colour.colour(
         COLOURS, spec, still(6, jitter_B=yes, factor_B4=factors, gray_B=yes, blur_B=yes, solarize_B=yes)
     )
     x = T.rgb_to_grayscale(T.adjust_brightness(COLOURS, 1.4), 3)
@@ -247,7 +247,7 @@ def boxed(top: float, left: float, height: float, width: float) -> dict[str, Ten
     """The draw of one given crop box, in shares of a square image."""
     room = torch.tensor([1 - height, 1 - width])
     corner = torch.where(room > 0, torch.tensor([top, left]) / room.clamp_min(1e-9), torch.zeros(2))
-    size = torch.ones(1, augment.TRIES)
+    size = torch.ones(1, draws.TRIES)
     return {"area_BT": size * height * width, "ratio_BT": size * width / height, "corner_B2": corner[None]}
 
 
@@ -267,7 +267,7 @@ def test_a_full_box_at_the_same_size_is_the_image_itself() -> None:
 @pytest.mark.parametrize("degrees", [0.0, 25.0])
 def test_a_crop_reads_where_affine_grid_says(degrees: float) -> None:
     spec = Augment(size=20, rotation=degrees)
-    drawn = augment.draw(spec, 6, rng())
+    drawn = draws.draw(spec, 6, rng())
     images = (COLOURS * 255).to(torch.uint8)
     top, left, height, width = augment.boxes(spec, drawn, torch.ones(6)).unbind(1)
     cos, sin, mirror = drawn.angle_B.cos(), drawn.angle_B.sin(), torch.where(drawn.flip_B, -1.0, 1.0)
@@ -330,7 +330,7 @@ def test_rotation_has_the_direction_and_amount_of_torchvisions(degrees: float, f
 def test_gray_images_cut_as_one_channel_give_the_same_views_bit_for_bit(turned: float) -> None:
     spec = replace(FULL, rotation=turned)
     gray = (torch.rand(9, 1, 16, 16, generator=rng(3)) * 255).to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
-    drawn = augment.draw(spec, 9, rng())
+    drawn = draws.draw(spec, 9, rng())
     one = loader.one_channel(gray)
     assert one.shape == (9, 1, 16, 16)
     assert torch.equal(augment.apply(one, spec, drawn), augment.apply(gray, spec, drawn))
@@ -355,7 +355,7 @@ ASPECTS = (0.4, 0.75, 1.0, 1.5, 3.0)
 @pytest.mark.parametrize("aspect", ASPECTS)
 def test_boxes_lie_inside_with_the_area_and_ratio_that_are_asked_for(aspect: float) -> None:
     spec = Augment(size=32, crop_scale=(0.08, 0.5))
-    drawn = augment.draw(spec, 2000, rng())
+    drawn = draws.draw(spec, 2000, rng())
     top, left, height, width = augment.boxes(spec, drawn, torch.full((2000,), aspect)).unbind(1)
     assert bool(((top >= 0) & (left >= 0) & (top + height <= 1 + 1e-6) & (left + width <= 1 + 1e-6)).all())
     ratio, area = width * aspect / height, height * width
@@ -373,7 +373,7 @@ def test_boxes_lie_inside_with_the_area_and_ratio_that_are_asked_for(aspect: flo
 def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     count, (tall, wide) = 3000, size
     spec = Augment(size=32)
-    found = augment.boxes(spec, augment.draw(spec, count, rng()), torch.full((count,), wide / tall))
+    found = augment.boxes(spec, draws.draw(spec, count, rng()), torch.full((count,), wide / tall))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         image = torch.empty(3, tall, wide)
@@ -389,8 +389,8 @@ def test_where_no_box_fits_the_largest_central_one_is_taken(aspect: float, heigh
     spec = Augment(size=32)
     never = still(
         1,
-        area_BT=torch.full((1, augment.TRIES), 1.0),
-        ratio_BT=torch.full((1, augment.TRIES), 4 / 3 if aspect <= 1 else 3 / 4),
+        area_BT=torch.full((1, draws.TRIES), 1.0),
+        ratio_BT=torch.full((1, draws.TRIES), 4 / 3 if aspect <= 1 else 3 / 4),
     )
     box = augment.boxes(spec, never, torch.tensor([aspect]))[0]
     torch.testing.assert_close(box, torch.tensor([(1 - height) / 2, (1 - width) / 2, height, width]))
@@ -412,8 +412,8 @@ def same(a: Draw, b: Draw) -> bool:
 
 
 def test_a_seed_gives_the_same_draw_and_another_seed_another() -> None:
-    assert same(augment.draw(FULL, 16, rng(3)), augment.draw(FULL, 16, rng(3)))
-    first, other = augment.draw(FULL, 16, rng(3)), augment.draw(FULL, 16, rng(4))
+    assert same(draws.draw(FULL, 16, rng(3)), draws.draw(FULL, 16, rng(3)))
+    first, other = draws.draw(FULL, 16, rng(3)), draws.draw(FULL, 16, rng(4))
     for name in (
         "area_BT",
         "ratio_BT",
@@ -431,12 +431,12 @@ def test_a_seed_gives_the_same_draw_and_another_seed_another() -> None:
 
 def test_a_draw_leaves_the_global_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    augment.draw(FULL, 16, rng())
+    draws.draw(FULL, 16, rng())
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_rows_are_the_rows_of_the_global_draw() -> None:
-    whole = augment.draw(FULL, 10, rng())
+    whole = draws.draw(FULL, 10, rng())
     part = whole.rows(slice(3, 7))
     for f in fields(Draw):
         assert torch.equal(getattr(part, f.name), getattr(whole, f.name)[3:7]), f.name
@@ -460,7 +460,7 @@ def test_draws_have_the_distributions_of_the_spec() -> None:
         blur=0.1,
         solarize=0.6,
     )
-    drawn = augment.draw(spec, count, rng())
+    drawn = draws.draw(spec, count, rng())
 
     def is_uniform(values: Tensor, low: float, high: float) -> bool:
         error = 5 * (high - low) / math.sqrt(12 * values.numel())
@@ -485,8 +485,8 @@ def test_draws_have_the_distributions_of_the_spec() -> None:
 
 
 def test_chances_of_zero_and_one_are_never_and_always() -> None:
-    always = augment.draw(replace(FULL, flip=1, jitter=1, gray=1, blur=1, solarize=1), 500, rng())
-    never = augment.draw(replace(FULL, flip=0, jitter=0, gray=0, blur=0, solarize=0), 500, rng())
+    always = draws.draw(replace(FULL, flip=1, jitter=1, gray=1, blur=1, solarize=1), 500, rng())
+    never = draws.draw(replace(FULL, flip=0, jitter=0, gray=0, blur=0, solarize=0), 500, rng())
     for name in ("flip", "jitter", "gray", "blur", "solarize"):
         assert bool(getattr(always, f"{name}_B").all())
         assert not bool(getattr(never, f"{name}_B").any())
@@ -495,7 +495,7 @@ def test_chances_of_zero_and_one_are_never_and_always() -> None:
 def test_views_are_floats_between_zero_and_one() -> None:
     images = (torch.rand(64, 3, 20, 20, generator=rng()) * 255).to(torch.uint8)
     strong = replace(FULL, size=32, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.5)
-    views = augment.apply(images, strong, augment.draw(strong, 64, rng(1)))
+    views = augment.apply(images, strong, draws.draw(strong, 64, rng(1)))
     assert (views.shape, views.dtype) == ((64, 3, 32, 32), torch.float32)
     assert float(views.min()) >= -1e-6
     assert float(views.max()) <= 1 + 1e-6

@@ -18,8 +18,8 @@ from bench.data import loader
 from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.splits import Files
-from bench.data.views import augment
-from bench.data.views.augment import OneDraw
+from bench.data.views import augment, draws
+from bench.data.views.draws import OneDraw
 from bench.identity import canonical, digest
 from bench.seeding import generator
 from bench.settings.site import Site
@@ -47,7 +47,7 @@ def split(here: Site, photographs: Path) -> Files:
     )
 
 
-def by_torchvision(path: Path, view: Augment, row: augment.OneDraw) -> Tensor:
+def by_torchvision(path: Path, view: Augment, row: draws.OneDraw) -> Tensor:
     with Image.open(path) as file:
         image = file.convert("RGB")
     top, left, height, width = augment.pixel_box(view, row, image.height, image.width)
@@ -73,7 +73,7 @@ def by_torchvision(path: Path, view: Augment, row: augment.OneDraw) -> Tensor:
 def test_views_are_torchvisions_digit_for_digit(split: Files, workers: int) -> None:
     plan = Plan(images=len(split), batch_size=len(split), seed=1)
     (batch,) = loader.train_batches(split, (VIEW,), plan, range(1), CPU, workers=workers)
-    drawn = augment.draw(VIEW, len(split), generator(plan.seed, "augment", 0, 0)).images()
+    drawn = draws.draw(VIEW, len(split), generator(plan.seed, "augment", 0, 0)).images()
     assert all(
         0 < sum(getattr(row, name) for row in drawn) < len(drawn)
         for name in ("flip", "jitter", "gray", "blur", "solarize")

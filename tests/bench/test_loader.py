@@ -18,7 +18,7 @@ from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.sets.folders import scan_folder
 from bench.data.splits import SPLITS, Arrays, Files, SplitData, labelled_subset
-from bench.data.views import augment
+from bench.data.views import augment, draws
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site
@@ -296,7 +296,7 @@ def test_files_are_cut_at_the_drawn_box_and_flipped(files_site: Site) -> None:
     plan = Plan(images=len(split), batch_size=12, seed=2)
     view = Augment(size=16, crop_scale=(0.3, 0.9), flip=0.5)
     (batch,) = read(split, plan, range(1), (view,))
-    drawn = augment.draw(view, 12, generator(plan.seed, "augment", 0, 0)).images()
+    drawn = draws.draw(view, 12, generator(plan.seed, "augment", 0, 0)).images()
     assert 0 < sum(row.flip for row in drawn) < 12
     for found, index, row in zip(batch.views[0], batch.indices.tolist(), drawn, strict=True):
         image = loader.decode(split, index)

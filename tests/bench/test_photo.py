@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as T
 
-from bench.data.views import augment, exact, photo
-from bench.data.views.augment import Draw
+from bench.data.views import augment, colour, draws, exact, photo
+from bench.data.views.draws import Draw
 from bench.spec import Augment
 
 SIZE = 224
@@ -55,7 +55,7 @@ def crops() -> Tensor:
 
 
 def drawn_for(view: Augment, seed: int = 0, **changes: Tensor) -> Draw:
-    return replace(augment.draw(view, 8, torch.Generator().manual_seed(seed)), **changes)
+    return replace(draws.draw(view, 8, torch.Generator().manual_seed(seed)), **changes)
 
 
 def pillow(crops: Tensor, view: Augment, drawn: Draw) -> Tensor:
@@ -125,8 +125,8 @@ def test_blur_is_near_pillows_and_nearer_to_the_true_one(way: Way, crops: Tensor
 def test_blur_on_a_cpu_reflects_at_the_rim_for_every_size(size: int) -> None:
     noise = (torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 255).to(torch.uint8)
     view = Augment(size=size, flip=0.0, jitter=0.0, blur=1.0)
-    drawn = replace(augment.draw(view, 1, torch.Generator().manual_seed(0)), sigma_B=torch.tensor([1.2]))
-    true = augment.gaussian_blur(noise.float(), drawn.sigma_B)
+    drawn = replace(draws.draw(view, 1, torch.Generator().manual_seed(0)), sigma_B=torch.tensor([1.2]))
+    true = colour.gaussian_blur(noise.float(), drawn.sigma_B)
     assert float((on_cpu(noise, view, drawn) - true).abs().max()) < 2.5
 
 
@@ -172,9 +172,9 @@ def test_a_turn_of_the_hue_on_a_cpu_is_the_true_one_rounded_once(crops: Tensor, 
     few = noise // 128 * 255  # corners of the colour cube: ties between channels
     images = torch.cat([crops[:2], noise, few])
     view = replace(PLAIN, jitter=1.0, hue=0.5)
-    drawn = augment.draw(view, len(images), torch.Generator().manual_seed(0))
+    drawn = draws.draw(view, len(images), torch.Generator().manual_seed(0))
     drawn.factor_B4[:, 3] = turn
-    true = augment.adjust_hue(images.double(), torch.full((len(images),), turn, dtype=torch.float64))
+    true = colour.adjust_hue(images.double(), torch.full((len(images),), turn, dtype=torch.float64))
     assert float((on_cpu(images, view, drawn) - true).abs().max()) < 0.501
 
 

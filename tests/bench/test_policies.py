@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as T
 from bench.data import loader
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays, SplitData
-from bench.data.views import augment, policies
+from bench.data.views import augment, draws, policies
 from bench.errors import BenchError
 from bench.identity import canonical
 from bench.planning.scales import SCALES
@@ -210,8 +210,8 @@ def test_randaugment_draws_two_independent_operations_that_act_half_the_time() -
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_changes_nothing_else_that_is_drawn(policy: str) -> None:
     plain = Augment(size=24, rotation=20.0, brightness=0.4, hue=0.1, gray=0.2, blur=0.5, solarize=0.2)
-    without, with_it = (augment.draw(spec, 32, rng(3)) for spec in (plain, replace(plain, policy=policy)))  # type: ignore[arg-type]
-    for f in fields(augment.Draw):
+    without, with_it = (draws.draw(spec, 32, rng(3)) for spec in (plain, replace(plain, policy=policy)))  # type: ignore[arg-type]
+    for f in fields(draws.Draw):
         if f.name != "policy_BP4":
             assert torch.equal(getattr(without, f.name), getattr(with_it, f.name)), f.name
     assert (without.policy_BP4.shape, with_it.policy_BP4.shape) == ((32, 0, 4), (32, 2, 4))
@@ -268,9 +268,9 @@ def test_the_policy_comes_after_the_flip_and_before_the_jitter() -> None:
         [[NAMES.index("ShearX"), 0.21, 0, 0], [NAMES.index("Solarize"), 179, 0, 0]], dtype=torch.float64
     ).expand(2, 2, 4)
     drawn = replace(
-        augment.draw(spec, 2, rng()),
-        area_BT=torch.ones(2, augment.TRIES),
-        ratio_BT=torch.ones(2, augment.TRIES),
+        draws.draw(spec, 2, rng()),
+        area_BT=torch.ones(2, draws.TRIES),
+        ratio_BT=torch.ones(2, draws.TRIES),
         flip_B=yes,
         jitter_B=yes,
         factor_B4=torch.tensor([0.5, 1, 1, 0]).expand(2, 4),
@@ -298,7 +298,7 @@ def test_images_in_memory_and_on_disk_take_the_same_path(policy: str, split: Spl
     without, with_it = (
         next(loader.train_batches(split, (v,), plan, range(1), CPU, workers=0)).views[0] for v in (plain, view)
     )
-    drawn = augment.draw(view, 16, generator(plan.seed, "augment", 0, 0))
+    drawn = draws.draw(view, 16, generator(plan.seed, "augment", 0, 0))
     assert torch.equal(with_it, policies.apply(without, drawn.policy_BP4))
     assert not torch.equal(with_it, without)
 

@@ -21,10 +21,10 @@ from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training import loop, methods
 from bench.training.ranks import Ranks
+from methods.parts.heads import BunchNorm
 from methods.twist import (
     RECIPES,
     VARIANTS,
-    BunchNorm,
     Config,
     Method,
     keep_share,

@@ -24,7 +24,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import transforms
 
 from bench.data.splits import Arrays
-from bench.data.views import augment
+from bench.data.views import augment, draws
 from bench.spec import Augment, Pretrain
 from bench.training.methods import build_method
 from methods.simclr import Config, nt_xent
@@ -104,7 +104,7 @@ def in_memory(split: Arrays, spec: Pretrain, steps: int, make: MakeView) -> Iter
 
 def bench_views(images: Tensor, view: Augment) -> Tensor:
     """Those of `bench`: every image's four colour operations in an order of its own, as torchvision's."""
-    return augment.apply(images, view, augment.draw(view, len(images), torch.default_generator))
+    return augment.apply(images, view, draws.draw(view, len(images), torch.default_generator))
 
 
 # Rows of the turn from RGB to one brightness and two colour axes (YIQ, as NTSC had it), on which a hue is an angle.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench.data.splits import Arrays, Split, SplitData, check_size
-from bench.data.views.augment import GRAY_WEIGHTS
+from bench.data.views.colour import GRAY_WEIGHTS
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from bench.data.views import augment, policies
-from bench.data.views.augment import OneDraw
+from bench.data.views import augment, colour, policies
+from bench.data.views.draws import OneDraw
 from bench.spec import Augment
 
 
@@ -31,7 +31,7 @@ def view(image_CHW: Tensor, spec: Augment, row: OneDraw) -> Tensor:
         picture = _picture(
             (policies.apply(_pixels(picture)[None].float().div_(255), drawn)[0] * 255).round_().to(torch.uint8)
         )
-    if row.jitter and augment.jitters(spec):
+    if row.jitter and colour.jitters(spec):
         operations = (T.adjust_brightness, T.adjust_contrast, T.adjust_saturation, T.adjust_hue)
         active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
         for operation in row.order:

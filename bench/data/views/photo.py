@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.views import augment, policies
-from bench.data.views.augment import GRAY_WEIGHTS, NUDGE, OneDraw
+from bench.data.views import colour, policies
+from bench.data.views.colour import GRAY_WEIGHTS, NUDGE
+from bench.data.views.draws import OneDraw
 from bench.spec import Augment
 
 HUE = 3  # its number among the operations of a jitter
@@ -34,7 +35,7 @@ class Painter:
 
     def __init__(self, size: int) -> None:
         self.size, pixels = size, size * size
-        self.reach = max(1, (size // 10) // 2)  # of a blur, as augment.gaussian_blur
+        self.reach = max(1, (size // 10) // 2)  # of a blur, as colour.gaussian_blur
         self.weights = np.array(GRAY_WEIGHTS, np.float32)
         self.memory = torch.empty(24 * pixels, dtype=torch.uint8)  # for one operation at a time
         self.x, self.y = self.memory.view(torch.float32).view(
@@ -57,7 +58,7 @@ class Painter:
         if spec.policy != "none":
             drawn = torch.tensor(row.policy, dtype=torch.float64)[None]
             out_CHW.copy_((policies.apply(out_CHW[None].float().div_(255), drawn)[0] * 255).round_())
-        if row.jitter and augment.jitters(spec):
+        if row.jitter and colour.jitters(spec):
             self._jitter(out.reshape(3, -1), spec, row)
         if row.gray and spec.gray:
             self._gray(out.reshape(3, -1))

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Tables = Annotated[
+    list[str] | None,
+    typer.Option("--table", "-t", help="Table to regenerate, e.g. simclr_table6. May be given several times."),
+]
+All = Annotated[bool, typer.Option("--all", help="All tables.")]
+ScaleName = Annotated[
+    str, typer.Option("--scale", "-s", help="embedded (two CPU cores, minutes), smoke, cifar or paper.")
+]
+Seeds = Annotated[
+    int, typer.Option("--seeds", help="Repeat every number with so many seeds; the table shows mean and sd.")
+]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option("--rows", help="Only this row: its label, full name or method. May be given several times."),
+]
+Columns = Annotated[list[str] | None, typer.Option("--columns", help="Only this column. May be given several times.")]
+Released = Annotated[
+    bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
+]
