@@ -55,11 +55,11 @@ def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory |
 
 
 def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory) -> None:
-    linked = link(views, read_records(views, runs, memory))
+    related = link(views, read_records(views, runs, memory))
     (folder / MARKER).write_text("made by bench report; replaced as a whole by the next one\n", encoding="utf-8")
     (folder / "style.css").write_text(render.style_sheet(), encoding="utf-8")
     (folder / "script.js").write_text(render.script(), encoding="utf-8")
-    (folder / "index.html").write_text(index_page(views, linked), encoding="utf-8")
+    (folder / "index.html").write_text(index_page(views, related), encoding="utf-8")
     (folder / "matrix.html").write_text(matrix_page(views), encoding="utf-8")
     if cited := bibtex.entries([view.table for view in views]):
         (folder / "papers.bib").write_text(cited, encoding="utf-8")
@@ -67,35 +67,35 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
         siblings = [other for other in views if other.table.id == view.table.id and other.scale != view.scale]
         write_outputs(view, folder, durable=False)
         page = folder / view.scale / f"{view.table.id}.html"
-        made_from = (view, *linked.of_view(view), tuple(other.scale for other in siblings))
+        made_from = (view, *related.of_view(view), tuple(other.scale for other in siblings))
         page.write_text(
-            memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, linked, siblings)),
+            memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, related, siblings)),
             encoding="utf-8",
         )
     (folder / "jobs").mkdir()
-    for job, record in linked.records.items():
+    for job, job_view in related.job_views.items():
         uses = tuple(
             (view.table.id, view.table.number, view.table.paper, view.scale, view.caveat, cells)
-            for view, cells in linked.uses(job)
+            for view, cells in related.uses(job)
         )
-        made_from = (record, linked.records.get(record.parent), *linked.children.get(job, ()), uses)
+        made_from = (job_view, related.job_views.get(job_view.parent), *related.children.get(job, ()), uses)
         (folder / "jobs" / f"{job}.html").write_text(
-            memory.page(job, made_from, partial(job_page, record, linked)), encoding="utf-8"
+            memory.page(job, made_from, partial(job_page, job_view, related)), encoding="utf-8"
         )
 
 
 def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobView]:
     """The jobs of all cells, each followed by the pretraining behind it; jobs without a run folder are left out."""
     memory = memory or Memory()
-    records: dict[str, JobView] = {}
+    job_views: dict[str, JobView] = {}
     waiting = deque(job for view in views for cell in view.cells.values() for job in cell.jobs)
     while waiting:
         job = waiting.popleft()
-        record = None if job in records else memory.record(runs[job])
-        if record is not None:
-            records[job] = record
-            waiting.extend([record.parent] if record.parent else [])
-    return records
+        job_view = None if job in job_views else memory.job_view(runs[job])
+        if job_view is not None:
+            job_views[job] = job_view
+            waiting.extend([job_view.parent] if job_view.parent else [])
+    return job_views
 
 
 def _swap(fresh: Path, target: Path) -> None:

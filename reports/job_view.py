@@ -62,9 +62,9 @@ class JobView:
         )
 
 
-def details_of(record: JobView | None) -> Mapping[str, Json]:
+def details_of(job_view: JobView | None) -> Mapping[str, Json]:
     """What its evaluation left beside the metrics; nothing without a result."""
-    details = record.result.details if record is not None and record.result is not None else {}
+    details = job_view.result.details if job_view is not None and job_view.result is not None else {}
     return details if isinstance(details, Mapping) else {}
 
 

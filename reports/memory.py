@@ -17,7 +17,7 @@ class Memory:
         self._records: dict[str, tuple[object, JobView | None]] = {}
         self._pages: dict[str, tuple[tuple[object, ...], str]] = {}
 
-    def record(self, run: RunFolder) -> JobView | None:
+    def job_view(self, run: RunFolder) -> JobView | None:
         """The record of a run folder, read again when a file of it has changed."""
         now = _signature(run)
         before = self._records.get(run.job_id)

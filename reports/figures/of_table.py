@@ -13,7 +13,7 @@ from reports.job_view import JobView, details_of
 from results.table import Row
 from results.view import TableView
 
-Records = Mapping[str, JobView]
+JobViews = Mapping[str, JobView]
 COLLAPSE = (
     "embedding_std",
     "effective_rank",
@@ -41,7 +41,7 @@ def published_and_measured(view: TableView) -> list[PageFigure]:
     return _drawn(found)
 
 
-def singular_values(view: TableView, records: Records) -> list[PageFigure]:
+def singular_values(view: TableView, job_views: JobViews) -> list[PageFigure]:
     """What evaluations left of singular values, each row's first finished seed.
 
     A spectrum that several rows have (the embedding's, say) is one figure with a line for each row; those that only one
@@ -49,12 +49,12 @@ def singular_values(view: TableView, records: Records) -> list[PageFigure]:
     """
     found: dict[tuple[str, str], dict[str, list[float]]] = {}  # (protocol, label) -> row -> values
     dynamics: dict[str, tuple[str, Mapping[str, Json]]] = {}
-    for row, protocol, record in _first_seeds(view, records):
-        details = details_of(record)
+    for row, protocol, job_view in _first_seeds(view, job_views):
+        details = details_of(job_view)
         for label, values in spectra.spectra_of(details):
             found.setdefault((protocol, label), {})[row.name] = values
         if "dynamics" in details:
-            dynamics.setdefault(record.id, (row.name, details))
+            dynamics.setdefault(job_view.id, (row.name, details))
     groups: dict[tuple[str, str], list[tuple[str, list[float]]]] = {}  # (protocol, what the figure is of) -> its lines
     for (protocol, label), rows in found.items():
         if len(rows) > 1:
@@ -81,13 +81,13 @@ def singular_values(view: TableView, records: Records) -> list[PageFigure]:
     return _drawn(plots)
 
 
-def probe_curves(view: TableView, records: Records) -> list[PageFigure]:
+def probe_curves(view: TableView, job_views: JobViews) -> list[PageFigure]:
     """Accuracy over the epochs of each protocol that measured it, a line a row."""
     found: dict[str, dict[str, tuple[str, list[tuple[float, float]]]]] = {}  # protocol -> job -> (row, points)
-    for row, protocol, record in _first_seeds(view, records):
-        points = curves.probe_of(details_of(record))
+    for row, protocol, job_view in _first_seeds(view, job_views):
+        points = curves.probe_of(details_of(job_view))
         if len(points) > 1:
-            found.setdefault(protocol, {}).setdefault(record.id, (row.name, points))
+            found.setdefault(protocol, {}).setdefault(job_view.id, (row.name, points))
     return _drawn(
         PageFigure(
             svg=Markup(
@@ -103,12 +103,12 @@ def probe_curves(view: TableView, records: Records) -> list[PageFigure]:
     )
 
 
-def sweeps(view: TableView, records: Records) -> list[PageFigure]:
+def sweeps(view: TableView, job_views: JobViews) -> list[PageFigure]:
     """The learning-rate sweep of each protocol that has one, a line a row."""
     found: dict[str, dict[str, tuple[str, Mapping[str, Json]]]] = {}
-    for row, protocol, record in _first_seeds(view, records):
-        if "sweep" in details_of(record):
-            found.setdefault(protocol, {}).setdefault(record.id, (row.name, details_of(record)))
+    for row, protocol, job_view in _first_seeds(view, job_views):
+        if "sweep" in details_of(job_view):
+            found.setdefault(protocol, {}).setdefault(job_view.id, (row.name, details_of(job_view)))
     return _drawn(
         PageFigure(
             svg=Markup(
@@ -123,7 +123,7 @@ def sweeps(view: TableView, records: Records) -> list[PageFigure]:
     )
 
 
-def training(view: TableView, records: Records) -> list[PageFigure]:
+def training(view: TableView, job_views: JobViews) -> list[PageFigure]:
     """The loss of every pretraining, a panel for each method, then the term that tells a collapse.
 
     Job pages have all terms.
@@ -131,7 +131,7 @@ def training(view: TableView, records: Records) -> list[PageFigure]:
     by_method: dict[str, dict[str, tuple[str, curves.Curves]]] = {}
     for row in (*view.rows, *view.anchors):
         for job in (job for column in view.columns for job in view.cell(row, column).jobs):
-            trained = records.get(records[job].parent or job) if job in records else None
+            trained = job_views.get(job_views[job].parent or job) if job in job_views else None
             if trained is not None and trained.curves and trained.id.startswith("pretrain-"):
                 by_method.setdefault(row.method or "", {}).setdefault(trained.id, (row.name, trained.curves))
     groups = {method: list(runs.values()) for method, runs in by_method.items()}
@@ -149,31 +149,31 @@ def training(view: TableView, records: Records) -> list[PageFigure]:
     return _drawn(found)
 
 
-def detections(view: TableView, records: Records) -> list[PageFigure]:
+def detections(view: TableView, job_views: JobViews) -> list[PageFigure]:
     """A few test scenes of the first rows that have them."""
     pictured: dict[str, tuple[str, JobView]] = {}
-    for row, _, record in _first_seeds(view, records):
-        if record.scenes:
-            pictured.setdefault(record.id, (row.name, record))
+    for row, _, job_view in _first_seeds(view, job_views):
+        if job_view.scenes:
+            pictured.setdefault(job_view.id, (row.name, job_view))
     return _drawn(
         PageFigure(
             svg=Markup(
-                detection.scene_figure(record.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")
+                detection.scene_figure(job_view.scenes[:SCENES], name=f"scenes-{place}", title=f"Test scenes: {row}")
             ),
             caption=f"{row}: ground truth above, predictions below; one seed.",
         )
-        for place, (row, record) in enumerate(list(pictured.values())[:PICTURED])
+        for place, (row, job_view) in enumerate(list(pictured.values())[:PICTURED])
     )
 
 
-def _first_seeds(view: TableView, records: Records) -> Iterator[tuple[Row, str, JobView]]:
+def _first_seeds(view: TableView, job_views: JobViews) -> Iterator[tuple[Row, str, JobView]]:
     """(row, protocol, job) of the first finished seed of every cell, in the table's order."""
     for row in (*view.rows, *view.anchors):
         for column in view.columns:
             done = (
-                records[job]
+                job_views[job]
                 for job in view.cell(row, column).jobs
-                if job in records and records[job].result is not None
+                if job in job_views and job_views[job].result is not None
             )
             first = next(done, None)
             if first is not None:

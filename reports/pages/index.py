@@ -43,7 +43,7 @@ class RowLine:
     order_here: str
 
 
-def index_page(views: Sequence[TableView], linked: Related) -> str:
+def index_page(views: Sequence[TableView], related: Related) -> str:
     """The HTML of the index."""
     lines = [_line(view) for view in views]
     shown = [
@@ -60,8 +60,8 @@ def index_page(views: Sequence[TableView], linked: Related) -> str:
             ],
             "shown": shown,
             "rows": [row for view in views for row in _rows(view)],
-            "provenance": totals.provenance(list(linked.records.values())),
-            "saving": totals.saving([linked.of_view(view) for view in views]),
+            "provenance": totals.provenance(list(related.job_views.values())),
+            "saving": totals.saving([related.of_view(view) for view in views]),
             "caveats": [_caveat(scale) for scale in dict.fromkeys(view.scale for view in views if view.caveat)],
             "cites": any(view.table.arxiv for view in views),
         },

@@ -29,23 +29,27 @@ class Use:
         return f"../{self.view.scale}/{self.view.table.id}.html"
 
 
-def job_page(record: JobView, linked: Related) -> str:
+def job_page(job_view: JobView, related: Related) -> str:
     """The HTML of a job."""
-    details = details_of(record)
-    sweep = curves.sweep_figure(details, name="sweep", title=f"Learning-rate and weight-decay sweep of {record.label}")
-    probe = curves.probe_figure(
-        [(record.label, curves.probe_of(details))], name="probe", title=f"Accuracy over the epochs of {record.label}"
+    details = details_of(job_view)
+    sweep = curves.sweep_figure(
+        details, name="sweep", title=f"Learning-rate and weight-decay sweep of {job_view.label}"
     )
-    spectrum = spectra.spectrum_figure(details, name="spectra", title=f"Singular values measured by {record.label}")
+    probe = curves.probe_figure(
+        [(job_view.label, curves.probe_of(details))],
+        name="probe",
+        title=f"Accuracy over the epochs of {job_view.label}",
+    )
+    spectrum = spectra.spectrum_figure(details, name="spectra", title=f"Singular values measured by {job_view.label}")
     dynamics = spectra.dynamics_figure(
-        details, name="dynamics", title=f"Singular values over the training of {record.label}"
+        details, name="dynamics", title=f"Singular values over the training of {job_view.label}"
     )
     scenes = detection.scene_figure(
-        record.scenes, name="scenes", title=f"Test scenes of {record.label}: ground truth and predictions"
+        job_view.scenes, name="scenes", title=f"Test scenes of {job_view.label}: ground truth and predictions"
     )
     class_columns, class_rows = detection.class_rows(details)
     trained = curves.training_curves(
-        [(record.label, record.curves)], name="curves", title=f"Training curves of {record.label}"
+        [(job_view.label, job_view.curves)], name="curves", title=f"Training curves of {job_view.label}"
     )
     drawn = {
         key
@@ -58,10 +62,10 @@ def job_page(record: JobView, linked: Related) -> str:
         "job.html.j2",
         "../",
         {
-            "job": record,
-            "parent": linked.records.get(record.parent),
-            "children": linked.children.get(record.id, ()),
-            "uses": [Use(view=view, cells=cells) for view, cells in linked.uses(record.id)],
+            "job": job_view,
+            "parent": related.job_views.get(job_view.parent),
+            "children": related.children.get(job_view.id, ()),
+            "uses": [Use(view=view, cells=cells) for view, cells in related.uses(job_view.id)],
             "sweep": Markup(sweep),
             "probe": Markup(probe),
             "spectra": Markup(spectrum),
@@ -70,7 +74,7 @@ def job_page(record: JobView, linked: Related) -> str:
             "scenes": Markup(scenes),
             "class_columns": [column.replace("_", " ") for column in class_columns],
             "class_rows": class_rows,
-            "energy": totals.energy([record.result.provenance]) if record.result is not None else "",
+            "energy": totals.energy([job_view.result.provenance]) if job_view.result is not None else "",
             "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
         },
     )

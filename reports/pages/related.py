@@ -16,7 +16,7 @@ from results.view import TableView
 class Related:
     """All jobs of a report and what hangs together."""
 
-    records: Mapping[str, JobView]
+    job_views: Mapping[str, JobView]
     children: Mapping[str, tuple[JobView, ...]]  # pretraining -> evaluations of its encoder
     cells: Mapping[str, tuple[tuple[TableView, str], ...]]  # job -> (view, "row: column"), in the tables' order
 
@@ -30,24 +30,26 @@ class Related:
 
     def of_view(self, view: TableView) -> list[JobView]:
         """The jobs behind a table, each pretraining included, each once."""
-        jobs = dict.fromkeys(job for cell in view.cells.values() for job in cell.jobs if job in self.records)
-        parents = dict.fromkeys(self.records[job].parent for job in jobs if self.records[job].parent in self.records)
-        return [self.records[job] for job in jobs | parents]
+        jobs = dict.fromkeys(job for cell in view.cells.values() for job in cell.jobs if job in self.job_views)
+        parents = dict.fromkeys(
+            self.job_views[job].parent for job in jobs if self.job_views[job].parent in self.job_views
+        )
+        return [self.job_views[job] for job in jobs | parents]
 
 
-def link(views: Sequence[TableView], records: Mapping[str, JobView]) -> Related:
+def link(views: Sequence[TableView], job_views: Mapping[str, JobView]) -> Related:
     """Go through all cells and records once."""
     children: dict[str, list[JobView]] = {}
-    for record in records.values():
-        if record.parent:
-            children.setdefault(record.parent, []).append(record)
+    for job_view in job_views.values():
+        if job_view.parent:
+            children.setdefault(job_view.parent, []).append(job_view)
     cells: dict[str, list[tuple[TableView, str]]] = {}
     for view in views:
         for (row, column), cell in view.cells.items():
             for job in cell.jobs:
                 cells.setdefault(job, []).append((view, f"{row}: {column}"))
     return Related(
-        records=records,
+        job_views=job_views,
         children={job: tuple(found) for job, found in children.items()},
         cells={job: tuple(found) for job, found in cells.items()},
     )

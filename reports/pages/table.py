@@ -67,16 +67,16 @@ class Footnote:
 class _Page:
     """What all rows of a page need."""
 
-    records: Mapping[str, JobView]
+    job_views: Mapping[str, JobView]
     footnotes: tuple[Footnote, ...]
     differences: Mapping[tuple[str, str], Difference]
     anchors: Mapping[str, str]
 
 
-def table_page(view: TableView, linked: Related, siblings: Sequence[TableView]) -> str:
+def table_page(view: TableView, related: Related, siblings: Sequence[TableView]) -> str:
     """The HTML of a table. `siblings` are the views of the same table at the other scales."""
-    records = linked.records
-    page = _Page(records, _footnotes(view), differences(view), _anchors(view))
+    job_views = related.job_views
+    page = _Page(job_views, _footnotes(view), differences(view), _anchors(view))
     suffixes = [
         ("csv", "CSV"),
         ("md", "Markdown"),
@@ -104,28 +104,28 @@ def table_page(view: TableView, linked: Related, siblings: Sequence[TableView]) 
             "footnotes": page.footnotes,
             "agreement": [words.agreement_sentence(agreement) for agreement in view.agreement],
             "protocols": _protocols(view),
-            "groups": [(title, name, drawn) for title, name, drawn in _figures(view, records) if drawn],
-            "provenance": totals.provenance(linked.of_view(view)),
+            "groups": [(title, name, drawn) for title, name, drawn in _figures(view, job_views) if drawn],
+            "provenance": totals.provenance(related.of_view(view)),
             "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in suffixes],
         },
     )
 
 
-def _figures(view: TableView, records: Mapping[str, JobView]) -> list[tuple[str, str, list[PageFigure]]]:
+def _figures(view: TableView, job_views: Mapping[str, JobView]) -> list[tuple[str, str, list[PageFigure]]]:
     """(heading, id, figures) of each group, in the order of the page."""
     return [
         ("Published and measured", "plots", of_table.published_and_measured(view)),
-        ("Detections", "detections", of_table.detections(view, records)),
-        ("Singular values", "spectra", of_table.singular_values(view, records)),
-        ("Accuracy while the evaluation trains", "probes", of_table.probe_curves(view, records)),
-        ("Learning-rate sweeps", "sweeps", of_table.sweeps(view, records)),
-        ("Training curves", "curves", of_table.training(view, records)),
+        ("Detections", "detections", of_table.detections(view, job_views)),
+        ("Singular values", "spectra", of_table.singular_values(view, job_views)),
+        ("Accuracy while the evaluation trains", "probes", of_table.probe_curves(view, job_views)),
+        ("Learning-rate sweeps", "sweeps", of_table.sweeps(view, job_views)),
+        ("Training curves", "curves", of_table.training(view, job_views)),
     ]
 
 
-def job_href(job: str, records: Mapping[str, JobView], root: str) -> str:
+def job_href(job: str, job_views: Mapping[str, JobView], root: str) -> str:
     """The page of a job, "" while it has no folder."""
-    return f"{root}jobs/{job}.html" if job in records else ""
+    return f"{root}jobs/{job}.html" if job in job_views else ""
 
 
 def _anchors(view: TableView) -> Mapping[str, str]:
@@ -141,7 +141,9 @@ def _row(view: TableView, row: Row, page: _Page) -> PageRow:
 def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
     cell = view.cell(row, column)
     running = [
-        record.progress for job in cell.jobs if (record := _working(job, page.records)) is not None and record.progress
+        job_view.progress
+        for job in cell.jobs
+        if (job_view := _working(job, page.job_views)) is not None and job_view.progress
     ]
     printed = number(cell.published)
     return PageCell(
@@ -150,7 +152,9 @@ def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
         value="" if cell.mean is None else f"{cell.mean:.{cell.digits}f}",
         spread="" if cell.sd is None else f"± {cell.sd:.{cell.digits}f}",
         seeds=tuple(
-            SeedLink(seed=seed, href=job_href(job, page.records, "../"), value=_metric(page.records.get(job), column))
+            SeedLink(
+                seed=seed, href=job_href(job, page.job_views, "../"), value=_metric(page.job_views.get(job), column)
+            )
             for seed, job in enumerate(cell.jobs)
         ),
         difference=page.differences.get((row.name, column.name)),
@@ -168,18 +172,18 @@ def _cell(view: TableView, row: Row, column: Column, page: _Page) -> PageCell:
     )
 
 
-def _working(job: str, records: Mapping[str, JobView]) -> JobView | None:
+def _working(job: str, job_views: Mapping[str, JobView]) -> JobView | None:
     """The job itself while it runs, else the pretraining that it waits for."""
-    own = records.get(job)
+    own = job_views.get(job)
     if own is None or own.state is State.RUNNING or own.result is not None:
         return own
-    return records.get(own.parent, own)
+    return job_views.get(own.parent, own)
 
 
-def _metric(record: JobView | None, column: Column) -> str:
-    if record is None or record.result is None or column.metric not in record.result.metrics:
+def _metric(job_view: JobView | None, column: Column) -> str:
+    if job_view is None or job_view.result is None or column.metric not in job_view.result.metrics:
         return ""
-    return f"{record.result.metrics[column.metric]:.{column.digits}f} {column.unit}".strip()
+    return f"{job_view.result.metrics[column.metric]:.{column.digits}f} {column.unit}".strip()
 
 
 def _footnotes(view: TableView) -> tuple[Footnote, ...]:

@@ -14,17 +14,19 @@ NO_ENERGY = "not known: no counter was read"
 _ENERGY = {"gpus": "of GPUs", "packages": "of whole processor packages, with all that ran on them meanwhile"}
 
 
-def provenance(records: Sequence[JobView]) -> list[tuple[str, str]]:
+def provenance(job_views: Sequence[JobView]) -> list[tuple[str, str]]:
     """(what, in words) of the finished jobs among the records; a line without anything known is left out."""
-    made = [record.result.provenance for record in records if record.result is not None]
+    made = [job_view.result.provenance for job_view in job_views if job_view.result is not None]
     if not made:
         return []
     cpu = sum(_number(one.cpu_seconds) for one in made if not _is_gpu(one.device)) / 3600
     gpu = sum(_number(one.seconds) * max(1, int(_number(one.ranks))) for one in made if _is_gpu(one.device)) / 3600
-    seeds = sorted({record.spec.seed for record in records if record.result is not None and record.spec is not None})
-    states = Counter(str(record.state) for record in records)
+    seeds = sorted(
+        {job_view.spec.seed for job_view in job_views if job_view.result is not None and job_view.spec is not None}
+    )
+    states = Counter(str(job_view.state) for job_view in job_views)
     resumed = sum(int(_number(one.resumed)) for one in made)
-    pretrainings = sum(record.result is not None and record.id.startswith("pretrain-") for record in records)
+    pretrainings = sum(job_view.result is not None and job_view.id.startswith("pretrain-") for job_view in job_views)
     lines = [
         (
             "Jobs",
@@ -38,7 +40,7 @@ def provenance(records: Sequence[JobView]) -> list[tuple[str, str]]:
         ("Hardware", _counted(one.device for one in made)),
         ("Hosts", _counted(one.host for one in made)),
         ("Commit", _counted(one.commit for one in made)),
-        *((f"Version of {package}", text) for package, text in _versions(records).items()),
+        *((f"Version of {package}", text) for package, text in _versions(job_views).items()),
         ("Resumed", f"{resumed} {'time' if resumed == 1 else 'times'}"),
     ]
     return [(key, text) for key, text in lines if text]
@@ -75,10 +77,10 @@ def _watt_hours(joules: float) -> str:
     return f"{hours(value)} {unit}"
 
 
-def _versions(records: Iterable[JobView]) -> dict[str, str]:
+def _versions(job_views: Iterable[JobView]) -> dict[str, str]:
     found: dict[str, Counter[str]] = {}
-    for record in records:
-        versions = record.result.provenance.versions if record.result is not None else {}
+    for job_view in job_views:
+        versions = job_view.result.provenance.versions if job_view.result is not None else {}
         for package, version in versions.items() if isinstance(versions, Mapping) else ():
             found.setdefault(str(package), Counter())[str(version)] += 1
     return {package: _words(counts) for package, counts in sorted(found.items())}

@@ -114,9 +114,9 @@ def finished(tmp_path: Path) -> RunFolder:
 
 
 def test_the_job_page_shows_scenes_and_classes(finished: RunFolder) -> None:
-    record = read_job(finished)
-    assert record is not None
-    page = job_page(record, link([], {}))
+    job_view = read_job(finished)
+    assert job_view is not None
+    page = job_page(job_view, link([], {}))
     assert "Test scenes" in page
     assert page.count("data:image/png;base64,") == 2
     assert "Average precision of each class" in page
@@ -129,9 +129,9 @@ def test_the_job_page_shows_scenes_and_classes(finished: RunFolder) -> None:
 
 def test_damaged_pictures_are_named_and_break_nothing(finished: RunFolder) -> None:
     (finished.path / "pictures.json").write_text("{")
-    record = read_job(finished)
-    assert record is not None
-    assert record.scenes == ()
-    page = job_page(record, link([], {}))
+    job_view = read_job(finished)
+    assert job_view is not None
+    assert job_view.scenes == ()
+    page = job_page(job_view, link([], {}))
     assert "pictures.json cannot be read" in page
     assert "Test scenes" not in page

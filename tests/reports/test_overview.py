@@ -46,9 +46,9 @@ def test_tables_stand_under_their_papers_with_their_order_agreement(index: Page)
 
 
 def test_provenance_sums_over_jobs_each_once(index: Page, demo: Demo) -> None:
-    records = read_records([demo.embedded, demo.paper], demo.runs)
-    done = [record for record in records.values() if record.result is not None]
-    facts = dict(totals.provenance(list(records.values())))
+    job_views = read_records([demo.embedded, demo.paper], demo.runs)
+    done = [job_view for job_view in job_views.values() if job_view.result is not None]
+    facts = dict(totals.provenance(list(job_views.values())))
     assert facts["CPU-hours"] == f"{118.0 * len(done) / 3600:.2f}"
     assert facts["GPU-hours"] == "0, no job ran on a GPU"
     assert facts["Energy"] == "not known: no counter was read"
@@ -78,8 +78,8 @@ def test_nothing_finished_has_no_provenance(demo: Demo, tmp_path: Path) -> None:
 
 def test_sharing_is_shown(demo: Demo) -> None:
     twin = replace(demo.embedded, table=replace(TABLE, id="twin"))
-    linked = link([demo.embedded, twin], read_records([demo.embedded, twin], demo.runs))
-    jobs = [linked.of_view(one) for one in (demo.embedded, twin)]
+    related = link([demo.embedded, twin], read_records([demo.embedded, twin], demo.runs))
+    jobs = [related.of_view(one) for one in (demo.embedded, twin)]
     count = len(jobs[0])
     assert f"these would be {2 * count} jobs" in totals.saving(jobs)
     assert totals.saving(jobs).endswith(f"makes {count}.")

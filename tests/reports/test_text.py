@@ -22,7 +22,7 @@ from results.view import Agreement, CellView, TableView, view
 from tests.reports.conftest import HOSTILE, TABLE, TOP1, Demo
 
 
-def records(view: TableView) -> dict[tuple[str, str], dict[str, str]]:
+def job_views(view: TableView) -> dict[tuple[str, str], dict[str, str]]:
     return {(line["row"], line["column"]): line for line in csv.DictReader(io.StringIO(to_csv(view)))}
 
 
@@ -46,7 +46,7 @@ def test_csv_has_a_line_for_every_cell_in_the_papers_order(demo: Demo) -> None:
 
 
 def test_csv_keeps_full_precision_and_the_printed_string(demo: Demo) -> None:
-    line = records(demo.embedded)["SimCLR, ResNet-50", "Top-1"]
+    line = job_views(demo.embedded)["SimCLR, ResNet-50", "Top-1"]
     cell = demo.embedded.cells["SimCLR, ResNet-50", "Top-1"]
     assert line["published"] == "69.3"
     assert float(line["measured_mean"]) == cell.mean
@@ -56,11 +56,11 @@ def test_csv_keeps_full_precision_and_the_printed_string(demo: Demo) -> None:
 
 
 def test_csv_leaves_missing_values_empty(demo: Demo) -> None:
-    lines = records(demo.embedded)
+    lines = job_views(demo.embedded)
     failed, foreign = lines["SimCLR, ResNet-50 (4x)", "Top-1"], lines["Rotation, RevNet-50 (4x)", "Top-1"]
     assert (failed["measured_mean"], failed["sd"], failed["n"], failed["status"]) == ("", "", "0", "blocked")
     assert (foreign["published"], foreign["job_ids"], foreign["status"]) == ("55.4", "", "not implemented")
-    assert records(demo.paper)["SimCLR, ResNet-50", "Top-1"]["sd"] == ""
+    assert job_views(demo.paper)["SimCLR, ResNet-50", "Top-1"]["sd"] == ""
 
 
 def test_csv_is_read_back_by_pandas(demo: Demo) -> None:

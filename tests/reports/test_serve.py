@@ -35,9 +35,9 @@ def test_only_what_has_changed_is_made_again_and_the_bytes_are_those_of_a_fresh_
 ) -> None:
     made: list[str] = []
 
-    def counted(record: JobView, linked: Related) -> str:
-        made.append(record.id)
-        return job_page(record, linked)
+    def counted(job_view: JobView, related: Related) -> str:
+        made.append(job_view.id)
+        return job_page(job_view, related)
 
     monkeypatch.setattr(building, "job_page", counted)
     memory = Memory()
