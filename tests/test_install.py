@@ -153,11 +153,11 @@ def test_a_run_has_workers_and_writes_table_and_report(installed: Installed) -> 
 
 
 def test_slurm_jobs_get_a_copy_of_the_packages_and_of_nothing_beside_them(installed: Installed) -> None:
-    taking = "from pathlib import Path; from bench.commit import commit; from bench.runs import Runs"
-    taking += "; from bench.executors import _slurm_snapshot as snapshot"
+    taking = "from pathlib import Path; from bench.runs.commit import commit; from bench.runs.folder import Runs"
+    taking += "; from bench.execution.slurm import snapshot"
     code = Path(installed.python(f"{taking}; print(snapshot.take(Runs(Path('queued').resolve()), commit()).code)"))
     assert {path.name for path in code.iterdir()} == {*PACKAGES, "COMMIT"}
-    asked = "import bench; from bench.commit import commit; print(bench.__file__, commit())"
+    asked = "import bench; from bench.runs.commit import commit; print(bench.__file__, commit())"
     expected = f"{code / 'bench' / '__init__.py'} ssl-tables {__version__}\n"
     assert installed.ask("python", "-P", "-c", asked, PYTHONPATH=str(code)) == expected
 
@@ -172,8 +172,8 @@ def test_the_packaged_records_give_the_packaged_references_and_the_report(instal
     for source in (packaged.parent / "records/embedded.jsonl", packaged / "embedded/barlow_table1.csv"):
         (of_one_table / source.parent.name).mkdir(parents=True)
         shutil.copy(source, of_one_table / source.parent.name)
-    unpacking = "from pathlib import Path; from bench.runs import Runs; from results import records"
-    installed.python(f"{unpacking}; records.unpack(Runs(Path('unpacked')), Path('one'))")
+    unpacking = "from pathlib import Path; from bench.runs.folder import Runs; from results.regression import kept"
+    installed.python(f"{unpacking}; kept.unpack(Runs(Path('unpacked')), Path('one'))")
     site = installed.folder / "unpacked.toml"
     site.write_text('[paths]\nruns = "unpacked"\n')
 

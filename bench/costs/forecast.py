@@ -32,7 +32,7 @@ class Imagined:
 
 
 def on_slots(todo: Sequence[Job], costs: Costs, slots: int) -> float:
-    """Seconds until `todo` is done on so many slots of this machine, longest chain first as in bench/scheduler.py."""
+    """Seconds until `todo` is done on so many slots here, longest chain first as bench/execution/scheduler.py does."""
     work = [Work(job.id, costs.estimate(job).seconds, job.needs) for job in todo]
     return simulate(work, Cluster(nodes=1, slots=slots, startup=0)).seconds  # an estimate has its start-up
 

@@ -1,4 +1,4 @@
-"""Exit codes of bench.worker, and what those who start it make of them.
+"""Exit codes of bench.execution.worker, and what those who start it make of them.
 
 Small numbers and sysexits.h; Python's own error is 1.
 

@@ -91,17 +91,17 @@ def _path(runs: Runs, name: str) -> Path:
 
 
 def _read(path: Path) -> StoredPlan:
-    data = read_json(path)
+    data: dict[str, Any] = dict(read_json(path))
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"another version of the project wrote it, this one reads format {FORMAT}")
     jobs = tuple(
         StoredJob(j["id"], j["label"], j["kind"], tuple(j["needs"]), j.get("resources_as", j["kind"]))
         for j in data["jobs"]
-    )  # type: ignore[attr-defined]
-    changed: Any = data.pop("choices")
+    )
+    changed = data.pop("choices")
     overrides = Overrides(**{**changed, "data": tuple((name, other) for name, other in changed["data"])})
-    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}  # type: ignore[arg-type]
-    return StoredPlan(**body)  # type: ignore[arg-type]
+    body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}
+    return StoredPlan(**body)
 
 
 def of_table(runs: Runs, tables: Sequence[str]) -> list[StoredPlan]:

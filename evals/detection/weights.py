@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,13 @@ def spec_of(subject: Subject) -> Backbone:
     shape = encoders.Layers(tuple(len(stage) for stage in stages), bottleneck=stages[0][0].bottleneck)  # type: ignore[arg-type]
     name = next(name for name, layers in encoders.RESNETS.items() if layers == shape)
     kernel, stride = network.conv1.kernel_size[0], network.conv1.stride[0]
-    stem = "imagenet" if kernel == 7 else "small" if stride == 2 else "cifar"
+    stem: Literal["imagenet", "cifar", "small"] = "imagenet" if kernel == 7 else "small" if stride == 2 else "cifar"
     return Backbone(
         name=name,
         base_channels=network.conv1.out_channels,
         stem=stem,
         normalize="imagenet" if network.normalize else "none",
-    )  # type: ignore[arg-type]
+    )
 
 
 def is_standard(backbone: Backbone) -> bool:

@@ -16,7 +16,7 @@ from bench.data.location import check_present
 from bench.data.sets import digits
 from bench.data.sets.digits import CONTRAST, flat_colours
 from bench.data.splits import SPLITS, Arrays, Split
-from bench.data.views.augment import GRAY_WEIGHTS
+from bench.data.views.colour import GRAY_WEIGHTS
 from bench.errors import BenchError
 from bench.planning.scales import SCALES
 from bench.planning.translate import Change, encoder

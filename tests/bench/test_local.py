@@ -108,7 +108,7 @@ def test_workers_search_the_checkout_but_not_site_packages(workplace: Path, monk
     monkeypatch.setenv("PYTHONPATH", "theirs")
     executor = LocalExecutor(site_of(workplace))
     assert executor._environment(Resources(), [])["PYTHONPATH"] == f"{ROOT}{os.pathsep}theirs"
-    monkeypatch.setattr("bench.executors.local.ROOT", Path(getsitepackages()[0]).resolve())
+    monkeypatch.setattr("bench.execution.local.slots.ROOT", Path(getsitepackages()[0]).resolve())
     assert executor._environment(Resources(), [])["PYTHONPATH"] == "theirs"
 
 

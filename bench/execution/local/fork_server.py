@@ -38,7 +38,7 @@ def preloading() -> Iterator[str]:
         f"{package}.{module.name}"
         for package in ("methods", "evals")
         for module in pkgutil.iter_modules([str(ROOT / package)])
-        if module.name[0] != "_"
+        if module.name[0] != "_" and not module.ispkg
     )
     for name in ("bench.execution.worker", *own, "sklearn.linear_model", "sklearn.svm"):
         with suppress(Exception):
