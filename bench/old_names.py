@@ -8,20 +8,20 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_loader
 from types import ModuleType
 
-MOVED = {
+MOVED: Mapping[str, str | tuple[str, ...]] = {  # a module whose names stand in several now is made of all of them
     "bench.data.augment": "bench.data.views.augment",
     "bench.data.lists": "bench.data.share",
     "bench.distributed": "bench.training.ranks",
     "bench.encoders": "bench.networks.encoders",
     "bench.network": "bench.networks.network",
-    "bench.scales": "bench.planning.translate",
-    "bench.site": "bench.settings.site",
+    "bench.scales": ("bench.planning.translate", "bench.planning.scales"),
+    "bench.site": ("bench.settings.site", "bench.bench_toml"),
     "evals._accuracy": "evals.parts.accuracy",
     "evals._average_precision": "evals.parts.average_precision",
     "evals._detection_weights": "evals.detection.weights",
@@ -43,16 +43,28 @@ class _Alias(Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(MOVED[module.__name__])
+        names = _new(module.__name__)
+        found = [importlib.import_module(name) for name in names]
+        if len(found) == 1:
+            sys.modules[module.__name__] = found[0]
+        for part in found:
+            vars(module).update({key: value for key, value in vars(part).items() if not key.startswith("__")})
 
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in MOVED:
             return None
-        text = f"{name} is called {MOVED[name]} since version 0.2; the old name goes with the next release."
+        text = (
+            f"{name} is called {' and '.join(_new(name))} since version 0.2; the old name goes with the next release."
+        )
         warnings.warn(text, FutureWarning, stacklevel=2)
         return spec_from_loader(name, _Alias())
+
+
+def _new(name: str) -> tuple[str, ...]:
+    moved = MOVED[name]
+    return (moved,) if isinstance(moved, str) else moved
 
 
 def install() -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench import old_names
 from bench.contracts import Evaluation, MethodFile, Metric, Recipe
 from bench.errors import BenchError, unknown_name
 from bench.spec import CENTRE
@@ -38,7 +37,6 @@ EVALUATION_NAMES: Mapping[str, Any] = {
     "MISSING": Callable,
 }
 SPLITS = ("train", "val", "test")
-old_names.install()
 
 
 def names(kind: str) -> list[str]:

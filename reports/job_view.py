@@ -54,12 +54,13 @@ class JobView:
 
     @property
     def protocol(self) -> str:
-        """The evaluation's protocol in a sentence, "" for a pretraining."""
-        return (
-            plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol)
-            if isinstance(self.spec, Evaluate)
-            else ""
-        )
+        """The evaluation's protocol in a sentence; "" for a pretraining, or when its file cannot be read any more."""
+        if not isinstance(self.spec, Evaluate):
+            return ""
+        try:
+            return plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol)
+        except BenchError:
+            return ""
 
 
 def details_of(job_view: JobView | None) -> Mapping[str, Json]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,15 @@ def test_a_plugin_folder_that_is_not_there_is_named(workplace: Path, monkeypatch
     found = subprocess.run([*BENCH, "list", "methods"], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 2
     assert "BENCH_PLUGINS names" in found.stderr
+
+
+def test_names_that_stand_in_two_modules_now_are_found_under_the_old_one() -> None:
+    code = (
+        "from bench.scales import Change, scale_of; from bench.site import Site, find_site; from bench import encoders"
+    )
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", code]
+    assert subprocess.run([command[0], *command[3:]], capture_output=True, check=False).returncode == 0
+    strict = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (
+        "bench.scales is called bench.planning.translate and bench.planning.scales since version 0.2" in strict.stderr
+    )
