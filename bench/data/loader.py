@@ -95,7 +95,7 @@ def train_batches(
     if isinstance(split, Arrays):
         yield from _array_batches(split, views, plan, steps, device)
     else:
-        made = _Views(split, views, plan, replace_unreadable=replace_unreadable, finish=device.type == "cpu")
+        made = FileViews(split, views, plan, replace_unreadable=replace_unreadable, finish=device.type == "cpu")
         yield from _file_batches(made, steps, device, workers=workers)
 
 
@@ -158,7 +158,7 @@ def _load(
         yield item
 
 
-class _Views:
+class FileViews:
     """Batch `step`: this rank's images decoded once each, and the uint8 views cut from them.
 
     With `finish` the views are finished here, on the CPU; else flip and colour are left to the device.
@@ -240,7 +240,7 @@ class _Views:
         )
 
 
-def _file_batches(made: _Views, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
+def _file_batches(made: FileViews, steps: range, device: torch.device, *, workers: int) -> Iterator[Batch]:
     """What the workers left to do runs batched on the device, with the same drawn parameters."""
     views, plan, labels = made.views, made.plan, made.split.labels
     if any(view.rotation for view in views):

@@ -313,7 +313,7 @@ def test_what_a_device_finishes_is_what_a_cpu_finishes(files_site: Site) -> None
     split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
     plan, view = Plan(images=len(split), batch_size=len(split), seed=2), replace(VIEWS[0], size=48)
     (batch,) = read(split, plan, range(1), (view,))
-    crops = loader._Views(split, (view,), plan, replace_unreadable=False, finish=False)
+    crops = loader.FileViews(split, (view,), plan, replace_unreadable=False, finish=False)
     (other,) = loader._file_batches(crops, range(1), CPU, workers=0)
     assert torch.equal(batch.indices, other.indices)
     gap = (batch.views[0] - other.views[0]).abs().mean(dim=(1, 2, 3)) * 255
@@ -327,10 +327,10 @@ def test_many_batches_in_reused_memory_are_those_of_one_at_a_time(files_site: Si
     split = cast(Files, open_split(Data(name="imagenet", size=32), "train", files_site))
     plan = Plan(images=len(split), batch_size=4, seed=2)
     steps = range(3, 17)
-    views = loader._Views(split, VIEWS, plan, replace_unreadable=False, finish=finish)
+    views = loader.FileViews(split, VIEWS, plan, replace_unreadable=False, finish=finish)
     found = list(loader._file_batches(views, steps, CPU, workers=workers))
     for step, batch in zip(steps, found, strict=True):
-        alone = loader._Views(split, VIEWS, plan, replace_unreadable=False, finish=finish)
+        alone = loader.FileViews(split, VIEWS, plan, replace_unreadable=False, finish=finish)
         (expected,) = loader._file_batches(alone, range(step, step + 1), CPU, workers=0)
         assert same(batch, expected), step
 

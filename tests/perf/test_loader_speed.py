@@ -20,7 +20,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, transforms
 
-from bench.data.loader import Plan, _load, _Views, decode
+from bench.data.loader import FileViews, Plan, _load, decode
 from bench.data.splits import Files
 from bench.spec import Augment
 from tests.perf.pairs import Spent, Usual, pairs, timed
@@ -88,9 +88,9 @@ class Pictures(torch.utils.data.Dataset[list[Tensor]]):
         return [transform(image) for transform in self.transforms]
 
 
-def made(photographs: Files, *, finish: bool, exact: bool = False) -> _Views:
+def made(photographs: Files, *, finish: bool, exact: bool = False) -> FileViews:
     views = tuple(replace(view, exact=exact) for view in VIEWS)
-    return _Views(
+    return FileViews(
         photographs, views, Plan(images=IMAGES, batch_size=IMAGES, seed=0), replace_unreadable=False, finish=finish
     )
 

@@ -196,11 +196,11 @@ def _loading(loop: training.Loop, workers: int) -> Callable[[], object]:
     plan = replace(loop.plan, seed=workers)  # other images each time: those before may be in the system's memory by now
     if isinstance(loop.split, Arrays):
         return partial(next, loader.train_batches(loop.split, views, plan, range(FOREVER), device, workers=0))
-    made = loader._Views(loop.split, views, plan, replace_unreadable=True, finish=device.type == "cpu")
+    made = loader.FileViews(loop.split, views, plan, replace_unreadable=True, finish=device.type == "cpu")
     return partial(next, loader._load(made.batch, range(FOREVER), device, seed=plan.seed, workers=workers))
 
 
-class _Kept(loader._Views):
+class _Kept(loader.FileViews):
     """The images of one batch, decoded and cut once; what is left to the device runs anew for every step."""
 
     @cached_property
