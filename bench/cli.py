@@ -173,8 +173,6 @@ def cancel(
     """Stop a job, or all jobs of a table: running workers save their state first. `bench run` goes on with them."""
     from bench.commands import jobs
 
-    if (job is None) == (not table):
-        raise BenchError("cancel needs either a job id or --table.")
     jobs.cancel(_site(), job, table or [])
 
 
@@ -186,8 +184,6 @@ def retry(
     """Submit to Slurm again what failed there: a job with what waits for it, or all failed jobs of a table."""
     from bench.commands import jobs
 
-    if (job is None) == (not table):
-        raise BenchError("retry needs either a job id or --table.")
     jobs.retry(_site(), job, table or [])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
 from bench.runs.folder import Runs
+from reports.folder import MARKER, check_target
 from reports.job_view import JobView
 from reports.memory import Memory
 from reports.pages import render
@@ -20,7 +21,6 @@ from reports.pages.index import index_page, matrix_page
 from reports.pages.job import job_page
 from reports.pages.related import link
 from reports.pages.table import table_page
-from reports.target import MARKER, check_target
 from reports.text import bibtex
 from reports.text.tables import write_outputs
 from results.view import TableView

@@ -73,6 +73,7 @@ def show_log(site: Site, job: str, *, follow: bool) -> None:
 
 def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Cancel one job, or every unfinished job of some tables."""
+    _check_one("cancel", job, tables)
     runs = Runs(site.runs)
     folders = [runs.find(job)] if job else [runs[j.id] for m in plans.of_table(runs, tables) for j in m.jobs]
     unique = list(dict.fromkeys(folder.job_id for folder in folders))
@@ -84,6 +85,11 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
     print(f"cancelled {len(cancelled)} of {len(unique)} jobs; done ones stay, `bench run` starts the others again")
 
 
+def _check_one(command: str, job: str | None, tables: Sequence[str]) -> None:
+    if (job is None) == (not tables):
+        raise BenchError(f"{command} needs either a job id or --table.")
+
+
 def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """Submit failed, cancelled, blocked and lost jobs to Slurm again.
 
@@ -91,6 +97,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     """
     from bench.execution.slurm import submit
 
+    _check_one("retry", job, tables)
     runs = Runs(site.runs)
     wanted = runs.find(job).job_id if job else None
     remembered = [m for m in plans.of_table(runs, tables) if wanted is None or wanted in {j.id for j in m.jobs}]

@@ -16,7 +16,7 @@ def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = 
 
     `recorded`: of the project's committed results instead.
     """
-    from reports import freshness
+    from reports import folder
     from reports import serve as serving
     from reports.memory import Memory
 
@@ -30,7 +30,7 @@ def report(site: Site, out: Path | None, serve: int | None, *, recorded: bool = 
     print(f"report: {index}")
     if serve is not None:
         rebuild = partial(serving.build_site, site, runs, out, memory)
-        serving.serve(index.parent, serve, rebuild, partial(freshness.fingerprint, runs))
+        serving.serve(index.parent, serve, rebuild, partial(folder.fingerprint, runs))
 
 
 def _report_records(site: Site, out: Path | None) -> None:

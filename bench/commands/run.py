@@ -56,7 +56,7 @@ def run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bo
 
 def _check_folders(site: Site) -> None:
     """Everything that will be written to, before anything runs."""
-    from reports.target import check_target
+    from reports.folder import check_target
 
     for folder in (site.runs, site.output):
         make_folder(folder)
@@ -66,7 +66,7 @@ def _check_folders(site: Site) -> None:
 
 def _publish(planned: PlannedRequest) -> None:
     """Print the tables; write CSV, Markdown, LaTeX and HTML."""
-    from reports.freshness import is_current
+    from reports.folder import is_current
     from reports.text.tables import to_markdown, write_outputs
 
     site = planned.request.site

@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.runs import plans
 from reports import build as building
-from reports import freshness
+from reports import folder
 from reports import serve as reporting
 from reports.build import build
 from reports.job_view import JobView
@@ -87,15 +87,15 @@ def test_a_fingerprint_changes_with_states_and_with_the_steps_of_running_jobs(
     run = own_demo.runs[job]
     monkeypatch.setattr(plans, "read_all", lambda _: [Known()])
     monkeypatch.setattr(plans, "states", lambda *_: {job: run.state()})
-    failed = freshness.fingerprint(own_demo.runs)
+    failed = folder.fingerprint(own_demo.runs)
     run.forget_failure()
     run.claim()
-    running = freshness.fingerprint(own_demo.runs)
+    running = folder.fingerprint(own_demo.runs)
     with run.metrics.open("a") as file:
         file.write(curve_line(99, None))
-    later = freshness.fingerprint(own_demo.runs)
+    later = folder.fingerprint(own_demo.runs)
     assert failed != running != later
-    assert later == freshness.fingerprint(own_demo.runs)
+    assert later == folder.fingerprint(own_demo.runs)
 
 
 def test_a_build_that_fails_leaves_the_server_up(

@@ -1,4 +1,7 @@
-"""Whether a report still shows what is there. Apart from what draws it, so that `bench run` can ask at once."""
+"""The folder of a report: whether it may be replaced, and whether it still shows what is there.
+
+Apart from what draws it, so that `bench run` can ask at once.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import ROOT
+from bench.errors import BenchError
 from bench.runs import plans
 from bench.runs.folder import Runs
+
+MARKER = ".bench-report"  # says that a folder is a report and may be replaced
+
+
+def check_target(target: Path) -> None:
+    """Raises BenchError when `target` is something that a report must not replace."""
+    if target.exists() and not target.is_dir():
+        raise BenchError(f"{target} is a file, expected a folder for the report: give another --out.")
+    if target.is_dir() and any(target.iterdir()) and not (target / MARKER).exists():
+        raise BenchError(
+            f"{target} holds files that are no report, and a report replaces its folder: give another --out."
+        )
 
 
 def is_current(index: Path, runs: Runs, jobs: Iterable[str]) -> bool:
