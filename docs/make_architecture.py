@@ -92,7 +92,7 @@ def _imports(module: str, path: Path, modules: Mapping[str, Path]) -> Iterator[s
 
 
 def rooms_of(code: Code) -> dict[str, str]:
-    """The room of each module. A house's own `__init__` is a room only if it imports something."""
+    """The room of each module. A house's own `__init__` is its door frame, no room: all in it may lean on that."""
     imported = set().union(*code.imports.values())
     rooms: dict[str, str] = {}
     for house in code.houses:
@@ -100,8 +100,6 @@ def rooms_of(code: Code) -> dict[str, str]:
         shelf = len([m for m in door if m not in imported]) >= PLUGINS
         rooms |= {m: f"{house}.*" if shelf else m for m in door}
         rooms |= {m: ".".join(m.split(".")[:2]) for m in code.modules if m.startswith(f"{house}.") and m not in door}
-        if code.imports[house]:
-            rooms[house] = house
     return rooms
 
 
