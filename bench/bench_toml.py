@@ -16,9 +16,8 @@
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
-    workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for a
-    GPU,
-                                # none (0) for a CPU. `bench doctor --throughput` says how many to use
+    workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for
+                                # a GPU, none (0) for a CPU. `bench doctor --throughput` says how many to use
 
     [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
     chunks = 4
@@ -40,7 +39,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.authors import catalogue
+from bench.authors import catalogue, own_names
 from bench.data.catalogue import CATALOGUE as DATA_SETS
 from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
@@ -110,7 +109,7 @@ def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict
     """Section [released]: `name = "path"` or `name = { path = "...", sha256 = "..." }`, either key."""
     found = {}
     for name, value in body.items():
-        if name not in catalogue():
+        if name not in own_names() and name not in catalogue():
             raise unknown_name(f"weights under [released] of {file}", name, catalogue())
         entry = {"path": value} if isinstance(value, str) else value
         if not isinstance(entry, dict) or not entry or not all(isinstance(v, str) and v for v in entry.values()):

@@ -108,7 +108,7 @@ def evaluate(
     checkpoint: Annotated[
         Path,
         typer.Option(
-            "--checkpoint", help="A file with the weights of an encoder, in any layout of weights/layouts.py."
+            "--checkpoint", help="A file with the weights of an encoder, in any layout of bench/weights/layouts.py."
         ),
     ],
     protocol: Annotated[

@@ -190,9 +190,8 @@ class Evaluation:
     missing: Callable[[], str]  # MISSING: why it cannot run here (a package), in one line; "" when it can
     describe: Callable[[Any], str]  # Config.describe(): the protocol in a sentence; else the file's first line
     summary: Callable[[Any], str]  # Config.summary(): settings of a network that it trains, for a plan; else ""
-    cost: Callable[
-        [Any, Backbone], Cost | None
-    ]  # Config.cost(backbone), where it trains a network of its own; else None
+    # Config.cost(backbone), where it trains a network of its own; else None
+    cost: Callable[[Any, Backbone], Cost | None]
     # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
     # pass and of a training epoch; else None.
     passes: Callable[[Any], tuple[float, float] | None]

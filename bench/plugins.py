@@ -11,16 +11,18 @@ import ast
 import importlib
 import os
 import pkgutil
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from bench.contracts import Evaluation, MethodFile, Metric, Recipe
-from bench.errors import BenchError, unknown_name
-from bench.spec import CENTRE
+from bench import ROOT
+from bench.contracts import Cost, Evaluation, MethodFile, Metric, Recipe
+from bench.errors import BenchError, one_line, unknown_name
+from bench.spec import CENTRE, Backbone
 
 PACKAGES = {"method": "methods", "evaluation": "evals", "table": "results.tables"}
 FOLDERS = {"method": "methods", "evaluation": "evals", "table": "tables"}
@@ -92,7 +94,7 @@ def evaluation(name: str) -> Evaluation:
         missing=vars(module).get("MISSING", str),  # str() is "": nothing
         describe=getattr(config, "describe", lambda _: summary("evaluation", name)),
         summary=getattr(config, "summary", lambda _: ""),
-        cost=getattr(config, "cost", lambda *_: None),
+        cost=partial(_cost, getattr(config, "cost", None)),
         passes=passes,
         trains_network=lambda made: hasattr(config, "cost") or (passes(made) or (0, 0))[1] > 0,
         label_fraction=lambda made: getattr(made, "label_fraction", 1.0),
@@ -130,15 +132,26 @@ def name_of(config: object) -> str:
 @cache
 def load(kind: str, name: str) -> ModuleType:
     """The module behind a name. Raises BenchError with the valid names."""
-    if name not in names(kind):
-        raise unknown_name(kind, name, names(kind))
-    return importlib.import_module(f"{PACKAGES[kind]}.{name}")
+    known = dict(files(kind))
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    try:
+        module = importlib.import_module(f"{PACKAGES[kind]}.{name}")
+    except Exception as error:  # whatever a file of one's own does wrong
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"line {where.lineno} of {where.filename}"
+        raise BenchError(f"{known[name]} cannot be imported ({one_line(error)}, {at}).") from error
+    if Path(str(module.__file__)).resolve() != known[name].resolve():
+        raise BenchError(f"{known[name]} has the name of {module.__file__}, which is found first: give it another.")
+    return module
 
 
 def summary(kind: str, name: str) -> str:
     """First line of the module's docstring, read without importing it (an import would cost torch)."""
-    path = dict(files(kind))[name]
-    doc = ast.get_docstring(ast.parse(path.read_text()))
+    try:
+        doc = ast.get_docstring(ast.parse(dict(files(kind))[name].read_text(encoding="utf-8")))
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"cannot be read ({one_line(error)})"
     return doc.splitlines()[0] if doc else ""
 
 
@@ -156,11 +169,15 @@ def resolve(name: str) -> object:
 
 
 def files(kind: str, suffix: str = ".py") -> Iterator[tuple[str, Path]]:
-    """Names and files of one kind, or what lies beside them with another suffix."""
+    """Names and files of one kind, or what lies beside them; of two with one name, the project's."""
+    seen: set[str] = set()
     for folder in _package(kind).__path__:
         for found in pkgutil.iter_modules([folder]):
             path = Path(folder) / f"{found.name}{suffix}"
-            if not found.ispkg and not found.name.startswith("_") and (suffix == ".py" or path.is_file()):
+            if found.ispkg or found.name.startswith("_") or found.name in seen:
+                continue
+            seen.add(found.name)
+            if suffix == ".py" or path.is_file():
                 yield found.name, path
 
 
@@ -178,7 +195,18 @@ def _package(kind: str) -> ModuleType:
 
 
 def _file(module: ModuleType) -> str:
-    return f"{module.__name__.replace('.', '/')}.py"
+    path = Path(str(module.__file__))
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def _cost(hook: Callable[[Any, Backbone], Any] | None, config: Any, backbone: Backbone) -> Cost | None:
+    """What Config.cost says. Before version 0.2 that was a tuple, which answers for one release."""
+    found = None if hook is None else hook(config, backbone)
+    if isinstance(found, tuple):
+        text = f"{type(config).__module__}: cost() returns a bench.contracts.Cost since version 0.2, not a tuple."
+        warnings.warn(text, FutureWarning, stacklevel=2)
+        found = Cost(*found)
+    return found
 
 
 def _needed(module: ModuleType, name: str) -> Any:
@@ -189,7 +217,8 @@ def _needed(module: ModuleType, name: str) -> Any:
 
 def _config(module: ModuleType) -> type:
     config: type = _needed(module, "Config")
-    if not (isinstance(config, type) and is_dataclass(config)):
+    parameters = vars(config).get("__dataclass_params__") if isinstance(config, type) else None
+    if parameters is None or not parameters.frozen:
         raise BenchError(f"{_file(module)}: Config is {config!r}, expected a frozen dataclass.")
     return config
 
@@ -209,26 +238,29 @@ def _recipes(module: ModuleType, allowed: Mapping[str, Any], kind: type) -> tupl
 def _check_capitals(module: ModuleType, allowed: Mapping[str, Any]) -> None:
     """Each public name in capitals is one of the contract's and of its class: RESUMS = True must not go unnoticed."""
     found = {name: value for name, value in vars(module).items() if name.isupper() and not name.startswith("_")}
+    found = {name: value for name, value in found.items() if not isinstance(value, TypeVar)}
     for name in found.keys() & allowed.keys():
-        if not isinstance(found[name], allowed[name]):
+        if not isinstance(found[name], allowed[name]) and not (name == "FEATURES" and found[name] is None):
             wanted = allowed[name].__name__.lower()
             raise BenchError(f"{_file(module)}: {name} is {found[name]!r:.80}, expected a {wanted}.")
     unknown = found.keys() - allowed.keys()
-    for name in sorted(
-        unknown.intersection(_assigned(module)) if unknown else ()
-    ):  # imported constants are no one's promise
+    # imported constants are no one's promise
+    for name in sorted(unknown.intersection(_assigned(module)) if unknown else ()):
         error = unknown_name(f"name in {_file(module)}", name, allowed)
         raise BenchError(f"{error} A constant of your own begins with an underscore: _{name}.")
 
 
 def _assigned(module: ModuleType) -> set[str]:
-    """Names that the file itself gives a value to, at its top."""
-    targets: list[ast.expr] = []
-    for node in ast.parse(Path(str(module.__file__)).read_text()).body:
-        targets += (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-    return {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+    """Names that the file itself gives a value to, outside functions and classes."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return found
 
 
 def _check_values(file: str, name: str, value: object, kind: type) -> None:

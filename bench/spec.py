@@ -95,15 +95,13 @@ class Optim:
     final_lr_ratio: float = 0.0
     # lars: |w| / |g + d w| ("update"), or |w| / (|g| + d |w|) ("separate", the form of OpenSelfSup and TWIST)
     lars_norm: Literal["update", "separate"] = field(default="update", metadata={"omit_when": "update"})
-    final_weight_decay: float | None = field(
-        default=None, metadata={"omit_when": None}
-    )  # None: constant; else a cosine to it
+    # None: constant; else a cosine to it
+    final_weight_decay: float | None = field(default=None, metadata={"omit_when": None})
     clip_norm: float | None = field(default=None, metadata={"omit_when": None})  # largest global gradient norm
     # Shares of the run at which the rate falls to a tenth, instead of the cosine (MoCo v1: 120 and 160 of 200 epochs).
     milestones: tuple[float, ...] = field(default=(), metadata={"omit_when": ()})
-    constant: str = field(
-        default="", metadata={"omit_when": ""}
-    )  # module whose rate stays at its peak (SimSiam's predictor)
+    # module whose rate stays at its peak (SimSiam's predictor)
+    constant: str = field(default="", metadata={"omit_when": ""})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +117,13 @@ class Pretrain:
     epochs: float
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
-    start: Pretrain | None = field(
-        default=None, metadata={"omit_when": None}
-    )  # go on from the weights of another pretraining
+    # go on from the weights of another pretraining
+    start: Pretrain | None = field(default=None, metadata={"omit_when": None})
     # Sub-batches of a gradient-cached step: the loss stays that of the whole batch, memory is that of one sub-batch.
     # Not a resource: batch norm sees one sub-batch at a time.
     chunks: int = field(default=1, metadata={"omit_when": 1})
-    compile: bool = field(
-        default=False, metadata={"omit_when": False}
-    )  # the encoder, by torch.compile: other roundings
+    # the encoder, by torch.compile: other roundings
+    compile: bool = field(default=False, metadata={"omit_when": False})
     VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
 
     def __post_init__(self) -> None:

@@ -40,9 +40,8 @@ def draw(axes: Axes, image_HW: Tensor, label: str) -> None:
 def main() -> None:
     """Four rows: the digits of the pretraining, and the three stand-ins."""
     scenes, drawn = digit_scenes()["train"], draw_scenes("train")
-    odd = torch.cat(
-        [some.any(dim=1).nonzero().squeeze(1)[:2] for some in (drawn.cut_N4, drawn.side_N4 >= 0)]
-    )  # two cut, two hidden
+    # two cut, two hidden
+    odd = torch.cat([some.any(dim=1).nonzero().squeeze(1)[:2] for some in (drawn.cut_N4, drawn.side_N4 >= 0)])
     rest = torch.randperm(len(scenes), generator=generator(0, "picture"))[: COLUMNS - len(odd)]
     rows: list[tuple[str, Arrays]] = [
         ("mnist5k, for ImageNet: 32 px", _sample(mnist5k()["train"])),

@@ -87,13 +87,11 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     grid = [(lr, wd) for lr in config.learning_rates for wd in config.weight_decays]
     for head, (lr, wd) in enumerate(grid):
         logits = val_x @ weights[head] + biases[head]
-        scores.append(
-            top_k(logits, val_y, 1) if logits.isfinite().all() else -1.0
-        )  # a head that diverged is never chosen
+        # a head that diverged is never chosen
+        scores.append(top_k(logits, val_y, 1) if logits.isfinite().all() else -1.0)
         table.append({"learning_rate": lr, "weight_decay": wd, "val_top1": scores[-1]})
-    best = max(
-        range(len(grid)), key=lambda head: (scores[head], -head)
-    )  # ties go to the first: least rate, least decay
+    # ties go to the first: least rate, least decay
+    best = max(range(len(grid)), key=lambda head: (scores[head], -head))
     if scores[best] < 0:
         raise BenchError("every head of the linear evaluation diverged.")
     logits = standardised(splits["test"][0]) @ weights[best] + biases[best]

@@ -45,9 +45,8 @@ METRICS: dict[str, Metric] = {
     "two_layers_effective_rank": Metric("", higher_is_better=True),
     "two_layers_above_1e-2": Metric("", higher_is_better=True),
     "two_layers_alignment": Metric("", higher_is_better=True),  # mean of the diagonal of |V2^T U1|
-    "two_layers_block_alignment": Metric(
-        "", higher_is_better=True
-    ),  # its share within the kept and within the collapsed directions
+    # its share within the kept and within the collapsed directions
+    "two_layers_block_alignment": Metric("", higher_is_better=True),
 }
 
 

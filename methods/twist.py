@@ -48,10 +48,11 @@ class Config:
     small_init: bool = False  # projector weights from a truncated normal of 0.02, biases 0: the code's choice for ViT
     teacher: float | None = None  # momentum at the start of an EMA teacher, cosine to 1; None: no teacher
     stage: Literal["cluster", "self_label"] = "cluster"
+    # self-labelling: share of images that get a label, cosine from first to last
     keep: tuple[float, float] = (
         0.5,
         0.6,
-    )  # self-labelling: share of images that get a label, cosine from first to last
+    )
     # Self-labelling: consecutive images of the global batch among which the most confident are kept. The code has the
     # images of one GPU (128 for ResNet-50, 60 for ResNet-50 2x); None: the global batch.
     keep_among: int | None = None

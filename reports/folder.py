@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench import ROOT
+from bench import ROOT, plugins
 from bench.errors import BenchError
 from bench.runs import plans
 from bench.runs.folder import Runs
@@ -36,6 +36,7 @@ def is_current(index: Path, runs: Runs, jobs: Iterable[str]) -> bool:
     made_from += ROOT.glob("ssl_tables-*.dist-info")  # new with each installation, whose files may be dated before it
     for package in ("reports", "results", "bench"):
         made_from += [file for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]
+    made_from += [file for _, file in plugins.files("method", ".toml")]  # rows name the authors' weights
     newest = max((file.stat().st_mtime for file in made_from if file.exists()), default=0.0)
     return newest < index.stat().st_mtime and all(runs[job].result_file.exists() for job in ids)
 

@@ -36,9 +36,8 @@ class JobView:
     curves: tuple[Mapping[str, float], ...]
     log: str
     problems: tuple[str, ...] = field(default=())
-    scenes: tuple[Mapping[str, Json], ...] = field(
-        default=()
-    )  # of a detection job: test images with truth and predictions
+    # of a detection job: test images with truth and predictions
+    scenes: tuple[Mapping[str, Json], ...] = field(default=())
 
     @property
     def seed(self) -> str:

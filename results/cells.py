@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from bench import plugins
 from bench.authors import weights
 from bench.data.catalogue import entry
-from bench.errors import BenchError, unknown_name
+from bench.errors import BenchError, one_line, unknown_name
 from bench.identity import job_id
 from bench.planning import graph, scales, translate
 from bench.planning.graph import JobGraph
@@ -46,6 +46,7 @@ class PlannedTable:
     columns: tuple[str, ...]
     released: Mapping[str, str] | None  # sha256 of the authors' weights by name, for a table that is run on them
     cells: tuple[CellJob, ...]  # of the whole table, row by row, asked for or not
+    refused: Mapping[tuple[str, str], str]  # (row, column) that cannot be planned and was not asked for, and why
 
     @property
     def name(self) -> str:
@@ -78,8 +79,16 @@ class PlannedTable:
 
     @cached_property
     def protocols(self) -> Mapping[str, str]:
-        """The protocol of each column in a sentence."""
-        return {column.name: protocol_of(column, self.scale) for column in self.table.columns}
+        """The protocol of each column in a sentence; of one that was not asked for and has none here, why."""
+        found = {}
+        for column in self.table.columns:
+            try:
+                found[column.name] = protocol_of(column, self.scale)
+            except BenchError as error:
+                if column.name in self.asked_columns:
+                    raise
+                found[column.name] = one_line(error)
+        return found
 
     @cached_property
     def stand_ins(self) -> Mapping[str, str]:
@@ -114,16 +123,25 @@ def plan_table(
         raise BenchError(f"seeds is {seeds}, expected at least 1.")
     if released is not None:
         check_released(scale)
-    asked = {row.name for row in chosen_rows(table, rows)}
-    for name in columns:
-        table.column(name)
+    asked_rows = {row.name for row in chosen_rows(table, rows)}
+    asked_columns = {table.column(name).name for name in columns} or {column.name for column in table.columns}
     cells: list[CellJob] = []
+    refused: dict[tuple[str, str], str] = {}
     for row in (*table.rows, *table.anchors):
-        try:
-            cells += _row_jobs(table, row, scale, seeds, released)
-        except BenchError:
-            if row.name in asked:
-                raise
+        if (row.method is None) if released is None else (row.released not in released):
+            continue
+        for seed in range(seeds):
+            encoders: dict[tuple[object, ...], Encoder] = {}  # most columns of a row look at the same
+            for column in table.columns:
+                try:
+                    spec = _spec(row, column, scale, seed, released, encoders)
+                except BenchError as error:
+                    if row.name in asked_rows and column.name in asked_columns:
+                        raise
+                    refused[row.name, column.name] = one_line(error)
+                    continue
+                if spec is not None:
+                    cells.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return PlannedTable(
         table=table,
         scale=scale,
@@ -132,6 +150,7 @@ def plan_table(
         columns=tuple(columns),
         released=released,
         cells=tuple(cells),
+        refused=refused,
     )
 
 
@@ -140,25 +159,6 @@ def plan_again(stored: plans.StoredPlan) -> PlannedTable:
     scale = scales.scale_of(stored.scale, stored.overrides)
     asked = {"rows": stored.rows, "columns": stored.columns}
     return plan_table(load_table(stored.table), scale, stored.seeds, **asked, released=stored.released)
-
-
-def _row_jobs(
-    table: Table, row: Row, scale: scales.Scale, seeds: int, released: Mapping[str, str] | None
-) -> Iterator[CellJob]:
-    if (row.method is None) if released is None else (row.released not in released):
-        return
-    for seed in range(seeds):
-        encoders: dict[tuple[object, ...], Encoder] = {}  # most columns of a row look at the same
-        for column in table.columns:
-            if column.name in row.without or (released is not None and not _can_be_released(column)):
-                continue
-            pretrained = released is None or column.name in row.untrained
-            key = (pretrained, id(column.change), column.epochs, column.name in row.untrained)
-            if key not in encoders:
-                encoders[key] = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
-            spec = _spec(encoders[key], row, column, scale, seed)
-            if spec is not None:
-                yield CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec))
 
 
 def _can_be_released(column: Column) -> bool:
@@ -214,10 +214,7 @@ def protocol_of(column: Column, scale: scales.Scale) -> str:
 
 
 def stand_in_of(column: Column, table: Table, scale: scales.Scale) -> str:
-    """What a column that leaves the data set of the pretraining reads at this scale, e.g.
-
-    "digits1797"; "" where that is as published.
-    """
+    """What a column that leaves the data set of the pretraining reads at this scale; "" where that is as published."""
     is_transfer = column.protocol is not None and column.dataset not in {row.dataset for row in table.rows}
     return scale.stand_in(column.dataset) if is_transfer else ""
 
@@ -237,9 +234,10 @@ def _encoder(row: Row, column: Column, scale: scales.Scale, seed: int) -> Encode
         full_run=row.full_run,
     )
     if isinstance(encoder, Pretrain):
+        # brings torch, which `bench list methods --missing` does without
         from bench.planning.refusals import (
             check_pretrain,
-        )  # brings torch, which `bench list methods --missing` does without
+        )
 
         check_pretrain(encoder)
     return encoder
@@ -249,13 +247,28 @@ def _released(row: Row, released: Mapping[str, str]) -> Released:
     return Released(name=row.released, backbone=weights(row.released).backbone, sha256=released[row.released])
 
 
-def _spec(encoder: Encoder, row: Row, column: Column, scale: scales.Scale, seed: int) -> Spec | None:
-    if column.protocol is not None:
-        protocol, variant = protocol_at(column, scale, row.variants.get(column.name, column.variant))
-        return translate.evaluation(
-            scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed
-        )
-    return encoder if column.metric and isinstance(encoder, Pretrain) else None
+def _spec(
+    row: Row,
+    column: Column,
+    scale: scales.Scale,
+    seed: int,
+    released: Mapping[str, str] | None,
+    encoders: dict[tuple[object, ...], Encoder],
+) -> Spec | None:
+    """What a cell asks for, None where it has nothing to run; `encoders` are those of the row's other columns."""
+    if column.name in row.without or (released is not None and not _can_be_released(column)):
+        return None
+    pretrained = released is None or column.name in row.untrained
+    key = (pretrained, id(column.change), column.epochs, column.name in row.untrained)
+    if key not in encoders:
+        encoders[key] = _encoder(row, column, scale, seed) if pretrained else _released(row, released or {})
+    encoder = encoders[key]
+    if column.protocol is None:
+        return encoder if column.metric and isinstance(encoder, Pretrain) else None
+    protocol, variant = protocol_at(column, scale, row.variants.get(column.name, column.variant))
+    return translate.evaluation(
+        scale, encoder, protocol, variant=variant, dataset=column.dataset, options=column.options, seed=seed
+    )
 
 
 def _label(row: Row, column: Column, seed: int, seeds: int) -> str:

@@ -22,9 +22,8 @@ class Column:
     name: str  # as printed; unique in the table
     metric: str = ""  # "": the column is printed only, nothing here measures it
     protocol: str | None = None  # a file of evals/
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # fields of the protocol's Config that differ from its recipe
+    # fields of the protocol's Config that differ from its recipe
+    options: Mapping[str, Any] = field(default_factory=dict)
     variant: str = ""  # one of the protocol's VARIANTS, e.g. the paper's own settings; "": its RECIPES
     elsewhere: str = ""  # protocol at scales that are not the published one, with its own RECIPES; "": the same
     dataset: str = "imagenet"  # in the paper's words
@@ -54,14 +53,12 @@ class Row:
     )
     dataset: str = "imagenet"  # pretrained on
     change: Change | None = None  # what this row changes in the method's recipe
-    variants: Mapping[str, str] = field(
-        default_factory=dict
-    )  # column name -> variant of its protocol that this row has instead
+    # column name -> variant of its protocol that this row has instead
+    variants: Mapping[str, str] = field(default_factory=dict)
     untrained: tuple[str, ...] = ()  # columns in which the row starts from the same network, never trained
     without: tuple[str, ...] = ()  # columns that this row cannot have
-    printed: Mapping[str, str] = field(
-        default_factory=dict
-    )  # column name -> as printed, a number or a word; "" where the paper has none
+    # column name -> as printed, a number or a word; "" where the paper has none
+    printed: Mapping[str, str] = field(default_factory=dict)
     doubts: Mapping[str, str] = field(default_factory=dict)  # column name -> why the printed value is not certain
     note: str = ""
     released: str = ""  # the authors' weights for this row, a name in methods/*.toml; `bench run --released` takes them
@@ -93,6 +90,8 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self, references: tuple[Row, ...]) -> None:
+        if references and self.anchors:
+            raise BenchError(f"table {self.id}: `references` is the old name of `anchors`: give one of them.")
         if references:
             warnings.warn(
                 f"table {self.id}: `references` is called `anchors` since version 0.2.", FutureWarning, stacklevel=3

@@ -118,15 +118,16 @@ def view(planned: PlannedTable, store: Store) -> TableView:
     """Read the state of every cell, asked for or not; rows that take the authors' weights say so in their notes."""
     table, scale, released = planned.table, planned.scale, planned.released
     by_cell: dict[tuple[str, str], list[CellJob]] = {}
-    for cell in planned.cells:
-        by_cell.setdefault((cell.row.name, cell.column.name), []).append(cell)
+    for job in planned.cells:
+        by_cell.setdefault((job.row.name, job.column.name), []).append(job)
     cells = {}
     for row in (*table.rows, *table.anchors):
         for column in table.columns:
             jobs = by_cell.get((row.name, column.name), [])
-            cells[row.name, column.name] = _cell(
-                row, column, jobs, store, scale, is_asked=planned.is_asked(row, column)
-            )
+            cell = _cell(row, column, jobs, store, scale, is_asked=planned.is_asked(row, column))
+            if reason := planned.refused.get((row.name, column.name)):
+                cell = replace(cell, status="not asked", message=reason)
+            cells[row.name, column.name] = cell
     compared = [column for column in table.columns if column.printed and column.higher_is_better is not None]
     return TableView(
         table=table,

@@ -33,7 +33,9 @@ def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
     for node in tree.body if at_top_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{path}: from . import"
+            assert not node.level, f"{path}: a relative import"
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
 
@@ -77,8 +79,9 @@ def test_what_plans_and_shows_starts_without_torch() -> None:
 def test_a_package_says_what_it_is_for_and_does_nothing_else(path: Path) -> None:
     body = ast.parse(path.read_text()).body
     assert ast.get_docstring(ast.Module(body, []))
-    allowed = (ast.Expr, ast.Assign, ast.ImportFrom)  # bench says its version and where it lies
-    assert len(body) == 1 or (path.parent == ROOT / "bench" and all(isinstance(node, allowed) for node in body))
+    # bench says its version and where it lies; what plug-ins import first lets old names answer.
+    rest = [ast.unparse(node) for node in body[1:] if not isinstance(node, ast.Assign | ast.ImportFrom)]
+    assert len(body) == 1 or (path.parent.parent == ROOT and rest == ["old_names.install()"])
 
 
 def test_no_file_grows_into_a_heap() -> None:

@@ -136,9 +136,8 @@ def _cancel(run: RunFolder) -> bool:
         return False
     run.cancel()
     claim = run.claim_holder()
-    if (
-        state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm")
-    ):  # those are ended with scancel
+    # those are ended with scancel
+    if state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm"):
         if claim.host != socket.gethostname():
             raise BenchError(f"{run.job_id} runs on {claim.host}: run `bench cancel` there.")
         try:

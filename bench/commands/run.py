@@ -41,9 +41,19 @@ def run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bo
     jobs = planned.graph
     driver.prepare(jobs, site, forced, executor)
     for table in planned.tables:
-        stored = plans.of_graph(table.graph), site.overrides, table.released
-        asked = table.seeds, table.rows, table.columns
-        plans.write(planned.runs, plans.StoredPlan(table.table.id, table.scale.name, *asked, *stored))
+        plans.write(
+            planned.runs,
+            plans.StoredPlan(
+                table=table.table.id,
+                scale=table.scale.name,
+                seeds=table.seeds,
+                rows=table.rows,
+                columns=table.columns,
+                jobs=plans.of_graph(table.graph),
+                overrides=site.overrides,
+                released=table.released,
+            ),
+        )
     if place is None:
         summary = driver.drive_slurm(jobs, site, forced, [table.name for table in planned.tables], watch=watch)
         if summary.queued:

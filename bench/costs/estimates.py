@@ -83,9 +83,8 @@ class Costs:
         size = trained.data.size if trained else spec.data.size
         rate = self._rate(backbone, size, trained, "")
         forward, epochs = evaluation.passes(spec.protocol) or (1.0, 0.0)
-        images = entry(spec.data.name).train_images * (
-            FORWARD_SHARE * forward + epochs / 2
-        )  # a rate's image has two views
+        # a rate's image has two views
+        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)
         images *= (spec.data.size / size) ** 2
         return Estimate(
             STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second,
@@ -148,9 +147,8 @@ def disk_total(jobs: Iterable[Job]) -> float:
             continue
         evaluation = plugins.evaluation_of(spec.protocol)
         if evaluation.trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
-            folders += (
-                parameters(spec.encoder.backbone) * 4.0 * 4
-            )  # a checkpoint with momentum, twice while the next one is written
+            # a checkpoint with momentum, twice while the next one is written
+            folders += parameters(spec.encoder.backbone) * 4.0 * 4
         splits = _splits_cached(evaluation, spec.protocol)
         for name, split in zip(entries_of(spec, splits), splits, strict=True):
             cache_entries[name] = _images(spec.data.name, split) * 4.0 * _width(spec.encoder, spec.data.size)

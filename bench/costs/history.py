@@ -42,10 +42,11 @@ def work(spec: Pretrain) -> Key:
     return spec.precision, spec.compile, spec.chunks > 1, any(view.exact for view in spec.views)
 
 
+# what stands for an encoder that was not trained here
 ANY_WORK: tuple[Key, ...] = (
     ("bf16", False, False, False),
     ("fp32", False, False, False),
-)  # what stands for an encoder that was not trained here
+)
 
 
 class Earlier:

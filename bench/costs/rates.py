@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from bench.authors import Hours, hours
@@ -50,20 +51,30 @@ def _here(images_per_second: float, detail: int) -> Anchor:
     )
 
 
-# A ResNet-50 with two views of 224 px under the method that the source is about; a method without published hours is
-# like this one.
-OWN: Mapping[str, Anchor] = {method: _published(told) for method, told in hours().items()}
-_USUAL = OWN["barlow_twins"]
-# By architecture and channels of the first stage; transformers have no base channels: 64 stands for width 1.
-ANCHORS: Mapping[tuple[str, int], Anchor] = {
-    ("resnet50", 64): _USUAL,
-    ("resnet10", 8): _here(2900.0, 64),  # the stem of the digits, 3x3/2 without a pool, at 32 px
-    ("resnet10", 16): _here(1850.0, 64),
-    ("resnet10", 32): _here(760.0, 64),
-    ("resnet18", 8): _here(2000.0, 64),
-    ("resnet18", 64): Anchor(Rate(640.0, "GPU", "guessed", _USUAL.rate.source, ("multiply-adds",)), 128),
-    ("vit_digits", 64): _here(2100.0, 32),
-}
+USUAL = "barlow_twins"  # a method without published hours is like this one
+
+
+@cache
+def own() -> Mapping[str, Anchor]:
+    """A ResNet-50 with two views of 224 px under the method that the source is about."""
+    return {method: _published(told) for method, told in hours().items()}
+
+
+@cache
+def anchors() -> Mapping[tuple[str, int], Anchor]:
+    """By architecture and channels of the first stage; transformers have no base channels: 64 stands for width 1."""
+    usual = own()[USUAL]
+    return {
+        ("resnet50", 64): usual,
+        ("resnet10", 8): _here(2900.0, 64),  # the stem of the digits, 3x3/2 without a pool, at 32 px
+        ("resnet10", 16): _here(1850.0, 64),
+        ("resnet10", 32): _here(760.0, 64),
+        ("resnet18", 8): _here(2000.0, 64),
+        ("resnet18", 64): Anchor(Rate(640.0, "GPU", "guessed", usual.rate.source, ("multiply-adds",)), 128),
+        ("vit_digits", 64): _here(2100.0, 32),
+    }
+
+
 # Multiply-adds of an image relative to ResNet-50 at 224 px with 64 channels (4.1 G), and the size for which that is so:
 # R101 7.8, R200 15, DeiT-S 4.6, ViT-B 17.6, vit_cifar 0.27 G.
 RELATIVE = {
@@ -73,11 +84,12 @@ RELATIVE = {
     "vit_base16": (4.3, 224),
     "vit_cifar": (0.07, 32),
 }
+# times as many pixels a side behind the stem as behind 7x7/2 and the pool
 _FINER = {
     "imagenet": 1,
     "small": 2,
     "cifar": 4,
-}  # times as many pixels a side behind the stem as behind 7x7/2 and the pool
+}
 
 
 def listed(backbone: Backbone, size: int, method: str = "") -> Rate:
@@ -103,9 +115,9 @@ def listed(backbone: Backbone, size: int, method: str = "") -> Rate:
 
 def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tuple[str, ...]]:
     """An anchor, what the network costs relative to it at an equal size of images, and what that rests on."""
-    if (name, channels) == ("resnet50", 64) and method in OWN:
-        return OWN[method], 1.0, ()
-    near = [(other, anchor) for (known, other), anchor in ANCHORS.items() if known == name]
+    if (name, channels) == ("resnet50", 64) and method in own():
+        return own()[method], 1.0, ()
+    near = [(other, anchor) for (known, other), anchor in anchors().items() if known == name]
     if near:
         other, anchor = min(near, key=lambda pair: abs(pair[0] - channels))
         if method and anchor.rate.kind == "published":
@@ -116,5 +128,5 @@ def _nearest(name: str, channels: int, method: str) -> tuple[Anchor, float, tupl
         return anchor, (channels / other) ** 2, () if channels == other else ("channels squared",)
     relative, size = RELATIVE[name]
     # Its multiply-adds hold at its own size, so that is where it is like the anchor.
-    like = Anchor(_USUAL.rate, size)
+    like = Anchor(own()[USUAL].rate, size)
     return like, relative * (channels / 64) ** 2, ("multiply-adds",)

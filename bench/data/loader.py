@@ -205,14 +205,14 @@ class FileViews:
         worker = torch.utils.data.get_worker_info() is not None
         self.turn = (self.turn + 1) % (PREFETCHED + 1 if worker else 1)
         if self.turn == len(self.places):
-            layout = (
-                torch.contiguous_format if self.finish else torch.channels_last
-            )  # what the resize gives: see _resized_box
+            # what the resize gives: see _resized_box
+            layout = torch.contiguous_format if self.finish else torch.channels_last
             made = [
                 torch.empty(count, 3, view.size, view.size, dtype=torch.uint8, memory_format=layout)
                 for view in self.views
             ]
-            self.places.append([memory.share_memory_() for memory in made] if worker else made)  # type: ignore[no-untyped-call]
+            shared = [memory.share_memory_() for memory in made] if worker else made  # type: ignore[no-untyped-call]
+            self.places.append(shared)
         return self.places[self.turn]
 
     def _paint(self, drawn: Sequence[Sequence[draws.OneDraw]], made: Sequence[Tensor]) -> None:

@@ -94,9 +94,8 @@ class Gpus:
 
     def read(self) -> float:
         """Joules since the driver was loaded."""
-        return (
-            float(sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles)) / 1e3
-        )  # it counts mJ
+        # it counts mJ
+        return float(sum(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._handles)) / 1e3
 
 
 class Meter:
@@ -110,9 +109,8 @@ class Meter:
             try:
                 counter = make()
                 self._first[part] = counter.read()
-            except (
-                Exception
-            ):  # not there, not readable, no driver, too old a GPU: NVML has an exception of its own for each
+            # Not there, not readable, no driver, too old a GPU: NVML has an exception of its own for each.
+            except Exception:
                 continue
             self._counters[part] = counter
             self._joules[part] = 0.0

@@ -26,6 +26,5 @@ def make(name: str, site: Site) -> Executor:
         from bench.execution.local.slots import LocalExecutor
 
         return LocalExecutor(site)
-    raise unknown_name(
-        "executor that runs jobs one by one", name, ("inline", "local")
-    )  # slurm takes whole graphs: bench/commands/driver.py
+    # slurm takes whole graphs: bench/commands/driver.py
+    raise unknown_name("executor that runs jobs one by one", name, ("inline", "local"))

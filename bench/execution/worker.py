@@ -123,9 +123,8 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             traceback.print_exc()
         shown = disk_full(run.path) if is_disk_full(error) else error
         print(f"failed: {one_line(shown)}", flush=True)
-        if (
-            ranks.first or not run.error_file.exists()
-        ):  # the rank that fails first knows why; the others see a lost connection
+        # the rank that fails first knows why; the others see a lost connection
+        if ranks.first or not run.error_file.exists():
             _record(run, getattr(error, "kind", "error"), one_line(shown))
         return FAILED
     print("done", flush=True)

@@ -36,13 +36,11 @@ class Shape:
 
 VITS: Mapping[str, Shape] = {
     "vit_small16": Shape(384, 12, 6, 16, 224),
-    "vit_base16": Shape(
-        768, 12, 12, 16, 224, drop_path=0.1
-    ),  # of TWIST (arXiv:2110.07402, README), the paper that trains it
+    # of TWIST (arXiv:2110.07402, README), the paper that trains it
+    "vit_base16": Shape(768, 12, 12, 16, 224, drop_path=0.1),
     "vit_cifar": Shape(192, 9, 3, 4, 32),
-    "vit_digits": Shape(
-        48, 3, 3, 8, 32
-    ),  # patches of 4 in DeiT's proportions cost 7 times as much: minutes for one pretraining
+    # patches of 4 in DeiT's proportions cost 7 times as much: minutes for one pretraining
+    "vit_digits": Shape(48, 3, 3, 8, 32),
 }
 
 

@@ -32,10 +32,7 @@ class Scale:
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def stand_in(self, dataset: str) -> str:
-        """What is read here where the paper has a data set, e.g.
-
-        "digits1797"; "" at the published scale, but for what was chosen.
-        """
+        """What is read here where the paper has a data set; "" at the published scale, but for what was chosen."""
         if dataset not in self.data or (
             self.published and self.data[dataset].name not in dict(self.overrides.data).values()
         ):

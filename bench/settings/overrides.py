@@ -2,13 +2,12 @@
 
 It can change numbers, so it is part of the job ids it touches.
 
-[recipe]
-chunks = 4                          # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the
-loss
-# stays that of the whole batch, but batch norm sees one sub-batch at a time
-compile = true                      # torch.compile for the encoder in pretraining: other roundings
-exact_views = true                  # views of images on disk by Pillow through torchvision, digit for digit, but slow
-data = { imagenet = "imagenet-256" }   # read another data set in the place of a paper's, e.g. a packed one
+    [recipe]
+    chunks = 4            # sub-batches of a gradient-cached step, to fit a large batch into few GPUs: the loss stays
+                          # that of the whole batch, but batch norm sees one sub-batch at a time
+    compile = true        # torch.compile for the encoder in pretraining: other roundings
+    exact_views = true    # views of images on disk by Pillow through torchvision, digit for digit, but slow
+    data = { imagenet = "imagenet-256" }   # read another data set in the place of a paper's, e.g. a packed one
 """
 
 from __future__ import annotations

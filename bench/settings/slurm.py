@@ -14,8 +14,7 @@ array = 1000                # most jobs in one array; slurm.conf's MaxArraySize 
 signal = 120                # seconds before the end of the time limit at which a worker is told to save its state
 
 [slurm.pretrain]            # the same keys, for pretrainings only
-[slurm.evaluate]            # and for evaluations only: always one process, with at most one GPU unless it says
-otherwise
+[slurm.evaluate]            # and for evaluations only: always one process, and one GPU at most by default
 """
 
 from __future__ import annotations

@@ -156,9 +156,8 @@ class Loop:
 
     def update(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Forward, backward, optimizer step; returns the losses and the embeddings of the global batch."""
-        torch.manual_seed(
-            seed_of(self.spec.seed, "step", step, self.place.ranks.rank)
-        )  # for what draws from the global generator
+        # for what draws from the global generator
+        torch.manual_seed(seed_of(self.spec.seed, "step", step, self.place.ranks.rank))
         optim.set_lr(self.optimizer, self.lr_factor(step))
         if self.spec.optim.final_weight_decay is not None:
             optim.set_weight_decay(self.optimizer, self.spec.optim, step / self.total)

@@ -167,6 +167,7 @@ def synchronise_norms(network: nn.Module, device: torch.device) -> None:
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
             on_gpu = device.type == "cuda"
-            setattr(network, name, nn.SyncBatchNorm.convert_sync_batchnorm(child) if on_gpu else GlobalBatchNorm(child))  # type: ignore[no-untyped-call]
+            convert = nn.SyncBatchNorm.convert_sync_batchnorm if on_gpu else GlobalBatchNorm
+            setattr(network, name, convert(child))
         else:
             synchronise_norms(child, device)

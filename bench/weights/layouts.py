@@ -35,6 +35,7 @@ from bench.weights.released import OWN, find, folder_of, tensorflow_index
 from bench.weights.tensorflow import Bundle, is_layer, torchvision_arrays
 
 # In the order of preference: where several fit, the first does (they hold the same network in all files known).
+# "": the file's top level
 CONTAINERS = (
     "",
     "backbone",
@@ -43,7 +44,7 @@ CONTAINERS = (
     "model",
     "model_state_dict",
     "network",
-)  # "": the file's top level
+)
 PREFIXES = (
     "",
     "module.",

@@ -135,9 +135,8 @@ def _layers(network: str) -> Iterator[tuple[str, str]]:
     for stage, blocks in enumerate(layers.blocks, start=1):
         for block in range(blocks):
             place = f"layer{stage}.{block}"
-            if (
-                block == 0
-            ):  # block_group: a projection shortcut in the first block of every stage, also of a basic block's
+            # block_group: a projection shortcut in the first block of every stage, also of a basic block's
+            if block == 0:
                 yield f"{place}.downsample.0", f"{place}.downsample.1"
             for part in range(1, 4 if layers.bottleneck else 3):
                 yield f"{place}.conv{part}", f"{place}.bn{part}"

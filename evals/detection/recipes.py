@@ -42,12 +42,13 @@ class Narrow:
     hidden: int = 1024  # of the fully connected layers of FPN's box head
     box_layers: int = 4  # convolutions of FPN's box head where it has norms
     mask_layers: int = 4  # convolutions of FPN's mask head; C4 has none
+    # before and after suppression in training, the same in testing; 0: Detectron2's
     proposals: tuple[int, int, int, int] = (
         0,
         0,
         0,
         0,
-    )  # before and after suppression in training, the same in testing; 0: Detectron2's
+    )
     sampled_anchors: int = 256  # an image
     sampled_regions: int = 512  # an image
     detections: int = 100  # kept an image
@@ -71,6 +72,7 @@ class Detector:
     )
     precise_norm: int = 200  # iterations that re-estimate the statistics of batch norm after training; 0: none
     rpn_loss: float = 1.0  # weight of the region proposal network's two losses
+    # shorter side in pixels, one is drawn
     train_sizes: tuple[int, ...] = (
         480,
         512,
@@ -83,7 +85,7 @@ class Detector:
         736,
         768,
         800,
-    )  # shorter side in pixels, one is drawn
+    )
     test_size: int = 800
     longest: int = 1333  # longer side at most
     flip: bool = True  # half of the training images
@@ -137,9 +139,8 @@ VOC_BARLOW_TWINS = replace(VOC_MOCO, lr=0.1, warmup=1000, warmup_factor=0.333)
 # does not state norms and sizes, which are MoCo's here. A reader who followed the appendix reports AP50 79.1 for the
 # printed 82.4.
 VOC_VICREG = replace(VOC_BARLOW_TWINS, rpn_loss=0.2)
-VOC_TWIST = replace(
-    VOC_MOCO, architecture="FPN", head_norm=True
-)  # detection/voc_fpn_1fc/pascal_voc_R_50_FPN_24k_infomin.yaml
+# detection/voc_fpn_1fc/pascal_voc_R_50_FPN_24k_infomin.yaml
+VOC_TWIST = replace(VOC_MOCO, architecture="FPN", head_norm=True)
 _TRIPLET_SIZES = (*VOC_MOCO.train_sizes, 832, 864, 880)
 # configs/pascal_voc_R_50_C4_24k.yaml on the base file Base-RCNN-C4-BN.yaml_bk_bk.yaml: the active base file is COCO's,
 # with 180,000 iterations, which does not fit the name "24k".

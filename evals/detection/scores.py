@@ -115,9 +115,8 @@ def score_voc(lines: Mapping[int, Sequence[str]], name: str, folder: Path | None
             classes[text] = {"box_ap": float(np.mean(list(aps.values()))), "box_ap50": aps[50], "box_ap75": aps[75]}
             for limit, ap in aps.items():
                 by_limit[limit].append(ap)
-    means = {
-        limit: float(np.mean(aps)) for limit, aps in by_limit.items()
-    }  # classes first, then thresholds, as Detectron2 sums
+    # classes first, then thresholds, as Detectron2 sums
+    means = {limit: float(np.mean(aps)) for limit, aps in by_limit.items()}
     return {"box_ap": float(np.mean(list(means.values()))), "box_ap50": means[50], "box_ap75": means[75]}, classes
 
 

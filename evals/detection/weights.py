@@ -36,7 +36,8 @@ def spec_of(subject: Subject) -> Backbone:
             "the column."
         )
     stages = [getattr(network, f"layer{number}") for number in range(1, 5)]
-    shape = encoders.Layers(tuple(len(stage) for stage in stages), bottleneck=stages[0][0].bottleneck)  # type: ignore[arg-type]
+    depths = tuple(len(stage) for stage in stages)
+    shape = encoders.Layers(depths, bottleneck=stages[0][0].bottleneck)  # type: ignore[arg-type]
     name = next(name for name, layers in encoders.RESNETS.items() if layers == shape)
     kernel, stride = network.conv1.kernel_size[0], network.conv1.stride[0]
     stem: Literal["imagenet", "cifar", "small"] = "imagenet" if kernel == 7 else "small" if stride == 2 else "cifar"

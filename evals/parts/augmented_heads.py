@@ -195,9 +195,8 @@ def train(config: Training, subject: Subject, context: Context) -> Trained:
         scores = accuracies(heads, *tried["val"], context.device).tolist()
         for row, score in zip(table, scores, strict=True):
             row["val_top1"] = score if score >= 0 else None  # diverged
-        best = max(
-            range(len(table)), key=lambda head: (scores[head], -head)
-        )  # ties go to the first: least rate, least decay
+        # ties go to the first: least rate, least decay
+        best = max(range(len(table)), key=lambda head: (scores[head], -head))
     test_x, test_y = tried["test"]
     test_scores = torch.cat(
         [heads.logits(x.to(context.device), best)[:, 0].float().cpu() for x in torch.split(test_x, CHUNK)]

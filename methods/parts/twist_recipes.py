@@ -74,7 +74,8 @@ def _everywhere(
         recipe = replace(recipes[scale], views=small_crops(recipes[scale].views))
         if kind == "teacher":
             # A short run needs a faster teacher: 0.9 instead of 0.996.
-            made[scale] = replace(recipe, method=replace(recipe.method, alpha=0.4, teacher=0.9, activation="gelu"))  # type: ignore[type-var]
+            method = replace(recipe.method, alpha=0.4, teacher=0.9, activation="gelu")  # type: ignore[type-var]
+            made[scale] = replace(recipe, method=method)
         else:
             made[scale] = _small_self_label(recipe) if kind == "self_label" else recipe
     return made
@@ -85,11 +86,11 @@ def variants(recipes: Mapping[str, Recipe], default: object) -> Mapping[str, Map
 
     `recipes` are those of methods/twist.py, `default` is its Config with the code's defaults.
     """
-    r50 = replace(
-        recipes["paper"], method=default, views=byol_crops(12, large=_LARGE, small=_SMALL)
-    )  # 16 GPUs x 128; the defaults of train.py
+    # 16 GPUs x 128; the defaults of train.py
+    r50 = replace(recipes["paper"], method=default, views=byol_crops(12, large=_LARGE, small=_SMALL))
     wide = replace(r50.optim, lr=0.5 * 1920 / 256)
-    r50w2 = replace(r50, method=replace(default, bunch=240), batch_size=1920, epochs=200, optim=wide)  # type: ignore[type-var]  # 32 GPUs x 60
+    bunches = replace(default, bunch=240)  # type: ignore[type-var]
+    r50w2 = replace(r50, method=bunches, batch_size=1920, epochs=200, optim=wide)  # 32 GPUs x 60
     return {
         "resnet50_multicrop": _everywhere(recipes, r50, "multicrop"),
         "resnet50_self_label": _everywhere(recipes, _self_label(r50, keep_among=128), "self_label"),

@@ -77,7 +77,9 @@ def _box(one: Mapping[str, Json]) -> tuple[float, float, float, float] | None:
     """Left, top, width, height in pixels."""
     box = one.get("box")
     values = [_number(value) for value in box] if isinstance(box, list) else []
-    return (values[0], values[1], values[2], values[3]) if len(values) == 4 and None not in values else None  # type: ignore[return-value]
+    if len(values) != 4 or None in values:
+        return None
+    return values[0], values[1], values[2], values[3]  # type: ignore[return-value]
 
 
 def _draw(axes: Axes, image: NDArray[np.uint8], objects: Sequence[Mapping[str, Json]]) -> None:

@@ -14,10 +14,11 @@ from results.table import Row
 from results.view import TableView
 
 JobViews = Mapping[str, JobView]
+# terms that tell a collapse; the first that is logged is drawn beside the loss
 COLLAPSE = (
     "embedding_std",
     "effective_rank",
-)  # terms that tell a collapse; the first that is logged is drawn beside the loss
+)
 PICTURED = 6  # rows whose detections are shown; the job pages have all
 SCENES = 3  # of each
 

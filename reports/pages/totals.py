@@ -11,6 +11,7 @@ from reports.words import is_number
 
 NOT_MEASURED = "not measured"
 NO_ENERGY = "not known: no counter was read"
+RESUMED = "not known: what went on from a checkpoint does not add up its attempts"
 _ENERGY = {"gpus": "of GPUs", "packages": "of whole processor packages, with all that ran on them meanwhile"}
 
 
@@ -68,7 +69,7 @@ def energy(made: Sequence[Provenance]) -> str:
             of = f" ({len(read)} of {len(made)} jobs)" if len(read) < len(made) else ""
             shared = "; jobs side by side each count the whole" if part == "packages" and len(read) > 1 else ""
             said.append(f"{_watt_hours(sum(read))} {words_for}{shared}{of}")
-    return "; ".join(said) or NO_ENERGY
+    return "; ".join(said) or (RESUMED if made and all(one.resumed for one in made) else NO_ENERGY)
 
 
 def _watt_hours(joules: float) -> str:

@@ -67,7 +67,8 @@ class Checked:
             counts = Counter(finding.outcome for report in self.reports for finding in report.findings)
             words = [*COUNTED, *(outcome for outcome in counts if outcome not in COUNTED)]
             tables = "1 table" if len(self.reports) == 1 else f"{len(self.reports)} tables"
-            lines.append(f"{tables} compared: cells " + ", ".join(f"{counts[word]} {word}" for word in words))  # type: ignore[index]
+            told = ", ".join(f"{counts[word]} {word}" for word in words)  # type: ignore[index]
+            lines.append(f"{tables} compared: cells {told}")
         return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from results.table import Column, Row, Table
 
+# those of evals/linear_collapse.py, which a table does not import: it costs torch
 STRENGTHS = (
     "0",
     "0.25",
@@ -16,7 +17,7 @@ STRENGTHS = (
     "2.25",
     "4",
     "16",
-)  # those of evals/linear_collapse.py, which a table does not import: it costs torch
+)
 
 
 def _column(name: str, metric: str, digits: int) -> Column:

@@ -21,6 +21,7 @@ from bench.errors import BenchError
 from bench.spec import Augment
 
 COLOURS = torch.rand(6, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+# every operation, every probability between 0 and 1
 FULL = Augment(
     size=12,
     rotation=20.0,
@@ -32,7 +33,7 @@ FULL = Augment(
     gray=0.2,
     blur=0.5,
     solarize=0.2,
-)  # every operation, every probability between 0 and 1
+)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
@@ -299,9 +300,8 @@ def test_an_enlarged_box_equals_torchvision(box: tuple[int, int, int, int]) -> N
     expected = T.resized_crop(
         image / 255, top, left, height, width, [size, size], InterpolationMode.BILINEAR, antialias=False
     )
-    torch.testing.assert_close(
-        found, expected, rtol=0, atol=0.05
-    )  # at the rim torchvision repeats the box's last pixel, here its neighbour shows
+    # at the rim torchvision repeats the box's last pixel, here its neighbour shows
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
     torch.testing.assert_close(found[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], rtol=0, atol=1e-4)
 
 

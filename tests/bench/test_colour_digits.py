@@ -91,14 +91,14 @@ def test_every_job_sees_the_same_colours(here: Site) -> None:
     again = opened(FLAT, "val", here).images
     assert first is not again
     assert torch.equal(first, again)
-    assert not torch.equal(
-        first[:100, :, 0, 0], opened(FLAT, "test", here).images[:100, :, 0, 0]
-    )  # splits have colours of their own
+    # splits have colours of their own
+    assert not torch.equal(first[:100, :, 0, 0], opened(FLAT, "test", here).images[:100, :, 0, 0])
+    # another colour is another data set: records would lie
     assert opened(FLAT, "train", here).images[0, :, 0, 0].tolist() == [
         235,
         18,
         3,
-    ]  # another colour is another data set: records would lie
+    ]
 
 
 def test_the_catalogue_says_what_is_there(here: Site) -> None:

@@ -289,9 +289,8 @@ def test_too_many_damaged_images_stop_a_pretraining(
 @pytest.mark.slow
 def test_two_ranks_count_the_damaged_images_of_both(spec: Pretrain, site: Site, split: Files, workplace: Path) -> None:
     plan = Plan(images=len(split), batch_size=16, seed=seed_of(spec.seed, "data"))
-    broken = damage(
-        split, [int(plan.indices(0)[3]), int(plan.indices(0)[12]), int(plan.indices(2)[15])]
-    )  # on the first rank, on the second, on the second
+    # on the first rank, on the second, on the second
+    broken = damage(split, [int(plan.indices(0)[3]), int(plan.indices(0)[12]), int(plan.indices(2)[15])])
     (workplace / "bench.toml").write_text(f'[data]\nimagenet = "{site.data["imagenet"]}"\n')
     job = next(iter(plan_jobs([("damaged", spec)])))
     run = Runs(workplace / "runs")[job.id]

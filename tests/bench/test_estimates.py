@@ -21,9 +21,8 @@ from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 
 PAPER = SCALES["paper"]
 IMAGENET = 1_268_356  # images held out for `val` not counted
-RATE = (
-    1000 * 1_281_167 / (124 * 3600 * 32)
-)  # Barlow Twins' images a second and V100: 1000 epochs of all images in 124 h on 32
+# Barlow Twins' images a second and V100: 1000 epochs of all images in 124 h on 32
+RATE = 1000 * 1_281_167 / (124 * 3600 * 32)
 
 
 def seconds(spec: Spec, tmp_path: Path) -> float:

@@ -24,9 +24,8 @@ from evals import knn
 from tests.bench import tensor_bundle
 from tests.conftest import BENCH, TINY, tiny_pretrain
 
-OURS = Backbone(
-    name="resnet10", base_channels=8, stem="small", zero_init_residual=False
-)  # "resnet50" at the embedded scale
+# "resnet50" at the embedded scale
+OURS = Backbone(name="resnet10", base_channels=8, stem="small", zero_init_residual=False)
 
 
 def saved(folder: Path, seed: int = 0, backbone: Backbone = OURS, name: str = "my.pt") -> Path:

@@ -26,6 +26,7 @@ from bench.settings.site import Site
 from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")
+# every operation, every probability between 0 and 1
 VIEW = Augment(
     size=48,
     jitter=0.8,
@@ -37,7 +38,7 @@ VIEW = Augment(
     blur=0.5,
     solarize=0.3,
     exact=True,
-)  # every operation, every probability between 0 and 1
+)
 
 
 @pytest.fixture

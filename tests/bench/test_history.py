@@ -124,9 +124,8 @@ def test_work_at_another_speed_teaches_nothing(runs: Runs, change: dict[str, obj
     other = replace(tiny_pretrain(0), **change)  # type: ignore[arg-type]
     done(runs, other, A100, 10.0)
     assert estimate(runs, planned()).kind == "guessed"
-    assert (
-        estimate(runs, replace(other, seed=7)).kind == "measured"
-    )  # as its job.json says and as a plan asks are one and the same
+    # as its job.json says and as a plan asks are one and the same
+    assert estimate(runs, replace(other, seed=7)).kind == "measured"
 
 
 def test_an_evaluation_takes_what_the_same_protocol_took_on_an_encoder_of_the_same_architecture(runs: Runs) -> None:

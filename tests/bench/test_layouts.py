@@ -341,9 +341,8 @@ def test_strided_convolutions_pad_as_simclrs_fixed_padding_does(kernel: int, siz
             window = around[:, 2 * row : 2 * row + kernel, 2 * column : 2 * column + kernel]
             expected[:, row, column] = (convolution.weight * window).sum(dim=(1, 2, 3))
     torch.testing.assert_close(convolution(x[None])[0], expected)
-    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {
-        1e-5
-    }  # BATCH_NORM_EPSILON there
+    # BATCH_NORM_EPSILON there
+    assert {norm.eps for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {1e-5}
 
 
 def test_padding_changes_no_old_job_and_no_weights() -> None:

@@ -89,17 +89,15 @@ def test_a_pack_has_the_splits_of_its_source_in_smaller_images(site: Site, make:
         before, after = files("imagenet", split, site), files(NAME, split, site)
         assert torch.equal(before.labels, after.labels)
         assert before.classes == after.classes
-        assert [path.parts[-3:] for path in after.paths] == [
-            path.parts[-3:] for path in before.paths
-        ]  # train/<class>/<file>
+        # train/<class>/<file>
+        assert [path.parts[-3:] for path in after.paths] == [path.parts[-3:] for path in before.paths]
         for index in range(len(before)):
             large, image = loader.decode(before, index), loader.decode(after, index)
             assert min(image.shape[1:]) == SIZE
             assert max(image.shape[1:]) == int(SIZE * max(large.shape[1:]) / min(large.shape[1:]))
             expected = packing._resized(large, SIZE)
-            assert (
-                float((image.float() - expected.float()).abs().mean()) < 6
-            )  # what JPEG leaves of a photograph this small
+            # what JPEG leaves of a photograph this small
+            assert float((image.float() - expected.float()).abs().mean()) < 6
 
 
 def test_images_that_are_small_enough_are_stored_as_they_are(site: Site, source: Path, make: Make) -> None:

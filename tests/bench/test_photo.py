@@ -98,9 +98,8 @@ def test_all_four_in_their_orders_have_no_bias(way: Way, crops: Tensor) -> None:
 @WAYS
 def test_gray_is_pillows(way: Way, crops: Tensor) -> None:
     view = replace(PLAIN, gray=1.0)
-    assert differences(way, crops, view, drawn_for(view))[0] < (
-        0.3 if way is on_device else 0.002
-    )  # a device does not round to 8 bits
+    # a device does not round to 8 bits
+    assert differences(way, crops, view, drawn_for(view))[0] < (0.3 if way is on_device else 0.002)
 
 
 @WAYS

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import authors, plugins
+from bench.contracts import Cost
 from bench.errors import BenchError
-from bench.spec import CENTRE
+from bench.spec import CENTRE, Backbone
 from evals.semi_supervised import Config as SemiSupervised
 from methods.simclr import Config as SimCLR
 from tests.conftest import tiny_pretrain
@@ -118,7 +119,7 @@ def test_what_a_file_says_is_what_the_engine_reads() -> None:
         (
             "RESUMS = True",
             (
-                r"unknown name in evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins "
+                r"unknown name in .*evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins "
                 r"with "
                 r"an underscore"
             ),
@@ -126,13 +127,20 @@ def test_what_a_file_says_is_what_the_engine_reads() -> None:
         ("NEEDS_PROJEKTOR: bool = True", "Did you mean 'NEEDS_PROJECTOR'"),
         ("NEIGHBOURS = 20", "A constant of your own begins with an underscore: _NEIGHBOURS"),
         ("RESUMES = 1", "RESUMES is 1, expected a bool"),
-        ("FEATURES = ('train', 'tset')", "split in FEATURES of evals/.*'tset'. Did you mean 'test'"),
+        ("FEATURES = ('train', 'tset')", "split in FEATURES of .*evals/.*'tset'. Did you mean 'test'"),
         ("FEATURES = 'train'", "FEATURES is 'train', expected a tuple"),
         ("MISSING = 'a package'", "MISSING is 'a package', expected a callable"),
         ("METRICS = {'nothing': '%'}", "METRICS is .* expected a mapping from names to objects of Metric"),
         ("VARIANTS = {'paper': {'embedded': 3}}", r"VARIANTS\['paper'\] is .* objects of Config"),
         ("del evaluate", "must export evaluate"),
         ("del RECIPES", "must export RECIPES"),
+        ("try:\n    RESUMS = True\nfinally:\n    pass", "Did you mean 'RESUMES'"),
+        ("@dataclass\nclass Config:\n    pass", "expected a frozen dataclass"),
+        (
+            "import no_such_module",
+            r"cannot be imported \(ModuleNotFoundError: .*no_such_module.*, line \d+ of .*\.py\)",
+        ),
+        ("x = (", "cannot be imported .*SyntaxError"),
         ("Config = 3", "Config is 3, expected a frozen dataclass"),
     ],
 )
@@ -140,6 +148,46 @@ def test_what_a_file_cannot_mean_is_one_line(write: Callable[..., str], line: st
     with pytest.raises(BenchError, match=message) as caught:
         plugins.evaluation(write(f"{EVALUATION}\n{line}\n"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_type_variable_and_a_none_for_features_are_as_the_contract_says(write: Callable[..., str]) -> None:
+    name = write(f"{EVALUATION}\nfrom typing import TypeVar\nT = TypeVar('T')\nFEATURES = None\n")
+    assert plugins.evaluation(name).features is None
+
+
+def test_a_cost_of_before_answers_with_a_warning(write: Callable[..., str]) -> None:
+    text = EVALUATION.replace(
+        "    VERSION: int = 3\n", "    VERSION: int = 3\n    def cost(self, backbone): return 3.0, 'core', 'a guess'\n"
+    )
+    found = plugins.evaluation(write(text))
+    with pytest.warns(FutureWarning, match=r"cost\(\) returns a bench.contracts.Cost since version 0.2"):
+        assert found.cost(found.recipes["embedded"], Backbone(name="resnet10")) == Cost(3.0, "core", "a guess")
+
+
+def test_a_file_with_the_name_of_a_package_is_named_with_what_hides_it(
+    write: Callable[..., str], tmp_path: Path
+) -> None:
+    write(EVALUATION)
+    (tmp_path / "evals" / "detection.py").write_text(EVALUATION)
+    plugins._package.cache_clear()
+    with pytest.raises(
+        BenchError, match=r"evals/detection.py has the name of .*detection/__init__.py.* give it another"
+    ):
+        plugins.evaluation("detection")
+
+
+def test_a_file_that_cannot_be_read_is_listed_as_such(write: Callable[..., str]) -> None:
+    assert "cannot be read (SyntaxError" in plugins.summary("evaluation", write("x = ("))
+
+
+def test_of_two_files_with_one_name_the_project_s_is_read(write: Callable[..., str], tmp_path: Path) -> None:
+    write(METHOD, "methods")
+    (tmp_path / "methods" / "simclr.py").write_text('"""Another."""\n')
+    (tmp_path / "methods" / "simclr.toml").write_text("hours = 3")
+    plugins._package.cache_clear()
+    assert plugins.summary("method", "simclr").startswith("SimCLR")
+    assert "simclr" not in authors.hours()
+    assert "simclr_1x" in authors.own_names()
 
 
 def test_private_and_imported_constants_are_no_ones_business(write: Callable[..., str]) -> None:
@@ -153,7 +201,7 @@ def test_methods_are_read_the_same_way(write: Callable[..., str]) -> None:
     found = plugins.method(name)
     assert found.variants == {}
     found.check(found.recipes["paper"].method, tiny_pretrain())  # it has none of its own: nothing is refused
-    with pytest.raises(BenchError, match=r"unknown name in methods/.*Did you mean 'VARIANTS'"):
+    with pytest.raises(BenchError, match=r"unknown name in .*methods/.*Did you mean 'VARIANTS'"):
         _again(write(f"{METHOD}\nVARIANT = {{}}\n", "methods"))
     with pytest.raises(BenchError, match="each Recipe's method must be an object of its Config"):
         _again(write(f"{METHOD}\nRECIPES = simclr.RECIPES\n", "methods"))
@@ -191,12 +239,27 @@ def test_what_authors_published_lies_beside_a_method(write: Callable[..., str]) 
     [
         ("[ours]", "unknown section in .*Did you mean 'hours'"),
         ("[hours", "is not valid TOML"),
-        ("[hours]\nsource = 'a'\nepochs = 1\nhours = 1", "hours: .*devices"),
+        ("[hours]\nsource = 'a'\nepochs = 1\nhours = 1", "hours lacks devices"),
         (
             "[weights.x]\npaper = 'p'\nnetwork = 'resnet50'\nurls = 'u'",
             r"unknown key of .*weights\.x 'urls'. Did you mean 'url'",
         ),
-        ("[weights.x]\npaper = 'p'\nurl = 'u'", r"weights\.x: .*name"),
+        ("[weights.x]\npaper = 'p'\nurl = 'u'", r"weights\.x lacks network"),
+        ("weights = 3", "weights is 3, expected a section"),
+        ("[weights]\nx = 3", r"weights\.x is 3, expected a section"),
+        ("hours = '9'", "hours is '9', expected a section"),
+        ("[hours]\nsource = 'a'\nepochs = 1\nhours = 0\ndevices = 1", r"hours\.hours is 0, expected a number above 0"),
+        (
+            "[hours]\nhour = 1",
+            r"unknown key of .*hours 'hour'. Did you mean 'hours'\? Allowed: devices, epochs, hours, source",
+        ),
+        ("[weights.x]\npaper = 'p'\nnetwork = 'resnet50'\nwidth = '2'", r"x\.width is '2', expected a whole number"),
+        (
+            "[weights.x]\npaper = 'p'\nnetwork = 'r'\nnormalize = 'bogus'",
+            "unknown normalize of .* 'bogus'. .*Allowed: imagenet",
+        ),
+        ("[weights.x]\npaper = 'p'\nnetwork = 'r'\nsha256 = 5", r"x\.sha256 is 5, expected some text"),
+        ("[weights.x]\npaper = 'p'\nnetwork = 'r'\nbackbone = 'r'", "unknown key of .* 'backbone'"),
         ("[weights.simclr_1x]\npaper = 'p'\nnetwork = 'resnet50'", "stands in another file as well"),
     ],
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bench.costs.history import pairs
-from bench.costs.rates import OWN, RELATIVE, listed
+from bench.costs.rates import RELATIVE, listed, own
 from bench.networks.vit import VITS
 from bench.planning.scales import SCALES
 from bench.spec import Backbone
@@ -31,7 +31,7 @@ def test_a_method_with_published_hours_takes_them(method: str, hours: float) -> 
 def test_views_by_their_area_give_the_published_hours_of_multi_crop() -> None:
     views = pairs([224] * 2 + [96] * 6, 224)
     published = 13  # VICReg's table 14, SwAV with multi-crop; 9 without
-    assert hours_of_100_epochs(OWN["swav"].rate.images_per_second) * views == pytest.approx(published, rel=0.08)
+    assert hours_of_100_epochs(own()["swav"].rate.images_per_second) * views == pytest.approx(published, rel=0.08)
 
 
 def test_another_network_is_a_guess_that_says_from_what() -> None:

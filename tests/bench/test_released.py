@@ -312,9 +312,8 @@ def small_imagenet(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         workplace / "ResNet50_1x" / "model.ckpt-225206", tensor_bundle.simclr_names(network.state_dict())
     )
     monkeypatch.setitem(catalogue(), "simclr_1x", replace(catalogue()["simclr_1x"], backbone=SMALL))
-    monkeypatch.setattr(
-        "bench.execution.readiness.free_space", lambda runs, needed: None
-    )  # which asks for all of ImageNet's features
+    # which asks for all of ImageNet's features
+    monkeypatch.setattr("bench.execution.readiness.free_space", lambda runs, needed: None)
     (workplace / "bench.toml").write_text(
         '[data]\nimagenet = "imagenet"\n[released]\nsimclr_1x = "ResNet50_1x/model.ckpt-225206.index"\n'
     )

@@ -154,9 +154,8 @@ def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> Non
         assert line["lr"] == pytest.approx(4e-3 * optim.schedule(number, 6, 2, 0.0))
         assert line["img_s"] > 0
         assert all(line[part] > 0 for part in PARTS)
-        assert (
-            sum(line[part] for part in PARTS) < 1.01e3 * small.batch_size / line["img_s"]
-        )  # parts of the step, whose whole img_s counts
+        # parts of the step, whose whole img_s counts
+        assert sum(line[part] for part in PARTS) < 1.01e3 * small.batch_size / line["img_s"]
         assert math.isfinite(line["loss"])
     assert [line["lr"] for line in lines][:3] == pytest.approx([0, 2e-3, 4e-3])
     seconds = [line["seconds"] for line in lines]
@@ -344,9 +343,8 @@ def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -
     assert embedding_std(isotropic) == pytest.approx(1, abs=0.02)
     assert embedding_std(isotropic * 1000) == pytest.approx(1, abs=0.02)
     assert embedding_std(torch.ones(100, 64)) == pytest.approx(0, abs=1e-6)
-    line = torch.randn(4000, 1, generator=rng) @ torch.randn(
-        1, 64, generator=rng
-    )  # collapsed to one dimension, both signs
+    # collapsed to one dimension, both signs
+    line = torch.randn(4000, 1, generator=rng) @ torch.randn(1, 64, generator=rng)
     assert 0.5 < embedding_std(line) < 1
     nearly = torch.ones(1000, 64) + 1e-5 * torch.randn(1000, 64, generator=rng)
     assert embedding_std(nearly) < health.COLLAPSED_BELOW

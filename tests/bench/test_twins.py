@@ -132,9 +132,8 @@ def test_enlarging_keeps_the_digit_and_gives_it_the_place_and_size_of_mnists() -
     middle = torch.arange(32) - 15.5
     assert float((large.sum(dim=1) @ middle / weight).abs().max()) < 0.5  # pixels from the middle
     assert float((large.sum(dim=2) @ middle / weight).abs().max()) < 0.5
-    torch.testing.assert_close(
-        weight, small.sum(dim=(1, 2)) * 2.5**2, rtol=0.1, atol=0
-    )  # what bicubic overshoots is clipped
+    # what bicubic overshoots is clipped
+    torch.testing.assert_close(weight, small.sum(dim=(1, 2)) * 2.5**2, rtol=0.1, atol=0)
     tall = (large.amax(dim=2) > 0.25).sum(dim=1).float()
     theirs = (gray(mnist5k()["train"].images).amax(dim=2) > 64).sum(dim=1).float()
     assert abs(float(tall.mean() - theirs.mean())) < 1.5

@@ -183,9 +183,8 @@ def test_positions_of_other_sizes_equal_bicubic_interpolation(rows: int, columns
     torch.testing.assert_close(found[:, 1:], expected)
     assert torch.equal(found[:, :1], network.pos_embed[:, :1])
     (gradient,) = torch.autograd.grad(found.sum(), network.pos_embed)
-    assert float(gradient.sum()) == pytest.approx(
-        (1 + rows * columns) * 48, rel=1e-4
-    )  # every row of the matrix sums to 1
+    # every row of the matrix sums to 1
+    assert float(gradient.sum()) == pytest.approx((1 + rows * columns) * 48, rel=1e-4)
 
 
 def test_smaller_and_larger_crops_give_features_also_in_half_precision() -> None:

@@ -281,9 +281,8 @@ def test_features_of_the_last_blocks_are_their_class_tokens_after_the_norm(
     last[-1] = kept
     assert torch.equal(longer.network(images), found)  # nothing was left behind by the first pass
     assert features_of(plain, context, splits=("val",))["val"][0].shape[1] == network.feature_dim
-    assert (
-        features_of(longer, context, splits=("val",))["val"][0].shape[1] == 2 * network.feature_dim
-    )  # another cache entry
+    # another cache entry
+    assert features_of(longer, context, splits=("val",))["val"][0].shape[1] == 2 * network.feature_dim
     with pytest.raises(
         BenchError, match="last 4 blocks need a vision transformer with as many, found a transformer of 3"
     ):

@@ -93,9 +93,8 @@ def test_known_answers(measure: object) -> None:
     assert measure(scores, first) == pytest.approx(100)  # every relevant image before all others
     assert measure(torch.zeros(20), first) == pytest.approx(100 * 6 / 20)  # all ties: the share of relevant ones
     for rank in (1, 2, 7, 20):
-        assert measure(scores, torch.arange(20) == rank - 1) == pytest.approx(
-            100 / rank
-        )  # one relevant image at a rank
+        # one relevant image at a rank
+        assert measure(scores, torch.arange(20) == rank - 1) == pytest.approx(100 / rank)
     assert measure(scores, torch.ones(20, dtype=torch.bool)) == pytest.approx(100)
 
 
@@ -105,9 +104,8 @@ def test_two_relevant_images_have_a_closed_form(a: int, b: int) -> None:
     relevant[[a - 1, b - 1]] = True
     first, second = max(1 / a, 2 / b), 2 / b
     assert interpolated_area(scores, relevant) == pytest.approx(100 * (first + second) / 2)
-    assert eleven_point(scores, relevant) == pytest.approx(
-        100 * (6 * first + 5 * second) / 11
-    )  # recall 0.5 counts for the first
+    # recall 0.5 counts for the first
+    assert eleven_point(scores, relevant) == pytest.approx(100 * (6 * first + 5 * second) / 11)
 
 
 def test_a_recall_of_three_tenths_counts_as_three_tenths() -> None:

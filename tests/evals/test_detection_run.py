@@ -196,9 +196,8 @@ def test_a_stopped_job_goes_on_and_ends_bit_identical(
     ]
     names = [name for name in same[0] if name.suffix in (".json", ".txt")]
     assert names
-    assert all(
-        (tmp_path / "whole" / name).read_bytes() == (tmp_path / "job" / name).read_bytes() for name in names
-    )  # predictions too
+    # predictions too
+    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "job" / name).read_bytes() for name in names)
     assert set(whole.details["ap_per_class"]) == set(scenes.CLASSES)  # type: ignore[arg-type]
     assert len(json.loads((tmp_path / "job" / "pictures.json").read_text())["scenes"]) == 6
 

@@ -19,9 +19,8 @@ from evals.detection.config import build_cfg
 from evals.detection.recipes import EMBEDDED_C4, EMBEDDED_FPN, VOC_MOCO, VOC_TWIST, Detector
 
 pytestmark = pytest.mark.skipif(bool(compat.missing()), reason=compat.missing())
-STANDARD = Backbone(
-    name="resnet50", base_channels=8, normalize="imagenet"
-)  # Detectron2's own ResNet, narrow to be fast
+# Detectron2's own ResNet, narrow to be fast
+STANDARD = Backbone(name="resnet50", base_channels=8, normalize="imagenet")
 SMALL = Backbone(name="resnet10", base_channels=4, stem="small")
 CIFAR = Backbone(name="resnet18", base_channels=4, stem="cifar")
 CASES = {

@@ -59,9 +59,8 @@ def test_a_second_call_makes_no_forward_pass(counting: Subject, context: Context
     assert seen(counting) == 5000
     for split in SPLITS:
         assert all(torch.equal(a, b) for a, b in zip(first[split], second[split], strict=True))
-    rewritten = [
-        x.requires_grad_() for x, _ in (*first.values(), *second.values())
-    ]  # neither is stuck in inference mode
+    # neither is stuck in inference mode
+    rewritten = [x.requires_grad_() for x, _ in (*first.values(), *second.values())]
     assert all(x.requires_grad for x in rewritten)
 
 

@@ -72,9 +72,8 @@ def test_an_image_among_its_own_class_is_recognised(
 ) -> None:
     rng, labels = torch.Generator().manual_seed(0), torch.arange(90) % 3
     features = torch.eye(3)[labels] + 0.01 * torch.randn(90, 3, generator=rng)
-    given(
-        {"train": (features[:60], labels[:60]), "test": (features[60:] * 100, labels[60:])}, monkeypatch
-    )  # length must not matter
+    # length must not matter
+    given({"train": (features[:60], labels[:60]), "test": (features[60:] * 100, labels[60:])}, monkeypatch)
     assert dict(knn.evaluate(Config(neighbours=10), subject, context).metrics) == {"top1": 100.0, "top5": 100.0}
     given({"train": (features[:60], labels[:60]), "test": (features[60:], (labels[60:] + 1) % 3)}, monkeypatch)
     assert knn.evaluate(Config(neighbours=10), subject, context).metrics["top1"] == 0.0

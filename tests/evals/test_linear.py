@@ -180,9 +180,8 @@ def test_a_share_of_the_labels_trains_on_these_images_alone(
     found = linear.evaluate(config, subject, context)
     assert found.metrics == expected.metrics
     given(splits, monkeypatch, 5)
-    assert (
-        linear.evaluate(config, subject, replace(context, seed=1)).details["sweep"] != expected.details["sweep"]
-    )  # other images
+    # other images
+    assert linear.evaluate(config, subject, replace(context, seed=1)).details["sweep"] != expected.details["sweep"]
 
 
 def test_too_small_a_share_is_refused(subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

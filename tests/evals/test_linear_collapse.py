@@ -227,9 +227,8 @@ def test_alignment_of_known_layers() -> None:
     swapped = linear.alignment_matrix(values.diag(), values.flip(0).diag())  # what one layer keeps the other drops
     assert linear.block_alignment(swapped, 2) == pytest.approx(0)
     assert float(swapped.diagonal().mean()) == pytest.approx(0)
-    within = linear.alignment_matrix(
-        values.diag(), values[[1, 0, 3, 2]].diag()
-    )  # order differs, the kept half does not
+    # order differs, the kept half does not
+    within = linear.alignment_matrix(values.diag(), values[[1, 0, 3, 2]].diag())
     assert linear.block_alignment(within, 2) == pytest.approx(1)
     assert float(within.diagonal().mean()) == pytest.approx(0)
 

@@ -88,9 +88,8 @@ def test_images_without_information_give_chance(flat: dict[str, Arrays], tiny: S
         order = torch.randperm(len(split), generator=generator(5, name))
         flat[name] = Arrays(split.images, split.labels[order], split.classes)
     flat["test"] = Arrays(flat["test"].images.repeat(3, 1, 1, 1), torch.arange(180) // 60, 3)
-    assert evaluate(SHORT, tiny, context).metrics["top1"] == pytest.approx(
-        100 / 3, abs=1e-9
-    )  # each image once with every label
+    # each image once with every label
+    assert evaluate(SHORT, tiny, context).metrics["top1"] == pytest.approx(100 / 3, abs=1e-9)
 
 
 def test_the_subject_is_left_as_it_was(flat: dict[str, Arrays], tiny: Subject, context: Context) -> None:
@@ -242,12 +241,13 @@ def test_schedules_are_those_of_torch() -> None:
 
 
 def test_steps_are_those_of_the_epochs_and_no_fewer_than_the_minimum() -> None:
+    # SimCLR: 12,811 x 60 // 4096 + 1
     papers = {
         "simclr_1pct": 188,
         "barlow_twins_1pct": 1001,
         "fnc_1pct": 751,
         "simclr_10pct": 938,
-    }  # SimCLR: 12,811 x 60 // 4096 + 1
+    }
     for name, steps in papers.items():
         assert VARIANTS[name]["paper"].steps(128_116 if "10" in name else 12_811) == steps
     assert replace(SHORT, batch_size=64, epochs=20).steps(40) == 20  # one batch an epoch

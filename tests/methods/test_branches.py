@@ -44,9 +44,8 @@ def test_the_second_branch_sees_the_second_view_and_learns(name: str, second: Ba
     z, swapped = embed(*views), embed(views[0], views[0])
     assert torch.equal(z["za"], swapped["za"])
     assert not torch.allclose(z["zb"], swapped["zb"])
-    assert not torch.allclose(
-        swapped["za"], swapped["zb"]
-    )  # weights of its own, also where the architecture is the same
+    # weights of its own, also where the architecture is the same
+    assert not torch.allclose(swapped["za"], swapped["zb"])
     network.loss(z, torch.zeros(16))["loss"].backward()  # type: ignore[operator]
     assert all(p.grad is not None for p in network.get_submodule("second").parameters() if p.requires_grad)
     assert all(p.grad is not None for p in network.get_submodule("encoder").parameters() if p.requires_grad)

@@ -158,9 +158,8 @@ def test_running_statistics_of_the_target_come_from_its_own_passes(
     made.after_step(0.1)
     assert torch.equal(before, made.target.get_buffer("0.norm.running_mean"))
     difference = before - made.encoder.get_buffer("norm.running_mean")
-    torch.testing.assert_close(
-        difference, torch.full_like(difference, 3 * (1 - 0.9**2))
-    )  # two passes, each moves it by a tenth
+    # two passes, each moves it by a tenth
+    torch.testing.assert_close(difference, torch.full_like(difference, 3 * (1 - 0.9**2)))
 
 
 def test_each_view_has_a_batch_norm_pass_of_its_own(facts: Facts, batch: Callable[[int, int], Batch]) -> None:

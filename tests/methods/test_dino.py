@@ -321,9 +321,8 @@ def test_a_resumed_run_ends_bit_identical(variant: str, site: Site) -> None:
     spec = spec_of(variant=variant)
     method = replace(SMALL, frozen_epochs=0, norm=not variant, learn_gain=bool(variant))
     views = (*spec.views[:2], replace(spec.views[0], size=16))
-    spec = replace(
-        spec, method=method, views=views, batch_size=1000, epochs=steps / 3
-    )  # the second epoch begins with the last step
+    # the second epoch begins with the last step
+    spec = replace(spec, method=method, views=views, batch_size=1000, epochs=steps / 3)
     spec = spec if variant else replace(spec, backbone=TINY)
     whole, parts = run_of(site, "whole"), run_of(site, "parts")
     metrics = loop.pretrain(spec, loop.Place(whole, site, Ranks(), torch.device("cpu"))).metrics

@@ -115,9 +115,8 @@ def test_singular_values_of_table_2(choice: str, expected: list[float]) -> None:
 def test_what_table_2_calls_fixed_has_no_parameters_and_what_it_calls_diagonal_is() -> None:
     fixed = {choice for choice in ("direct", "none", "low_rank") if not list(made(choice, d0=4).parameters())}
     assert fixed == {"direct", "none", "low_rank"}
-    assert [tuple(p.shape) for p in made("diagonal").parameters()] == [
-        (12,)
-    ]  # a vector: the optimizer neither decays nor adapts it
+    # a vector: the optimizer neither decays nor adapts it
+    assert [tuple(p.shape) for p in made("diagonal").parameters()] == [(12,)]
     weight = made("diagonal")
     with torch.no_grad():
         next(weight.parameters()).copy_(torch.arange(12))

@@ -29,9 +29,8 @@ from bench.training.ranks import Ranks
 
 METHODS = plugins.names("method")
 TINY = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
-SHALLOW = Backbone(
-    name="resnet10", base_channels=64, stem="cifar"
-)  # as wide as a ResNet-18: recipes may ask for 360 channels
+# as wide as a ResNet-18: recipes may ask for 360 channels
+SHALLOW = Backbone(name="resnet10", base_channels=64, stem="cifar")
 
 
 def spec_of(method: str, scale: str) -> Pretrain:

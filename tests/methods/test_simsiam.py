@@ -60,9 +60,8 @@ def test_both_directions_count_half_and_views_have_batch_statistics_of_their_own
     z = made.embed(Batch(views=views, labels=torch.zeros(8), indices=torch.arange(8)))
     expected = (negative_cosine(z["pa"], z["zb"]) + negative_cosine(z["pb"], z["za"])) / 2
     assert torch.equal(made.loss(z, torch.zeros(8))["loss"], expected)
-    torch.testing.assert_close(
-        z["za"].mean(dim=0), torch.zeros(256), rtol=0, atol=1e-5
-    )  # normed alone, not with the other view
+    # normed alone, not with the other view
+    torch.testing.assert_close(z["za"].mean(dim=0), torch.zeros(256), rtol=0, atol=1e-5)
 
 
 def test_the_projector_ends_without_affine_and_the_predictor_with_a_bias(made: Method) -> None:

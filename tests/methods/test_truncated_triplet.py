@@ -319,10 +319,11 @@ def test_pools_default_to_the_whole_batch() -> None:
 
 def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _paper_spec()
+    # 8 GPUs x 196 x 4 accumulated, whatever the file's name says
     assert (recipe.batch_size, recipe.epochs) == (
         6272,
         1000,
-    )  # 8 GPUs x 196 x 4 accumulated, whatever the file's name says
+    )
     expected = Config(
         deputy="released",
         gamma=2,

@@ -373,9 +373,8 @@ def test_equally_large_crops_share_one_encoder_pass(facts: Facts, batch: Callabl
 
 
 def test_the_method_takes_the_threshold_among_as_many_images_as_asked(facts: Facts) -> None:
-    fading = torch.tensor([9.0, 8, 7, 6, 1, 0.5, 0.3, 0.1])[
-        :, None
-    ]  # the first images are the most confident of the batch
+    # the first images are the most confident of the batch
+    fading = torch.tensor([9.0, 8, 7, 6, 1, 0.5, 0.3, 0.1])[:, None]
     rows = {f"z{v}": z * fading for v, z in enumerate(logits(3, 8, 6).detach().float())}
     z = BunchNorm(6, None)(torch.stack(list(rows.values())))
     found = [self_label_loss(z, keep=0.5, among=among) for among in (None, 4)]
@@ -502,9 +501,8 @@ def trained(spec: Pretrain, site: Site) -> tuple[loop.Trained, dict[str, Tensor]
 def test_self_labelling_goes_on_from_the_first_stage(site: Site) -> None:
     first = tiny(replace(SMALL, classes=8))
     second = tiny(replace(SMALL, classes=8, stage="self_label", keep=(0.5, 1.0), keep_among=32), start=first)
-    second = replace(
-        second, optim=replace(second.optim, lr=1e-7)
-    )  # so small that the weights show where the stage began
+    # so small that the weights show where the stage began
+    second = replace(second, optim=replace(second.optim, lr=1e-7))
     check_pretrain(second)
     _, before = trained(first, site)
     found, after = trained(second, site)

@@ -28,9 +28,8 @@ from tests.perf.pairs import Spent, Usual, pairs, timed
 PHOTOGRAPHS, IMAGES = 30, 120  # each photograph is read four times in a batch of one rank
 EPOCHS = 3  # of a pass through a DataLoader, so that starting its worker counts little
 CPU = torch.device("cpu")
-FIRST = Augment(
-    size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0
-)  # BYOL, Barlow Twins, VICReg
+# BYOL, Barlow Twins, VICReg
+FIRST = Augment(size=224, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, gray=0.2, blur=1.0)
 VIEWS = (FIRST, replace(FIRST, blur=0.1, solarize=0.2))
 
 

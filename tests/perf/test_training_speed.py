@@ -101,9 +101,8 @@ def bench_seconds(spec: Pretrain, here: Site, steps: int) -> float:
 
     with pytest.raises(Stopped):
         loop.pretrain(spec, loop.Place(run, here, Ranks(), torch.device("cpu"), should_stop))
-    saving = (
-        time.process_time() - ticks[-1]
-    )  # of the checkpoint when it stops; in a run there is one in so many seconds
+    # of the checkpoint when it stops; in a run there is one in so many seconds
+    saving = time.process_time() - ticks[-1]
     assert len(ticks) == steps + 1, "the loop is expected to ask after every step"
     return (ticks[-1] - ticks[0]) * (1 + saving / checkpoint.SECONDS)
 

@@ -178,9 +178,8 @@ def test_a_column_sorts_by_keyboard_and_a_button_restores_the_papers_order(
 
 def test_what_is_not_there_stands_last_in_either_direction(browser: webdriver.Chrome, report: Path) -> None:
     browser.get((report / "embedded" / "demo_table1.html").as_uri())
-    button = browser.find_element(
-        By.CSS_SELECTOR, "#result th.here:nth-of-type(4) button"
-    )  # Top-1, here: two of five rows have it
+    # Top-1, here: two of five rows have it
+    button = browser.find_element(By.CSS_SELECTOR, "#result th.here:nth-of-type(4) button")
     for _ in range(2):
         button.click()
         measured = [

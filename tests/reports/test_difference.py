@@ -62,9 +62,8 @@ def test_where_lower_is_better_the_lowest_is_first(demo: Demo) -> None:
 
 
 def test_ties_share_a_rank(demo: Demo) -> None:
-    found = differences(
-        with_cells(demo.embedded, TOP1, [("70.0", (90.0,)), ("70.0", (90.01,)), ("60.0", (80.0,))])
-    )  # one decimal is shown
+    # one decimal is shown
+    found = differences(with_cells(demo.embedded, TOP1, [("70.0", (90.0,)), ("70.0", (90.01,)), ("60.0", (80.0,))]))
     assert [one.text for one in found.values()] == ["= #1", "= #1", "= #3"]
     assert {one.shade for one in found.values()} == {"same"}
 

@@ -70,9 +70,8 @@ def test_a_spectrum_is_drawn_as_logarithms_over_the_index() -> None:
 def test_each_label_has_a_line_and_zeros_are_left_out() -> None:
     svg = spectrum_figure({"spectra": SPECTRA}, name="s", title="t")
     assert {"embedding", "representation"} <= set(texts(svg))
-    falling = [
-        [line for line in lines(svg, color) if line[0][1] != line[-1][1]] for color in SERIES[:2]
-    ]  # in the legend they are level
+    # in the legend they are level
+    falling = [[line for line in lines(svg, color) if line[0][1] != line[-1][1]] for color in SERIES[:2]]
     assert [[len(line) for line in found] for found in falling] == [[3], [2]]
     assert "nan" not in svg.lower()
     assert "inf" not in svg.lower()

@@ -36,6 +36,11 @@ def test_energy_in_words(parts: list[dict[str, Any]], words: str) -> None:
     assert totals.energy([replace(MADE, energy_parts=one) for one in parts]) == words
 
 
+def test_of_a_job_that_went_on_the_reason_is_told() -> None:
+    assert totals.energy([replace(MADE, resumed=1)]) == totals.RESUMED
+    assert totals.energy([replace(MADE, resumed=1), MADE]) == totals.NO_ENERGY
+
+
 def test_pages_say_what_a_job_used_or_that_it_cannot_be_read(own_demo: Demo, tmp_path: Path) -> None:
     job, other = (own_demo.embedded.cells["SimCLR, ResNet-50", "Top-1"].jobs[seed] for seed in (0, 1))
     file = own_demo.runs[job].result_file

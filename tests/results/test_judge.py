@@ -99,21 +99,18 @@ def test_one_seed_without_a_column_to_learn_from_is_not_judged_and_does_not_pass
     (finding,) = compare([single], [replace(single, mean=50.0)])
     assert finding.outcome == "not judged"
     assert "one seed" in finding.sentence()
-    assert (
-        compare([single, B], [replace(single, mean=10.0), B])[0].outcome == "regressed"
-    )  # its column knows the spread
+    # its column knows the spread
+    assert compare([single, B], [replace(single, mean=10.0), B])[0].outcome == "regressed"
 
 
-ONE = [
-    replace(A, row=str(row), mean=90.0 + row, sd=None, n=1) for row in range(5)
-]  # a table that was run with one seed
+# a table that was run with one seed
+ONE = [replace(A, row=str(row), mean=90.0 + row, sd=None, n=1) for row in range(5)]
 ELSEWHERE = [replace(A, row=f"other {row}", sd=0.5) for row in range(4)]  # another table of the scale, with three
 
 
 def test_one_seed_is_judged_by_the_scale_neither_blind_nor_crying_wolf() -> None:
-    assert {f.outcome for f in compare(ONE, [replace(one, mean=one.mean + 1) for one in ONE])} == {
-        "not judged"
-    }  # nothing knows any spread
+    # nothing knows any spread
+    assert {f.outcome for f in compare(ONE, [replace(one, mean=one.mean + 1) for one in ONE])} == {"not judged"}
     # 0.5 points of noise between seeds: a difference of 1 is nothing, one of 10 is, in both directions.
     for by, expected in ((1.0, "unchanged"), (-1.0, "unchanged"), (10.0, "improved"), (-10.0, "regressed")):
         findings = compare(ONE, [replace(one, mean=one.mean + by) for one in ONE], elsewhere=ELSEWHERE)
@@ -157,10 +154,11 @@ def test_the_spread_comes_from_the_nearest_cells_that_know_enough() -> None:
         return found and (found.variance, found.degrees)
 
     assert spread([*column, *table], [*ELSEWHERE, *scale]) == (1.0, 4)
+    # one neighbour is too few: the column in every table
     assert spread([column[0], *table], [*ELSEWHERE, *scale]) == (
         0.25,
         10,
-    )  # one neighbour is too few: the column in every table
+    )
     assert spread(table, scale) == (4.0, 4)
     assert spread([], scale) == (9.0, 4)
     assert spread([column[0]], []) == (1.0, 2)  # better than nothing

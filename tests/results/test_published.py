@@ -18,10 +18,11 @@ from results.table import Row, Table
 
 LINES = list(csv.DictReader((Path(__file__).parent / "published.csv").read_text(encoding="utf-8").splitlines()))
 TABLES = list(dict.fromkeys(line["table"] for line in LINES))
+# ticks and names: they stand in the row's note or label
 NOT_CELLS = {
     "directclr_table2": {"diagonal", "low-rank"},
     "twist_table3": {"arch"},
-}  # ticks and names: they stand in the row's note or label
+}
 
 
 def copy_of(name: str) -> dict[tuple[str, str], dict[str, tuple[str, str]]]:

@@ -5,11 +5,13 @@ from statistics import stdev
 
 import pytest
 
+from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from results.cells import CellJob, load_table, plan_table
 from results.store import Store
+from results.table import Column, Row, Table
 from results.view import TableView, kendall_tau, verdict, view
 
 TABLE = load_table("simclr_table6")
@@ -43,6 +45,27 @@ def test_mean_sd_and_n_over_the_finished_seeds(runs: Runs) -> None:
     assert cell_view.text == "94.5 ± 0.7 (n=2) (2 of 3 seeds, partial)"
     assert cell_view.published == "69.3"
     assert cell_view.jobs == tuple(c.job for c in cells)
+
+
+def test_what_was_not_asked_for_and_cannot_be_planned_refuses_nothing_that_was(runs: Runs) -> None:
+    good = Column(name="kNN", metric="top1", protocol="knn")
+    bad = Column(name="Bad", metric="top1", protocol="knn", variant="nosuch")
+    rows = (Row(label="A", method="random"), Row(label="B", method="nobodys"))
+    table = Table(id="own", paper="p", arxiv="", number="1", title="t", columns=(good, bad), rows=rows, order_by="kNN")
+    with pytest.raises(BenchError, match="unknown variant of evaluation knn 'nosuch'"):
+        plan_table(table, EMBEDDED, rows=["A"])
+    with pytest.raises(BenchError, match="unknown method 'nobodys'"):
+        plan_table(table, EMBEDDED, columns=["kNN"])
+    planned = plan_table(table, EMBEDDED, 3, rows=["A"], columns=["kNN"])
+    assert [(cell.row.name, cell.column.name, cell.seed) for cell in planned.cells] == [
+        ("A", "kNN", n) for n in range(3)
+    ]
+    shown = view(planned, Store(runs))
+    assert {key: cell.status for key, cell in shown.cells.items() if key != ("A", "kNN")} == dict.fromkeys(
+        [("A", "Bad"), ("B", "kNN"), ("B", "Bad")], "not asked"
+    )
+    assert "unknown method 'nobodys'" in shown.cells["B", "kNN"].message
+    assert "unknown variant" in shown.protocols["Bad"]
 
 
 def test_states_of_cells(runs: Runs) -> None:

@@ -165,9 +165,8 @@ def test_the_table_from_slurm_is_the_local_one_digit_for_digit(
         [*RUN, "--executor", "slurm"], cwd=workplace, capture_output=True, text=True, timeout=120, check=False
     )
     assert submitting.returncode == 0, submitting.stdout + submitting.stderr
-    assert (
-        "5 submitted now (4 sbatch calls)" in submitting.stdout
-    )  # the pretraining, two arrays of evaluations, the notify command
+    # the pretraining, two arrays of evaluations, the notify command
+    assert "5 submitted now (4 sbatch calls)" in submitting.stdout
     watching = subprocess.run(
         [*RUN, "--executor", "slurm", "--watch"],
         cwd=workplace,
@@ -224,9 +223,8 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     wait_for_steps(run, 2)
     row = look(Journal(place.runs)).row(run.job_id)
     assert row is not None
-    real_slurm.ask(
-        "scancel", "--signal=TERM", row.id
-    )  # all that a preempted job gets where the user signal is not sent
+    # all that a preempted job gets where the user signal is not sent
+    real_slurm.ask("scancel", "--signal=TERM", row.id)
     wait_until(lambda: "requeueing" in run.log.read_text(), run.log_tail)
     wait_for_steps(run, run.last_metrics()["step"])
     real_slurm.ask("scancel", row.id)
@@ -354,9 +352,8 @@ def test_preempted_three_times_and_moved_off_a_node_the_digits_are_the_same(
         for line in reversed(run.log.read_text().splitlines())
         if line.startswith("--- slurm")
     )
-    real_slurm.ask(
-        "scontrol", "update", f"nodename={node}", "state=down", "reason=test"
-    )  # the node fails, and comes back by itself
+    # the node fails, and comes back by itself
+    real_slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     alone = _undisturbed(graph, workplace)
     wait_for(run, State.DONE)
     wait_for(child, State.DONE)  # afterok outlives requeues

@@ -32,10 +32,11 @@ VOC_CLASSES = (
 )
 # fmt: on
 VOC_VALUES = {"1": 1, "-1": 0, "0": -1}  # of the lists: present, absent, present but difficult
+# as the archive unpacks, and without its path
 PLACES_IMAGES = (
     "data/vision/torralba/deeplearning/images256",
     "images256",
-)  # as the archive unpacks, and without its path
+)
 CALTECH_TRAIN = 30  # images a class
 
 
@@ -107,7 +108,8 @@ def scan_folder(folder: Path, names: tuple[str, ...] | None = None) -> tuple[lis
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images = sorted(file for file in os.listdir(folder / name) if file.lower().endswith(SUFFIXES))  # noqa: PTH208 (names, not a Path each)
+        listed = os.listdir(folder / name)  # noqa: PTH208 (names, not a Path each)
+        images = sorted(file for file in listed if file.lower().endswith(SUFFIXES))
         if not images:
             raise BenchError(f"{folder / name} holds no .jpg, .jpeg or .png image.")
         paths += [f"{folder}/{name}/{file}" for file in images]

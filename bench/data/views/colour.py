@@ -124,9 +124,8 @@ def _adjust(views: Tensor, operation: int, factor_B: Tensor, *, eight_bit: bool)
     else:
         gray = _luma(views)
         if operation == 1:
-            gray.copy_(
-                gray.mean(dim=(2, 3), keepdim=True)
-            )  # a plane, because a lerp from one number an image takes five times as long
+            # a plane, because a lerp from one number an image takes five times as long
+            gray.copy_(gray.mean(dim=(2, 3), keepdim=True))
         if eight_bit:
             gray.add_(0.5).floor_()
         torch.lerp(gray.expand_as(views), views, factor, out=views)

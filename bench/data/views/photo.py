@@ -38,9 +38,8 @@ class Painter:
         self.reach = max(1, (size // 10) // 2)  # of a blur, as colour.gaussian_blur
         self.weights = np.array(GRAY_WEIGHTS, np.float32)
         self.memory = torch.empty(24 * pixels, dtype=torch.uint8)  # for one operation at a time
-        self.x, self.y = self.memory.view(torch.float32).view(
-            2, 3, pixels
-        )  # the view; `y` is changed for it after a product
+        # the view; `y` is changed for it after a product
+        self.x, self.y = self.memory.view(torch.float32).view(2, 3, pixels)
         self.planes = self.memory[: 5 * pixels].view(5, pixels).numpy()
         self.spare, self.chroma = np.empty((3, pixels), np.uint8), bytearray(pixels)
         self.windows: dict[int, tuple[_Windows, _Windows]] = {}

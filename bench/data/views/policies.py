@@ -137,9 +137,8 @@ def draw(policy: str, count: int, rng: torch.Generator) -> Tensor:
             [(name, chance, amount_of(name, level), name in _GEOMETRY | _FACTORS) for name, chance, level in pair]
             for pair in AUTOAUGMENT
         ]
-        row_BP = torch.randint(len(table), (count, 1), generator=rng).expand(
-            -1, PLACES
-        )  # both places follow one sub-policy
+        # both places follow one sub-policy
+        row_BP = torch.randint(len(table), (count, 1), generator=rng).expand(-1, PLACES)
     else:
         table = [[(name, ACTS, amount, signed)] * PLACES for name, amount, signed in RANDAUGMENT]
         row_BP = torch.randint(len(table), (count, PLACES), generator=rng)
@@ -152,9 +151,8 @@ def draw(policy: str, count: int, rng: torch.Generator) -> Tensor:
     acts_BP = torch.rand(count, PLACES, generator=rng) < chance_BP
     turned_BP = (torch.rand(count, PLACES, generator=rng) < 0.5) & signed_BP.bool()
     centre_BP2 = torch.rand(count, PLACES, 2, generator=rng).double()
-    amount_BP = torch.where(
-        turned_BP, 2 * factor_BP - amount_BP, amount_BP
-    )  # a factor turns around 1, the rest around 0
+    # a factor turns around 1, the rest around 0
+    amount_BP = torch.where(turned_BP, 2 * factor_BP - amount_BP, amount_BP)
     return torch.cat([torch.stack([operation_BP, amount_BP], dim=2) * acts_BP[:, :, None], centre_BP2], dim=2)
 
 
@@ -184,9 +182,10 @@ def apply_one(images_BCHW: Tensor, operation: str, amount: float, centre_B2: Ten
     Amounts: tangent of the shear, share of the side, degrees, factor (1 changes nothing), bits kept, threshold of 255,
     added value of 255, side of the square as a share.
     """
+    # imported when used: slow to import, and plans check views too
     from torchvision.transforms.v2 import (
         functional as T,
-    )  # imported when used: slow to import, and plans check views too
+    )
 
     if operation in _GEOMETRY:
         return _moved(images_BCHW, operation, amount)

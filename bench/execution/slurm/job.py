@@ -86,9 +86,8 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
     begun = _stamp(run)
     code = STOPPED
     while not signals.asked.is_set():
-        if _held_by_another(
-            run
-        ):  # another driver's worker, or this job's on a node that was given up: its heartbeat decides
+        # another driver's worker, or this job's on a node that was given up: its heartbeat decides
+        if _held_by_another(run):
             time.sleep(POLL_SECONDS)
             continue
         from bench.execution import worker

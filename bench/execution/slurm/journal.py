@@ -110,7 +110,8 @@ def read_submission(folder: Path) -> Submission:
     data = read_json(folder / "submission.json")
     if data.pop("format", None) != FORMAT:
         raise InputCorrupt(f"{folder} was written by another version of the project")
-    return Submission(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})  # type: ignore[arg-type]
+    body = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return Submission(**body)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,8 @@ def history(users: Iterable[str], since: float) -> list[QueueRow]:
         ) else None
         return []
     rows = [row for row in map(_queue_row, out.splitlines()) if row is not None]
-    return [
-        QueueRow(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows
-    ]  # "CANCELLED by 0"
+    # "CANCELLED by 0"
+    return [QueueRow(**{**vars(row), "state": row.state.partition(" ")[0], "reason": ""}) for row in rows]
 
 
 def user() -> str:
