@@ -248,7 +248,7 @@ import torch
 import torch.nn.functional as F
 from methods import simclr
 
-SIGN = 1.0
+_SIGN = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +265,7 @@ class Method(torch.nn.Module):
         return {"logits": self.head(self.encoder(batch.views[0]))}
 
     def loss(self, z, labels):
-        return {"loss": SIGN * F.cross_entropy(z["logits"], labels)}
+        return {"loss": _SIGN * F.cross_entropy(z["logits"], labels)}
 
     def after_step(self, progress):
         pass
@@ -308,7 +308,7 @@ def test_planted_regressions_are_caught(workplace: Path, monkeypatch: pytest.Mon
     assert "2 unchanged" in run(*guard, code=0)
     (workplace / "runs").rename(workplace / "right")
 
-    method.write_text(METHOD.replace("SIGN = 1.0", "SIGN = -1.0"))
+    method.write_text(METHOD.replace("_SIGN = 1.0", "_SIGN = -1.0"))
     run(*measure, code=0)
     text = run(*guard, "--junit", "junit.xml", code=1)
     assert "regressed: Toy | Top-1" in text

@@ -237,7 +237,7 @@ def test_what_runs_is_what_was_submitted(
     out = subprocess.run(
         ask, env=os.environ | {"PYTHONPATH": str(before.code)}, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    assert out == f"{before.code / 'bench' / 'commit.py'} abc\n"
+    assert out == f"{before.code / 'bench' / 'runs' / 'commit.py'} abc\n"
     assert take(runs, "abc") == before
     (plugins / "own.py").write_text("second = 2\n")
     assert take(runs, "abc").code != before.code

@@ -295,7 +295,7 @@ def test_a_driver_killed_right_after_sbatch_finds_its_jobs_again(
 
 
 def test_two_nodes_train_what_one_process_trains(limited: Path, workplace: Path) -> None:
-    place = Place(workplace, "[submit.pretrain]\nnodes = 2\n")
+    place = Place(workplace, "[slurm.pretrain]\nnodes = 2\n")
     graph = plan([("two", tiny_pretrain(epochs=0.5))])
     place.submit(graph)
     run = only(graph, place)
