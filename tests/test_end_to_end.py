@@ -294,8 +294,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_result(workplace: Path) -> N
             "kNN Top-1",
         ]
         code = (
-            "import sys; from bench import cli, scheduler; scheduler.free_space = lambda *_: None; sys.argv = "
-            f"{small!r}; cli.main()"
+            "import sys; from bench import cli; from bench.execution import readiness; "
+            f"readiness.free_space = lambda *_: None; sys.argv = {small!r}; cli.main()"
         )
         found = subprocess.run(
             [sys.executable, "-P", "-c", code], cwd=workplace, capture_output=True, text=True, timeout=300, check=False
