@@ -28,12 +28,14 @@
     [notify]
     command = "echo $BENCH_MESSAGE | mail -s bench me"   # run once when all jobs of a submission to Slurm are over
 
-Relative paths are relative to the folder of bench.toml, or to the working folder when there is none.
+Relative paths are relative to the folder of bench.toml, or to the working folder when there is none. In every path `~`
+is the home folder and `$NAME` or `${NAME}` a variable of the environment.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,13 +124,14 @@ def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict
         pin = entry.get("sha256", "").lower()
         if pin and not (len(pin) == 64 and set(pin) <= set("0123456789abcdef")):
             raise BenchError(f"{file}: released.{name}.sha256 is {pin!r}, expected 64 hexadecimal digits.")
-        found[name] = KnownFile(path=root / Path(entry["path"]).expanduser() if "path" in entry else None, sha256=pin)
+        path = _path(root, file, f"released.{name}", entry["path"]) if "path" in entry else None
+        found[name] = KnownFile(path=path, sha256=pin)
     return found
 
 
 def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None = None) -> Site:
     def path(key: str, default: str) -> Path:
-        return root / str(data.get("paths", {}).get(key, default))
+        return _path(root, file, f"paths.{key}", str(data.get("paths", {}).get(key, default)))
 
     local = data.get("local", {})
     slots = local.get("slots")
@@ -138,7 +141,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         runs=path("runs", "runs"),
         output=path("output", "results/out"),
         report=path("report", "reports/out"),
-        data={name: root / Path(str(folder)).expanduser() for name, folder in data.get("data", {}).items()},
+        data={name: _path(root, file, f"data.{name}", str(folder)) for name, folder in data.get("data", {}).items()},
         released=_released(root, data.get("released", {}), file),
         slots=int(slots) if slots is not None else None,
         threads=int(local.get("threads", 1)),
@@ -148,6 +151,26 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         slurm=read_slurm(str(file), data.get("slurm", {})),
         notify=str(data.get("notify", {}).get("command", "")),
     )
+
+
+def _path(root: Path, file: Path | None, key: str, text: str) -> Path:
+    """A path as bench.toml may write it. Raises BenchError when there is no home folder, or a variable is not set."""
+    if "$" in text and (root / text).exists():  # it is part of a name
+        return root / text
+    expanded = os.path.expandvars(text)
+    for unknown in re.finditer(r"\$(\w+|\{[^}]*\})", expanded, re.ASCII):
+        raise BenchError(
+            f"{file}: {key} is {text!r}, but there is no variable {unknown[1].strip('{}')} in the environment: set it, "
+            "or write the whole path."
+        )
+    try:
+        return root / Path(expanded).expanduser()
+    except RuntimeError as error:
+        own = expanded.partition("/")[0] == "~"
+        whose = "HOME is not set and this user has none" if own else "this machine knows no such user"
+        raise BenchError(
+            f"{file}: {key} is {text!r}, but there is no home folder ({whose}): write the whole path."
+        ) from error
 
 
 def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:

@@ -69,3 +69,41 @@ def test_workers_are_as_many_as_the_file_says_and_else_follow_the_device(tmp_pat
     site = find_site(write(tmp_path, "[local]\nworkers = 3\n"))
     assert [site.loader_workers(device) for device in ("cpu", "cuda")] == [3, 3]
     assert find_site(write(tmp_path, "[local]\nworkers = 0\n")).loader_workers("cuda") == 0
+
+
+PATHS = (
+    '[paths]\nruns = "{0}"\noutput = "{0}"\nreport = "{0}"\n[data]\nimagenet = "{0}"\n[released]\nsimclr_1x = "{0}"\n'
+)
+
+
+def every_path(tmp_path: Path, text: str) -> set[Path | None]:
+    site = find_site(write(tmp_path, PATHS.format(text)))
+    return {site.runs, site.output, site.report, site.data["imagenet"], site.released["simclr_1x"].path}
+
+
+@pytest.mark.parametrize("text", ["~/x", "$SCRATCH/x", "${SCRATCH}/x", "$FIRST$SECOND/x"])
+def test_home_and_variables_are_meant_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    for name, value in {"HOME": "/there", "SCRATCH": "/there", "FIRST": "/th", "SECOND": "ere"}.items():
+        monkeypatch.setenv(name, value)
+    assert every_path(tmp_path, text) == {Path("/there/x")}
+
+
+@pytest.mark.parametrize("text", ["50%/a b", "a&b;c", "it's", "$100", "semi_1%train"])
+def test_every_other_character_of_a_path_stays(tmp_path: Path, text: str) -> None:
+    (tmp_path / "$100").mkdir()  # what is there is what is meant
+    assert every_path(tmp_path, text) == {tmp_path / text}
+
+
+def test_a_path_that_cannot_be_made_whole_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRATCH", raising=False)
+    with pytest.raises(BenchError, match=r"paths.runs is '\$SCRATCH/x', but there is no variable SCRATCH"):
+        every_path(tmp_path, "$SCRATCH/x")
+    with pytest.raises(BenchError, match=r"'~no-such-user/x', but there is no home folder \(this machine knows no"):
+        every_path(tmp_path, "~no-such-user/x")
+
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)  # of a user id without an entry in passwd
+    with pytest.raises(BenchError, match=r"'~/x', but there is no home folder \(HOME is not set and this user has no"):
+        every_path(tmp_path, "~/x")
