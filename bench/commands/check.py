@@ -30,8 +30,9 @@ def check_tables(
         print("\n".join(lines))
         return int(not everything and any(line.startswith(checking.NOT_WRITTEN) for line in lines))
     found = checking.check_all(request.tables, request.scale, request.site, root=root)
-    print(found.text)
     if junit is not None:
         xml.write_junit(junit, request.scale, found.reports, found.left_out)
+    print(found.text)
+    if junit is not None:
         print(f"wrote {junit}")
     return int(bool(found.failures) or (bool(found.left_out) and not everything))

@@ -75,21 +75,30 @@ def _check_folders(site: Site) -> None:
 
 
 def _publish(planned: PlannedRequest) -> None:
-    """Print the tables; write CSV, Markdown, LaTeX and HTML."""
-    from reports.folder import is_current
+    """Write CSV, Markdown, LaTeX and HTML, then print the tables: what is printed may be lost, the files are not."""
     from reports.text.tables import to_markdown, write_outputs
 
     site = planned.request.site
-    for table in planned.tables:
-        shown = view(table, Store(planned.runs))
-        print("\n" + to_markdown(shown))
-        for path in write_outputs(shown, site.output):
-            print(f"wrote {path}")
+    shown = [view(table, Store(planned.runs)) for table in planned.tables]
+    written = [write_outputs(each, site.output) for each in shown]
+    try:
+        report = _report(planned)
+    finally:
+        for each, paths in zip(shown, written, strict=True):
+            print("\n" + to_markdown(each))
+            for path in paths:
+                print(f"wrote {path}")
+    print(f"report: {report}", flush=True)
+
+
+def _report(planned: PlannedRequest) -> str:
+    """Build the report unless it is up to date; where it is."""
+    from reports.folder import is_current
+
+    site = planned.request.site
     index = site.report / "index.html"
     if is_current(index, planned.runs, planned.graph.jobs):
-        print(f"report: {index} (up to date)", flush=True)
-        return
+        return f"{index} (up to date)"
     from reports.serve import build_site
 
-    at_hand = {table.name: table for table in planned.tables}
-    print(f"report: {build_site(site, planned.runs, None, planned=at_hand)}", flush=True)
+    return str(build_site(site, planned.runs, None, planned={table.name: table for table in planned.tables}))

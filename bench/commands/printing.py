@@ -1,0 +1,41 @@
+"""Printing never fails: what stdout's encoding lacks is written with the characters that it has."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import sys
+
+_ASCII = {
+    "\N{MINUS SIGN}": "-",
+    "\N{PLUS-MINUS SIGN}": "+-",
+    "\N{EN DASH}": "-",
+    "\N{EM DASH}": "-",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+    "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+    "\N{MIDDLE DOT}": ".",
+    "\N{MULTIPLICATION SIGN}": "x",
+}
+_HANDLER = "bench"
+
+
+def never_fail() -> None:
+    """Let stdout and stderr of this process print any text, in any locale, also names that are no text at all."""
+    codecs.register_error(_HANDLER, _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_HANDLER)
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """For codecs: bytes of a file's name by their numbers, a sign as its like in ASCII or "?"."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_in_ascii(character) for character in text), error.end
+
+
+def _in_ascii(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte that os.fsdecode could not read
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return _ASCII.get(character, "?")
