@@ -12,5 +12,6 @@ from typing import Final
 DONE: Final = 0  # result.json is there
 FAILED: Final = 1  # error.json says why
 TAKEN: Final = 3  # another process has the job, or it was done already
+NOT_STARTED: Final = 69  # EX_UNAVAILABLE: the machine starts no further process; the log says why
 LOST: Final = 71  # EX_OSERR: of a worker whose fork server is gone, and with it the true code
 STOPPED: Final = 75  # EX_TEMPFAIL: the job was asked to stop and can go on later

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.execution import environment
 from bench.execution.protocol import Ended
 from bench.runs.folder import RunFolder
 
@@ -20,10 +21,11 @@ class InlineExecutor:
         return True
 
     def submit(self, run: RunFolder) -> None:
-        """Work on the job, here and now."""
-        from bench.execution import worker  # imports torch; only when something runs
+        """Work on the job, here and now, with the environment that a worker of its own would have."""
+        with environment.worn_here(run.resources.threads):
+            from bench.execution import worker  # imports torch; only when something runs
 
-        self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
+            self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
 
     def ended(self) -> list[Ended]:
         """Jobs that ran since the last call."""

@@ -159,6 +159,8 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
 
 
 def _cause(code: int) -> str:
+    if code == exits.NOT_STARTED:
+        return "this machine starts no further process (limits: `ulimit -u`, memory); the same command tries again"
     if code >= 0:
         lost = "the process that starts the workers was killed (out of memory, or by hand), and this worker is gone too"
         return lost if code == exits.LOST else f"the worker exited with code {code} and no result"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.execution import worker
-from bench.execution.exits import LOST
+from bench.execution.exits import LOST, NOT_STARTED
 from bench.execution.local.forks import Forked
 from bench.execution.local.slots import LocalExecutor
 from bench.execution.protocol import Ended
@@ -189,3 +189,94 @@ def test_a_plug_in_that_cannot_be_imported_fails_no_other_job(
     executor = LocalExecutor(site_of(workplace))
     executor.submit(run)
     assert wait(executor) == Ended(run.job_id, 0), run.log_tail()
+
+
+def test_a_fork_that_fails_is_said_in_the_job_s_log_and_ends_no_other(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup = workplace / "startup"
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(
+        "import os, pathlib\n"
+        "fork = os.fork\n"
+        "def failing():\n"
+        f"    if pathlib.Path({str(workplace / 'full')!r}).exists():\n"
+        "        raise BlockingIOError(11, 'Resource temporarily unavailable')\n"
+        "    return fork()\n"
+        "os.fork = failing\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(startup))
+    (workplace / "full").touch()
+    executor, run = LocalExecutor(site_of(workplace)), prepared(workplace)
+    executor.submit(run)
+    assert wait(executor) == Ended(run.job_id, NOT_STARTED)
+    assert "no process could be started: Resource temporarily unavailable" in run.log_tail()
+    server = server_of(executor)
+    (workplace / "full").unlink()
+    executor.submit(run)
+    assert wait(executor).code == 0, run.log_tail()
+    assert server_of(executor) == server
+
+
+def test_a_process_that_cannot_be_started_ends_its_job_only(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    executor, run = LocalExecutor(site_of(workplace)), prepared(workplace)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", no_more)
+        executor.get_ready()
+        executor.submit(run)
+    assert wait(executor) == Ended(run.job_id, NOT_STARTED)
+    assert "Resource temporarily unavailable" in run.log_tail()
+    assert executor.room(run)
+
+
+def test_what_a_server_prints_that_was_started_ahead_is_in_the_first_job_s_log(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    startup = workplace / "startup"
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text(
+        "import sys\nprint('a word', flush=True)\nsys.stderr.write('another\\n')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(startup))
+    executor, run = LocalExecutor(site_of(workplace)), prepared(workplace)
+    executor.get_ready()
+    executor.submit(run)
+    assert wait(executor).code == 0
+    again = prepared(workplace / "again")
+    executor.submit(again)
+    assert wait(executor).code == 0
+    said = run.log.read_text() + again.log.read_text()
+    assert said.count("a word\n") == said.count("another\n") == 1
+
+
+def test_a_stop_does_not_wait_for_an_import_that_hangs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    startup = workplace / "startup"
+    startup.mkdir()
+    (startup / "sitecustomize.py").write_text("import time\ntime.sleep(600)\n")
+    monkeypatch.setenv("PYTHONPATH", str(startup))
+    monkeypatch.setattr("bench.execution.local.forks.STOP_SECONDS", 0.5)
+    executor, run = LocalExecutor(site_of(workplace)), prepared(workplace)
+    executor.submit(run)
+    server, asked = server_of(executor), time.monotonic()
+    executor.stop([run.job_id])
+    assert time.monotonic() - asked < 0.3
+    assert wait(executor) == Ended(run.job_id, LOST)  # which of a job that shall stop means stopped
+    assert time.monotonic() - asked < 10
+    assert not is_running(server)
+
+
+def test_a_worker_is_followed_without_pidfd_open(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = prepared(workplace, epochs=1000)
+    executor = LocalExecutor(site_of(workplace))
+    executor.submit(run)
+    wait_for_metrics(run)
+    os.kill(server_of(executor), signal.SIGKILL)
+    wait_until_gone(server_of(executor))
+    monkeypatch.delattr(os, "pidfd_open")
+    assert executor.ended() == []
+    executor.stop([run.job_id])
+    assert wait(executor) == Ended(run.job_id, LOST)
+    assert run.state() is State.STOPPED

@@ -107,9 +107,9 @@ def test_stop_saves_the_state(workplace: Path) -> None:
 def test_workers_search_the_checkout_but_not_site_packages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "theirs")
     executor = LocalExecutor(site_of(workplace))
-    assert executor._environment(Resources(), [])["PYTHONPATH"] == f"{ROOT}{os.pathsep}theirs"
+    assert executor._environment(Resources(), [])["PYTHONPATH"] == f"{ROOT}{os.pathsep}{workplace / 'theirs'}"
     monkeypatch.setattr("bench.execution.local.slots.ROOT", Path(getsitepackages()[0]).resolve())
-    assert executor._environment(Resources(), [])["PYTHONPATH"] == "theirs"
+    assert executor._environment(Resources(), [])["PYTHONPATH"] == str(workplace / "theirs")
 
 
 def test_slots_follow_the_gpus_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,11 @@ import pkgutil
 import select
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from bench import ROOT
+from bench.execution.exits import NOT_STARTED
 from bench.runs.commit import commit
 
 PACKET = 65536  # bytes at most
@@ -69,15 +70,29 @@ def serve(driver: socket.socket) -> str | None:
             return None
         asked = json.loads(packet)
         gc.freeze()  # a collection in a worker would copy every page that it shares with the others
-        pid = os.fork()
+        try:
+            log = files[0]  # fewer arrive than were sent where this process may open no more
+            pid = os.fork()
+        except (OSError, IndexError) as error:  # of this job alone: its log says it, and the others go on
+            _refuse(files, error)
+            _answer(driver, number=asked["number"], code=NOT_STARTED)
+            continue
         if pid == 0:
             driver.close()
-            _become_worker(files[0])
+            _become_worker(log)
             return str(asked["folder"])
         for file in files:  # the worker keeps its copies
             os.close(file)
         workers[pid] = asked["number"]
         _answer(driver, number=asked["number"], pid=pid)
+
+
+def _refuse(files: Sequence[int], error: OSError | IndexError) -> None:
+    reason = error.strerror if isinstance(error, OSError) else "too many open files"
+    for log in files[:1]:
+        os.write(log, f"no process could be started: {reason}\n".encode())
+    for file in files:
+        os.close(file)
 
 
 def _answer(driver: socket.socket, **message: int) -> None:

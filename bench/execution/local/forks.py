@@ -9,13 +9,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from bench.execution.exits import LOST
 from bench.execution.local.fork_server import PACKET
+
+POLL_SECONDS = 0.1
+START_SECONDS = 120.0  # that whoever must know a worker's process waits for it
+STOP_SECONDS = 30.0  # for the first import of the server of a worker that shall stop: half of what the scheduler waits
 
 
 class ForkServer:
@@ -23,22 +29,26 @@ class ForkServer:
 
     Linux only: elsewhere to fork after such imports is not safe.
 
-    `log`: an open file for what goes wrong before it can start workers.
+    `log`: an open file for what it prints itself.
     """
 
     def __init__(self, environment: Mapping[str, str], folder: Path, log: int) -> None:
         self._socket, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its_end:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "bench.execution.local.fork_server", str(its_end.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                env=environment,
-                cwd=folder,
-                start_new_session=True,
-                pass_fds=(its_end.fileno(),),
-            )
+        try:
+            with its_end:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "bench.execution.local.fork_server", str(its_end.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    cwd=folder,
+                    start_new_session=True,
+                    pass_fds=(its_end.fileno(),),
+                )
+        except OSError:
+            self._socket.close()
+            raise
         self._numbers = count()
         self._workers: dict[int, Forked] = {}
         self.alive = True
@@ -54,12 +64,12 @@ class ForkServer:
             self.alive = False
         return worker
 
-    def read(self, *, wait: bool = False) -> None:
-        """Take the answers that have come; `wait` for one."""
+    def read(self, wait: float = 0.0) -> None:
+        """Take the answers that have come; `wait` so many seconds for one."""
         while self.alive:
             if wait:
-                select.select([self._socket], [], [])
-                wait = False
+                select.select([self._socket], [], [], wait)
+                wait = 0.0
             try:
                 packet = self._socket.recv(PACKET, socket.MSG_DONTWAIT)
             except BlockingIOError:
@@ -75,6 +85,13 @@ class ForkServer:
             else:
                 self._workers.pop(answer["number"]).code = answer["code"]
 
+    def end(self) -> None:
+        """End the server, also where it hangs in an import; take what it has answered. Its workers go on."""
+        self._process.kill()
+        self._process.wait()
+        while self.alive:  # to the end of the socket
+            self.read(POLL_SECONDS)
+
 
 class Forked:
     """A worker process."""
@@ -83,30 +100,46 @@ class Forked:
         self._server = server
         self.known_pid: int | None = None
         self.code: int | None = None
+        self._asked: int | None = None  # a signal for when it is there
+        self._deadline = 0.0
 
     @property
     def pid(self) -> int:
-        """Waits until the server has answered. Raises ProcessLookupError when it is gone."""
-        while self.known_pid is None and self._server.alive:
-            self._server.read(wait=True)
+        """Waits until the server has answered. Raises ProcessLookupError when it is gone, or does not answer."""
+        deadline = time.monotonic() + START_SECONDS
+        while self.known_pid is None and self._server.alive and time.monotonic() < deadline:
+            self._server.read(POLL_SECONDS)
         if self.known_pid is None:
-            raise ProcessLookupError("the fork server ended before it started this worker")
+            raise ProcessLookupError("the fork server did not start this worker")
         return self.known_pid
 
     def poll(self) -> int | None:
         """The exit code once the worker is gone, negative for a signal."""
         self._server.read()
+        if self._asked is not None:
+            if self.known_pid is not None or not self._server.alive:
+                self._deliver()
+            elif time.monotonic() > self._deadline:
+                self._server.end()
         if self.code is None and not self._server.alive and not _is_running(self.known_pid):
             self.code = LOST
         return self.code
 
     def send_signal(self, number: int) -> None:
-        """Nothing when the worker is gone."""
+        """Nothing when the worker is gone; to one that is not there yet when it is.
+
+        A server that starts no worker in STOP_SECONDS is ended: then there is none to stop.
+        """
         if self.poll() is None:
-            try:
-                os.kill(self.pid, number)
-            except ProcessLookupError:
-                return
+            self._asked, self._deadline = number, time.monotonic() + STOP_SECONDS
+            self._deliver()
+
+    def _deliver(self) -> None:
+        if self.known_pid is None or self._asked is None:
+            return
+        number, self._asked = self._asked, None
+        with suppress(ProcessLookupError):
+            os.kill(self.known_pid, number)
 
     def kill(self) -> None:
         """End it at once."""
@@ -121,9 +154,20 @@ def _is_running(pid: int | None) -> bool:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
+    except (AttributeError, OSError):  # not in this Python or kernel, or a sandbox forbids it
+        return _is_listed(pid)
     ended, _, _ = select.select([process], [], [], 0)
     os.close(process)
     return not ended
+
+
+def _is_listed(pid: int) -> bool:
+    """The same, from /proc: a zombie is listed but does not run."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in (b"Z", b"X")
 
 
 def _end(driver: socket.socket, process: subprocess.Popen[bytes]) -> None:

@@ -12,20 +12,25 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from site import getsitepackages, getusersitepackages
+from typing import IO
+from urllib.parse import quote
 
 from bench import ROOT
 from bench.errors import BenchError
-from bench.execution import exits
+from bench.execution import environment, exits
+from bench.execution.local import gpus
 from bench.execution.local.forks import Forked, ForkServer
 from bench.execution.protocol import Ended, NoSlotError
 from bench.machine import cores
@@ -33,12 +38,33 @@ from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
 
+SAID_BYTES = 1 << 20  # at most, of what a server printed, into one log
+
+
+class _NotStarted:
+    """Stands for a process that the machine would not start."""
+
+    pid = 0
+
+    def poll(self) -> int:
+        return exits.NOT_STARTED
+
+    def send_signal(self, number: int) -> None:
+        """Nobody hears it."""
+
+    def kill(self) -> None:
+        """Nothing is there."""
+
+
+_Process = subprocess.Popen[bytes] | Forked | _NotStarted
+
 
 @dataclass
 class _Worker:
     """The processes of one job, one a rank."""
 
-    processes: Sequence[subprocess.Popen[bytes] | Forked]
+    processes: Sequence[_Process]
+    log: Path
     first_failure: int = 0
 
     def poll(self) -> int | None:
@@ -57,20 +83,29 @@ class LocalExecutor:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._names = slot_names(site)
-        self._on_gpus = bool(_gpus())
         self._folder = Path(tempfile.gettempdir()) / f"bench-slots-{os.getuid()}"
         self._workers: dict[str, _Worker] = {}
         self._server: ForkServer | None = None
+        self._ahead: int | None = None  # file of what a server prints that was started before there was a job's log
+        self._handed_over = 0  # bytes of it
+
+    @cached_property
+    def _gpus(self) -> list[str]:
+        return gpus.visible()  # asked when a job is to start: a finished table needs no driver
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return _slot_names(self._site, self._gpus)
 
     def get_ready(self) -> None:
         """Start the process that forks workers: its imports take as long as the caller's own."""
         resources = Resources(threads=self._site.threads)
         if self._forks(resources):
-            with Path(os.devnull).open(
-                "wb"
-            ) as log:  # should it end, the first job starts another one, with its own log
-                self._living_server(self._environment(resources, []), log.fileno())
+            with suppress(OSError):  # should it not start, or end, the first job starts another one
+                self._ahead, name = tempfile.mkstemp()
+                weakref.finalize(self, os.close, self._ahead)
+                Path(name).unlink()
+                self._living_server(self._environment(resources, []), self._ahead)
 
     def room(self, run: RunFolder) -> bool:
         """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
@@ -91,7 +126,7 @@ class LocalExecutor:
         finally:
             for lock in held.values():  # the workers keep their copies
                 os.close(lock)
-        self._workers[run.job_id] = _Worker(processes)
+        self._workers[run.job_id] = _Worker(processes, run.log)
 
     def ended(self) -> list[Ended]:
         """Reap. When one rank of a job is gone without success, the others cannot go on and are ended too."""
@@ -100,6 +135,9 @@ class LocalExecutor:
             code = worker.poll()
             if code is not None:
                 del self._workers[job]
+                if code == exits.LOST and worker.log.parent.is_dir():
+                    with worker.log.open("ab") as log:
+                        self._hand_over(log)
                 found.append(Ended(job, code))
         return found
 
@@ -114,33 +152,44 @@ class LocalExecutor:
                 for process in self._workers[job].processes:
                     process.send_signal(signal.SIGTERM)
 
-    def _start(
-        self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]
-    ) -> subprocess.Popen[bytes] | Forked:
+    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> _Process:
         run.path.mkdir(parents=True, exist_ok=True)
-        environment = self._environment(resources, list(held))
-        if self._forks(resources):
-            with run.log.open("ab") as log:
-                return self._living_server(environment, log.fileno()).start(run.path, log.fileno(), list(held.values()))
+        made = self._environment(resources, list(held))
         if resources.ranks > 1:  # the variables that torchrun would set
             world = str(resources.ranks)
-            environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            made |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+            made |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         with run.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "bench.execution.worker", str(run.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=self._site.root,
-                start_new_session=True,
-                pass_fds=tuple(held.values()),
-            )
+            try:
+                if self._forks(resources):
+                    server = self._living_server(made, log.fileno())
+                    self._hand_over(log)
+                    return server.start(run.path, log.fileno(), list(held.values()))
+                return subprocess.Popen(
+                    [sys.executable, "-m", "bench.execution.worker", str(run.path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=made,
+                    cwd=self._site.root,
+                    start_new_session=True,
+                    pass_fds=tuple(held.values()),
+                )
+            except OSError as error:
+                log.write(f"no process could be started: {error}\n".encode())
+                return _NotStarted()
+
+    def _hand_over(self, log: IO[bytes]) -> None:
+        """Put into a job's log what the server that was started ahead has printed since the last time."""
+        if self._ahead is not None:
+            said = os.pread(self._ahead, SAID_BYTES, self._handed_over)
+            self._handed_over += len(said)
+            log.write(said)
+            log.flush()
 
     def _forks(self, resources: Resources) -> bool:
         """With more threads, imports start some (NumPy's BLAS), and to fork a process that has them is not safe."""
-        return resources.ranks == resources.threads == 1 and not self._on_gpus and sys.platform == "linux"
+        return resources.ranks == resources.threads == 1 and not self._gpus and sys.platform == "linux"
 
     def _living_server(self, environment: dict[str, str], log: int) -> ForkServer:
         """The fork server; a new one where the last has ended."""
@@ -151,7 +200,7 @@ class LocalExecutor:
         return self._server
 
     def _slots_of(self, resources: Resources) -> int:
-        return resources.ranks if self._on_gpus else 1
+        return resources.ranks if self._gpus else 1
 
     def _take(self, count: int) -> dict[str, int]:
         """Lock `count` slots, all or none."""
@@ -168,7 +217,7 @@ class LocalExecutor:
 
     def _lock(self, name: str) -> int | None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(self._folder / name, os.O_CREAT | os.O_RDWR, 0o600)
+        descriptor = os.open(self._folder / quote(name, safe=""), os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -178,17 +227,15 @@ class LocalExecutor:
 
     def _environment(self, resources: Resources, slots: list[str]) -> dict[str, str]:
         """Threads as many as the slot has cores, the slot's GPU and no other, the same site and plug-ins."""
-        threads = str(resources.threads)
-        environment = dict(os.environ)
-        environment |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"}
-        environment["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
-        environment |= {"CUDA_VISIBLE_DEVICES": ",".join(slots) if self._on_gpus else ""}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_searched(), environment.get("PYTHONPATH", "")]))
+        made = environment.of_worker(os.environ, resources.threads)
+        made["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
+        made["CUDA_VISIBLE_DEVICES"] = ",".join(slots) if self._gpus else ""
+        made["PYTHONPATH"] = environment.searched(os.environ.get("PYTHONPATH", ""), _searched())
         if self._site.file is not None:
-            environment["BENCH_SITE"] = str(self._site.file)
+            made["BENCH_SITE"] = str(self._site.file)
         plugins = filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep))
-        environment["BENCH_PLUGINS"] = os.pathsep.join(str(Path(folder).resolve()) for folder in plugins)
-        return environment
+        made["BENCH_PLUGINS"] = os.pathsep.join(str(Path(folder).resolve()) for folder in plugins)
+        return made
 
 
 def _searched() -> str:
@@ -206,25 +253,14 @@ def _free_port() -> int:
 
 
 def slot_names(site: Site) -> list[str]:
-    """`cpu0`, `cpu1`, ... or the indices of the GPUs. Raises BenchError when bench.toml asks for more than there is."""
-    gpus = _gpus()
-    count = site.slots or (len(gpus) or max(1, cores() // (site.threads * site.ranks)))
-    if gpus and count > len(gpus):
-        raise BenchError(f"[local] slots is {count}, but this machine has {len(gpus)} GPUs.")
-    if gpus and site.ranks > count:
+    """`cpu0`, `cpu1`, ... or the names of the GPUs. Raises BenchError when bench.toml asks for more than there is."""
+    return _slot_names(site, gpus.visible())
+
+
+def _slot_names(site: Site, found: list[str]) -> list[str]:
+    count = site.slots or (len(found) or max(1, cores() // (site.threads * site.ranks)))
+    if found and count > len(found):
+        raise BenchError(f"[local] slots is {count}, but this machine has {len(found)} GPUs.")
+    if found and site.ranks > count:
         raise BenchError(f"[local] ranks is {site.ranks}, but there are {count} GPU slots.")
-    return gpus[:count] if gpus else [f"cpu{i}" for i in range(count)]
-
-
-def _gpus() -> list[str]:
-    """Indices of the GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    found = subprocess.run(
-        [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=30, check=False
-    )
-    return found.stdout.split() if found.returncode == 0 else []
+    return found[:count] if found else [f"cpu{i}" for i in range(count)]

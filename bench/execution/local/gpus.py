@@ -1,0 +1,53 @@
+"""Which GPUs this process may use, without importing torch: CUDA_VISIBLE_DEVICES as CUDA reads it, or the driver's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from bench.errors import BenchError
+
+SECONDS = 30.0  # that nvidia-smi may take
+
+
+def visible() -> list[str]:
+    """Names of the GPUs as CUDA_VISIBLE_DEVICES takes them. Raises BenchError when the driver does not answer."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _of_driver() if named is None else read(named)
+
+
+def read(text: str) -> list[str]:
+    """What CUDA makes of CUDA_VISIBLE_DEVICES: indices, or uuids "GPU-..." or "MIG-...", up to the first that is none.
+
+    So "" and "-1" (and Slurm's "NoDevFiles") are no GPU at all, and so is a list that names one twice.
+    """
+    words = [word.strip() for word in text.split(",")]
+    kind = next((kind for kind in ("GPU-", "MIG-") if words[0].startswith(kind)), "")
+    found: list[str] = []
+    for word in words:
+        index = re.match(r"\+?(\d+)", word)
+        name = word if kind and word.startswith(kind) else "" if kind or index is None else str(int(index[1]))
+        if not name:
+            break
+        found.append(name)
+    return found if len(set(found)) == len(found) else []
+
+
+def _of_driver() -> list[str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BenchError(
+            f"nvidia-smi gave no answer ({type(error).__name__}): is the driver well? With CUDA_VISIBLE_DEVICES set, "
+            'to "" for no GPU, it is not asked.'
+        ) from error
+    # It warns on stdout too ("WARNING: infoROM is corrupted at gpu 0000:3B:00.0").
+    return re.findall(r"^\s*(\d+)\s*$", found.stdout, re.MULTILINE) if found.returncode == 0 else []
