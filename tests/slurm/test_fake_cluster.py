@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State
 from bench.spec import Random, Resources
+from tests.bench.test_doctor import executable
 from tests.conftest import BENCH, TINY, knn_of, linear_of, tiny_pretrain
 from tests.slurm.conftest import FakeSlurm, Place, wait_until
 
@@ -295,3 +297,63 @@ time = "02:30:00"
         assert f"#SBATCH {option}" in second, option
     assert "gpus" not in second
     assert place.runs[next(iter(place.runs.root.glob("pretrain-*"))).name].resources == Resources(ranks=8, threads=6)
+
+
+def test_a_cluster_whose_sbatch_greets_first_is_understood(
+    workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_slurm.set(seconds=1000)
+    greeting = "echo; echo '------ 2026 ------'; echo 'Welcome, 42 jobs wait'; echo '--> queue (low)...OK'"
+    executable(workplace / "tmp", "sbatch", f'{greeting}\n"{Path(__file__).parent}/fake/sbatch" "$@" | sed "s/$/;big/"')
+    monkeypatch.setenv("PATH", f"{workplace / 'tmp'}{os.pathsep}{os.environ['PATH']}")
+    place, graph = Place(workplace), chain()
+    found = place.submit(graph)
+    assert (len(found.new), len(fake_slurm.submitted())) == (5, 3)
+    assert len(place.submit(graph).active) == 5  # known by their numbers
+    executable(workplace / "tmp", "sbatch", f"{greeting}; exit 0")
+    assert "gave no number of a job: ------ 2026 ------ Welcome, 42 jobs wait" in place.error(alike(1))
+    executable(workplace / "tmp", "sbatch", f"{greeting}; echo 7; echo 'sbatch: error: No quota' >&2; exit 1")
+    assert "sbatch refused" in place.error(alike(1))
+
+
+@pytest.mark.parametrize("name", ["semi_1%train", "%j_%A", 'it\'s #1 $HOME & "x";*', "caf\udce9"])
+def test_the_name_of_a_folder_reaches_sbatch_whole(workplace: Path, fake_slurm: FakeSlurm, name: str) -> None:
+    folder = workplace / name
+    folder.mkdir()
+    place = Place(folder)
+    place.submit(alike(3))
+    (script,) = folder.glob("runs/slurm/*/submission.sh")
+    lines = os.fsdecode(script.read_bytes()).splitlines()
+    expected = f"{str(script.parent).replace('%', '%%')}/%A_%a_0_log.out"
+    (output,) = [shlex.split(line)[1] for line in lines if line.startswith("#SBATCH --output=")]
+    assert output == f"--output={expected}"
+    (srun,) = [shlex.split(line) for line in lines if line.startswith("srun ")]
+    assert srun[srun.index("--output") + 1] == expected.replace("_0_log", "_%t_log")
+    assert srun[-1] == str(script.parent)
+
+
+@pytest.mark.parametrize(("name", "called"), [("a\\b", "a backslash"), ("a\nb", "a line break"), ("a:b", "a ':'")])
+def test_a_folder_that_slurm_cannot_be_told_of_is_refused(
+    workplace: Path, fake_slurm: FakeSlurm, name: str, called: str
+) -> None:
+    (workplace / name).mkdir()
+    message = Place(workplace / name).error(alike(1))
+    assert f"has {called} in its name, which Slurm's jobs cannot be told" in message
+    assert "name another one under [paths] runs" in message
+    assert fake_slurm.submitted() == []
+
+
+def test_a_job_inherits_no_rank_and_no_threads(
+    workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    executable(workplace / "tmp", "sbatch", f'env > {workplace}/env; "{Path(__file__).parent}/fake/sbatch" "$@"')
+    monkeypatch.setenv("PATH", f"{workplace / 'tmp'}{os.pathsep}{os.environ['PATH']}")
+    Place(workplace, '[slurm]\ncpus = 3\nsetup = ["export RANK=2"]\n').submit(alike(1))
+    assert "\nRANK=" not in (workplace / "env").read_text()
+    (script,) = workplace.glob("runs/slurm/*/submission.sh")
+    lines = script.read_text().splitlines()
+    (unset,) = [number for number, line in enumerate(lines) if line.startswith("unset ")]
+    assert unset > lines.index("export RANK=2")
+    assert {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= set(lines[unset].split())
+    assert {"export OMP_NUM_THREADS=3", "export OPENBLAS_NUM_THREADS=3", "export LC_ALL=C.UTF-8"} <= set(lines)

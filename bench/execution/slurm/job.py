@@ -130,11 +130,10 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
         try:
             # Slurm looks only every half minute and may signal that much early: a generous guess costs nothing, as it
             # takes two stops without a checkpoint to count.
-            now, elapsed, limit = (
-                state.call(["squeue", "--noheader", f"--jobs={number}", "--format=%T|%M|%l"]).strip().split("|")
-            )
+            said = state.call(["squeue", "--noheader", f"--jobs={number}", "--format=%T|%M|%l"])
+            now, elapsed, limit = next(line for line in reversed(said.split()) if line.count("|") == 2).split("|")
             break
-        except (BenchError, ValueError) as error:  # slurmctld is down: no limit ends the job meanwhile
+        except (BenchError, StopIteration) as error:  # slurmctld is down: no limit ends the job meanwhile
             print(f"cannot ask Slurm for this job: {one_line(error)}", flush=True)
             time.sleep(5)
     if now not in ("RUNNING", "SIGNALING"):  # SIGNALING: what stopped the worker is still being sent
@@ -153,7 +152,12 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
     for _ in range(100):
         try:
             found = subprocess.run(
-                ["scontrol", "requeue", number], capture_output=True, text=True, timeout=60, check=False
+                ["scontrol", "requeue", number],
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=60,
+                check=False,
             )
         except FileNotFoundError:
             print(

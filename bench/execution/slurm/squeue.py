@@ -53,7 +53,13 @@ def call(command: list[str], text: str = "") -> str:
         raise BenchError(f"there is no {command[0]} here: run this on a login node of the cluster.")
     try:
         found = subprocess.run(
-            command, input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+            command,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{command[0]} gave no answer in {TIMEOUT_SECONDS:.0f} s: is slurmctld up?") from error

@@ -22,11 +22,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.execution import environment
 from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt, look, prune
 from bench.execution.slurm.settle import Job, settle
 from bench.execution.slurm.snapshot import Snapshot, take
-from bench.files import write_atomic
+from bench.files import atomic_path, write_atomic
 from bench.runs.commit import commit
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
@@ -36,6 +37,8 @@ ENDING_SECONDS = 40.0  # to wait for a wanted job that is just ending, before it
 SCANCEL_CHUNK = 500  # ids in one call
 ENTRY = "bench.execution.slurm.job"
 NOTIFY = "bench.execution.slurm.notify"
+ANSWER = re.compile(r"^\s*(\d+)(?:;\S+)?\s*$", re.MULTILINE)  # of --parsable; some sites' own sbatch greets before it
+UNSPEAKABLE = {"\\": "a backslash", "\n": "a line break", "\r": "a line break"}  # in what sbatch reads as a path
 
 
 @dataclass(frozen=True)
@@ -188,13 +191,15 @@ def _call_sbatch(text: str, journal: Journal, made: Submission, lock: int) -> Su
     Whether a failing sbatch submitted is found out later.
     """
     path = journal.path(made) / "submission.sh"
-    write_atomic(path, text)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(os.fsencode(text))  # the name of a folder need not be UTF-8
     try:
         found = subprocess.run(
             ["sbatch", "--parsable", str(path)],
-            env=_environment(),
+            env=environment.of_no_launcher(os.environ),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
             timeout=state.TIMEOUT_SECONDS,
             pass_fds=(lock,),
@@ -203,11 +208,13 @@ def _call_sbatch(text: str, journal: Journal, made: Submission, lock: int) -> Su
         raise BenchError("there is no sbatch here: `--executor slurm` works on a login node of a cluster.") from error
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"sbatch gave no answer in {state.TIMEOUT_SECONDS:.0f} s: is slurmctld up?") from error
-    number = found.stdout.strip().partition(";")[0]
-    if found.returncode or not number.isdigit():
-        said = " ".join((found.stderr or found.stdout).split())
+    said = " ".join((found.stderr or found.stdout).split())
+    if found.returncode:
         raise BenchError(f"sbatch refused {made.name}: {said.removeprefix('sbatch: error: ')[-500:]}.")
-    made = replace(made, slurm_id=number)
+    numbers = ANSWER.findall(found.stdout)
+    if not numbers:
+        raise BenchError(f"sbatch took {made.name} and gave no number of a job: {said[-500:]}.")
+    made = replace(made, slurm_id=numbers[-1])
     journal.write(made)
     return made
 
@@ -222,12 +229,14 @@ def script(
     dependency: str | None,
     module: str,
 ) -> str:
-    """The text of the sbatch script, by submitit."""
+    """The text of the sbatch script, by submitit. Raises BenchError for a folder that Slurm cannot be told of."""
     import submitit
 
     if shutil.which("srun") is None:
         raise BenchError("there is no srun here: `--executor slurm` works on a login node of a cluster.")
-    executor = submitit.SlurmExecutor(folder=folder, python=shlex.quote(sys.executable))
+    _check_names(folder, site.root)
+    unnamed = f"/{made.token}"  # for submitit: of a real folder it would take "%t" and "%j" for its own
+    executor = submitit.SlurmExecutor(folder=unnamed, python=shlex.quote(sys.executable))
     more: dict[str, object] = {**request.options, "requeue": True, "chdir": str(site.root)}
     if dependency:
         more["kill-on-invalid-dep"] = "yes"
@@ -258,14 +267,26 @@ def script(
         executor.parameters["map_count"] = len(made.jobs)
     command = f"{executor.python} -u -m {module} {shlex.quote(str(folder))}"
     text: str = executor._make_submission_file_text(command, made.token)
-    return text
+    escaped = str(folder).replace("%", "%%")  # as Slurm reads --output
+    return re.sub(rf"(?<==|\s){unnamed}/(\S+)", lambda found: shlex.quote(f"{escaped}/{found[1]}"), text)
+
+
+def _check_names(folder: Path, root: Path) -> None:
+    """What neither sbatch nor PYTHONPATH has a way to say."""
+    for path, unspeakable in ((folder, {**UNSPEAKABLE, os.pathsep: f"a {os.pathsep!r}"}), (root, UNSPEAKABLE)):
+        for character, called in unspeakable.items():
+            if character in str(path):
+                raise BenchError(
+                    f"{str(path)!r} has {called} in its name, which Slurm's jobs cannot be told: work in another "
+                    "folder, or name another one under [paths] runs."
+                )
 
 
 def _exports(request: SlurmRequest, site: Site, snapshot: Snapshot) -> list[str]:
     """The worker's environment: threads, the pinned code before any other, the same site and plug-ins."""
     values = {
-        "OMP_NUM_THREADS": str(request.cpus),
-        "MKL_NUM_THREADS": str(request.cpus),
+        **environment.with_threads(request.cpus),
+        **environment.UTF8,
         "PYTHONUNBUFFERED": "1",
         "BENCH_SIGNAL_SECONDS": str(request.signal_seconds),
         "PYTHONSAFEPATH": "1",  # a folder `results` in the working folder must not hide ours
@@ -274,19 +295,11 @@ def _exports(request: SlurmRequest, site: Site, snapshot: Snapshot) -> list[str]
     if site.file is not None:
         values["BENCH_SITE"] = str(site.file)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
-    return [*lines, f"export PYTHONPATH={shlex.quote(str(snapshot.code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
-
-
-def _environment() -> dict[str, str]:
-    """What sbatch (and through it the job) inherits: nothing of a job that this process may itself run in."""
-    ranks = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    kept = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT"}
-    ours = ("SLURM", "SUBMITIT_", "PMI")
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in kept or not (name in ranks or name.startswith(ours))
-    }
+    return [
+        environment.unset_on_node(),
+        *lines,
+        f"export PYTHONPATH={shlex.quote(str(snapshot.code))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
 
 
 def _name(labels: Sequence[str], kind: str) -> str:

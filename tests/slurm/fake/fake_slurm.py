@@ -40,7 +40,7 @@ def append(entry: dict[str, Any]) -> None:
 
 
 def sbatch(script: str) -> None:
-    text = Path(script).read_text()
+    text = Path(script).read_text(errors="surrogateescape")
     options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", text, re.M))
     before = [entry for entry in log() if entry["what"] == "sbatch"]
     size = int(re.split("[-%]", options.get("array", "0-0"))[1]) + 1
