@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench import packages
 from bench.commands.data.cli import data_app
 from bench.commands.options import All, Columns, ExecutorName, Released, Rows, ScaleName, Seeds, Tables
+from bench.commands.printing import never_fail
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -276,7 +278,10 @@ def report(
 
 def main() -> None:
     """Entry point: a BenchError is one line and exit code 2."""
+    never_fail()
     try:
+        if sys.argv[1:2] != ["doctor"]:  # which says it beside all else
+            packages.check()
         app()
     except BenchError as error:
         from bench.errors import one_line

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from bench import ROOT
+from bench import ROOT, packages
 from bench.contracts import Cost, Evaluation, MethodFile, Metric, Recipe
 from bench.errors import BenchError, one_line, unknown_name
 from bench.spec import CENTRE, Backbone
@@ -149,7 +149,7 @@ def load(kind: str, name: str) -> ModuleType:
 def summary(kind: str, name: str) -> str:
     """First line of the module's docstring, read without importing it (an import would cost torch)."""
     try:
-        doc = ast.get_docstring(ast.parse(dict(files(kind))[name].read_text(encoding="utf-8")))
+        doc = ast.get_docstring(ast.parse(dict(files(kind))[name].read_bytes()))
     except (SyntaxError, ValueError, OSError) as error:
         return f"cannot be read ({one_line(error)})"
     return doc.splitlines()[0] if doc else ""
@@ -184,6 +184,7 @@ def files(kind: str, suffix: str = ".py") -> Iterator[tuple[str, Path]]:
 @cache
 def _package(kind: str) -> ModuleType:
     """The package of a kind, its search path extended by the plug-in folders."""
+    packages.check(PACKAGES[kind].partition(".")[0])
     package = importlib.import_module(PACKAGES[kind])
     for root in filter(None, os.environ.get("BENCH_PLUGINS", "").split(os.pathsep)):
         folder = Path(root) / FOLDERS[kind]
@@ -253,7 +254,7 @@ def _check_capitals(module: ModuleType, allowed: Mapping[str, Any]) -> None:
 def _assigned(module: ModuleType) -> set[str]:
     """Names that the file itself gives a value to, outside functions and classes."""
     found: set[str] = set()
-    waiting: list[ast.AST] = [ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))]
+    waiting: list[ast.AST] = [ast.parse(Path(str(module.__file__)).read_bytes())]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

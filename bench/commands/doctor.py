@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,11 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from bench import packages
 from bench.authors import catalogue
 from bench.data.catalogue import CATALOGUE
 from bench.data.location import check_present
 from bench.data.sets.lists import PUBLISHED, list_file, read_list
 from bench.errors import BenchError, one_line
+from bench.execution.environment import THREADS
 from bench.execution.executors import default_slots
 from bench.machine import cores
 from bench.runs.commit import commit, installed
@@ -55,6 +58,7 @@ def checks(site: Site) -> Iterator[Check]:
     """
     for topic, look in (
         ("versions", _versions),
+        ("packages", _packages),
         ("processor", _processor),
         ("GPU", _gpu),
         ("site", lambda: _site(site)),
@@ -92,17 +96,25 @@ def _how_to_install(*packages: str) -> str:
     return f"`pip install {' '.join(packages)}`" if installed() else "`pip install --editable .` in the checkout"
 
 
+def _packages() -> Iterator[Check]:
+    found = packages.foreign()
+    for sentence in found:
+        yield Check("packages", "broken", sentence)
+    if not found:
+        yield Check("packages", "ok", f"{', '.join(packages.PACKAGES)} are those of {packages.ROOT}")
+
+
 def _processor() -> Iterator[Check]:
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
     yield Check("processor", "ok", f"{cores()} cores, {platform.machine()}, {capability}")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads and threads.isdigit() and int(threads) > 1:
+    inherited = [f"{name}={os.environ[name]}" for name in THREADS if os.environ.get(name, "1") != "1"]
+    if inherited:
         yield Check(
             "processor",
             "off",
-            f"OMP_NUM_THREADS is {threads}; workers set their own from bench.toml, so it does no harm",
+            f"{', '.join(inherited)} of this shell: workers set their own from bench.toml, so it does no harm",
         )
     memory = _memory_bytes()
     if memory is not None:
@@ -232,7 +244,7 @@ def _slurm(site: Site) -> Iterator[Check]:
         yield Check("Slurm", "off", "sbatch is not on PATH: jobs run on this machine")
         return
     found = _output("scontrol", "ping")
-    if found is None or "UP" not in found:
+    if found is None or "is UP" not in found:
         asked = site.slurm != SlurmSettings()  # without a [slurm] section Slurm may be installed and asleep
         advice = "`scontrol ping` should say UP; is SLURM_CONF right?"
         yield Check(
@@ -242,11 +254,13 @@ def _slurm(site: Site) -> Iterator[Check]:
             advice,
         )
         return
-    partitions = (_output("sinfo", "--noheader", "--format=%P") or "").split()
+    # A site's own programs may greet first: a line that is one word with a letter in it is a partition.
+    partitions = re.findall(r"^(?=.*\w)\S+$", _output("sinfo", "--noheader", "--format=%P") or "", re.MULTILINE)
+    says = re.search(r"^slurm \S+$", _output("sbatch", "--version") or "", re.MULTILINE)
     yield Check(
         "Slurm",
         "ok",
-        f"{(_output('sbatch', '--version') or 'Slurm').strip()}, partitions: {', '.join(partitions) or 'none shown'}",
+        f"{says[0] if says else 'Slurm'}, partitions: {', '.join(partitions) or 'none shown'}",
     )
     if shutil.which("sacct") is None or _output("sacct", "--noheader", "--format=JobID") is None:
         yield Check(
@@ -274,7 +288,9 @@ def _detection() -> Iterator[Check]:
 def _output(*command: str) -> str | None:
     """What a command prints; None when it fails, is not there or takes too long."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        found = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return found.stdout if found.returncode == 0 else None

@@ -14,9 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from bench import ROOT
+from bench.packages import PACKAGES
 from bench.runs.folder import Runs
 
-PACKAGES = ("bench", "methods", "evals", "results", "reports")
 PLUGINS = ("methods", "evals", "tables")
 LEFT_OUT = {"__pycache__", "out", "records"}  # outputs that by default lie inside the packages
 
