@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from bench.wording import printable
+
 
 class BenchError(Exception):
-    """Something the user can mend. The command line prints it as one line and exits with code 2."""
+    """Something the user can mend. The command line prints it as one line and exits with code 2.
+
+    It names files, whose names are bytes: as text it can be printed and written whatever they are.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputCorrupt(BenchError):
@@ -31,5 +39,5 @@ def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> BenchError:
 
 def one_line(error: BaseException) -> str:
     """The error as a single line, for state files and tables."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return text if isinstance(error, BenchError) else f"{type(error).__name__}: {text}"

@@ -1,6 +1,26 @@
-"""Numbers in words, the same wherever they are printed."""
+"""Numbers and names in words, the same wherever they are printed."""
 
 from __future__ import annotations
+
+import re
+
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    r"""As text that every file and every UTF-8 terminal takes: a byte of a file name that is no UTF-8 as `\xe9`.
+
+    File names are bytes, and Python holds those that are no text as lone surrogates, which cannot be encoded. Control
+    characters are shown in the same way, but for tabs and the ends of lines.
+    """
+    return _NO_TEXT.sub(_escaped, str(text))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if 0xDC80 <= number <= 0xDCFF:  # surrogateescape (PEP 383): the byte, moved up
+        number -= 0xDC00
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def duration(seconds: float) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import disk_full, is_disk_full
 from bench.runs.folder import Runs
+from bench.wording import printable
 from reports.folder import MARKER, check_target
 from reports.job_view import JobView
 from reports.memory import Memory
@@ -59,8 +60,8 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
     (folder / MARKER).write_text("made by bench report; replaced as a whole by the next one\n", encoding="utf-8")
     (folder / "style.css").write_text(render.style_sheet(), encoding="utf-8")
     (folder / "script.js").write_text(render.script(), encoding="utf-8")
-    (folder / "index.html").write_text(index_page(views, related), encoding="utf-8")
-    (folder / "matrix.html").write_text(matrix_page(views), encoding="utf-8")
+    _write_page(folder / "index.html", index_page(views, related))
+    _write_page(folder / "matrix.html", matrix_page(views))
     if cited := bibtex.entries([view.table for view in views]):
         (folder / "papers.bib").write_text(cited, encoding="utf-8")
     for view in views:
@@ -68,9 +69,8 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
         write_outputs(view, folder, durable=False)
         page = folder / view.scale / f"{view.table.id}.html"
         made_from = (view, *related.of_view(view), tuple(other.scale for other in siblings))
-        page.write_text(
-            memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, related, siblings)),
-            encoding="utf-8",
+        _write_page(
+            page, memory.page(str(page.relative_to(folder)), made_from, partial(table_page, view, related, siblings))
         )
     (folder / "jobs").mkdir()
     for job, job_view in related.job_views.items():
@@ -79,9 +79,12 @@ def _write(views: Sequence[TableView], runs: Runs, folder: Path, memory: Memory)
             for view, cells in related.uses(job)
         )
         made_from = (job_view, related.job_views.get(job_view.parent), *related.children.get(job, ()), uses)
-        (folder / "jobs" / f"{job}.html").write_text(
-            memory.page(job, made_from, partial(job_page, job_view, related)), encoding="utf-8"
-        )
+        _write_page(folder / "jobs" / f"{job}.html", memory.page(job, made_from, partial(job_page, job_view, related)))
+
+
+def _write_page(path: Path, text: str) -> None:
+    """Run folders of any age and machine name files as they were met: what is no text there must not stop a report."""
+    path.write_text(printable(text), encoding="utf-8")
 
 
 def read_records(views: Sequence[TableView], runs: Runs, memory: Memory | None = None) -> Mapping[str, JobView]:

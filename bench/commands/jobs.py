@@ -62,7 +62,7 @@ def show_log(site: Site, job: str, *, follow: bool) -> None:
     while True:
         over = run.state() not in (State.RUNNING, State.PENDING)
         if run.log.exists():
-            with run.log.open(encoding="utf-8", errors="replace") as file:
+            with run.log.open(encoding="utf-8", errors="backslashreplace") as file:
                 file.seek(position)
                 print(file.read(), end="", flush=True)
                 position = file.tell()
@@ -180,7 +180,7 @@ def _before_the_log(run: RunFolder) -> list[str]:
     ]
     folder = view.folder(run.job_id, Journal(runs).folder)
     for file in sorted(folder.glob(f"{row.id}_*_log.out")) if folder is not None else ():
-        lines += [f"{file}:", *file.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]]
+        lines += [f"{file}:", *file.read_text(encoding="utf-8", errors="backslashreplace").splitlines()[-40:]]
     return lines
 
 

@@ -1,5 +1,7 @@
 """Damaged images of a pretraining: named once each, remembered over restarts, an error when there are too many.
 
+Files are named as text (`wording.printable`): a name that is no UTF-8 can be printed and read back.
+
 Each rank keeps `unreadable-<rank>.jsonl` in the run folder, a line a file with the step that met it first; a resumed
 run goes on from the lines up to its checkpoint, so its counts are those of an undisturbed run.
 """
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.files import write_atomic
+from bench.wording import printable
 
 LEAST = 10  # damaged files before their share counts
 SHARE = 0.01  # of the images read so far
@@ -42,7 +45,7 @@ class Unreadable:
 
         Raises BenchError when they are more than 1 % of the images read, and at least 10.
         """
-        for path in map(str, files):
+        for path in (printable(file).replace("\n", r"\x0a") for file in files):
             if path not in self.known:
                 self.known.add(path)
                 with self.file.open("a", encoding="utf-8") as file:
@@ -73,7 +76,7 @@ def _lines(file: Path, done: int) -> list[dict[str, object]]:
         try:
             line = json.loads(text)
             if line["step"] <= done:
-                found.append({"step": int(line["step"]), "file": str(line["file"])})
+                found.append({"step": int(line["step"]), "file": printable(line["file"])})
         except (ValueError, KeyError, TypeError):
             continue
     return found

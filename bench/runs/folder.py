@@ -28,6 +28,7 @@ from bench.identity import canonical, from_json
 from bench.planning.graph import Job
 from bench.runs.result import Result, read_result
 from bench.spec import Resources, Spec
+from bench.wording import printable
 
 FORMAT = 1  # of job.json
 HEARTBEAT_SECONDS = 5.0
@@ -157,7 +158,7 @@ class RunFolder:
         """Why the job failed."""
         try:
             data = read_json(self.error_file)
-            return Failure(kind=data["kind"], message=str(data["message"]))  # type: ignore[arg-type]
+            return Failure(kind=data["kind"], message=printable(data["message"]))  # type: ignore[arg-type]
         except (InputCorrupt, KeyError, FileNotFoundError) as error:
             return Failure(kind="error", message=f"unknown: {error}")
 
@@ -279,7 +280,7 @@ class RunFolder:
         try:
             with self.log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 300 * lines))
-                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+                return "\n".join(file.read().decode(errors="backslashreplace").splitlines()[-lines:])
         except FileNotFoundError:
             return ""
 

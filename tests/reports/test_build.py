@@ -263,6 +263,18 @@ def test_spec_of_another_version_is_shown_raw(own_demo: Demo, tmp_path: Path) ->
     assert f"{body['needs'][0]}.html" in found.links
 
 
+def test_names_that_are_no_text_stop_no_report(own_demo: Demo, tmp_path: Path) -> None:
+    """Python holds the bytes of such a file's name as characters that no page can be written with."""
+    job = job_of(own_demo, "SimCLR, ResNet-50", "Top-1")
+    run = own_demo.runs[job]
+    run.log.write_bytes(b"unreadable image: caf\xe9_1.JPEG\n")
+    body = json.loads(run.job_file.read_text())
+    run.job_file.write_text(json.dumps(body | {"label": "caf\udce9_2.JPEG"}))
+    found = Page(rebuilt(own_demo, tmp_path / "out") / "jobs" / f"{job}.html")
+    assert r"unreadable image: caf\xe9_1.JPEG" in found.text
+    assert r"caf\xe9_2.JPEG" in found.text
+
+
 def test_hostile_job_json_names_no_file_outside(own_demo: Demo, tmp_path: Path) -> None:
     job = job_of(own_demo, "SimCLR, ResNet-50", "Top-1")
     own_demo.runs[job].job_file.write_text(json.dumps({"spec": 3, "needs": ["../../x"], "label": ["no"]}))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from bench.wording import printable
+
 data_app = typer.Typer(
     help="Data sets: what is here, whether it is whole, and fetching what can be fetched.", no_args_is_help=True
 )
@@ -20,7 +22,7 @@ def data_list() -> None:
     from bench.commands.data import check as checking
 
     for line in checking.overview(find_site()):
-        print(line)
+        print(printable(line))
 
 
 @data_app.command("check")
@@ -31,9 +33,9 @@ def data_check(name: DataName) -> None:
 
     found = checking.check_data(name, find_site())
     for line in found.lines:
-        print(line)
+        print(printable(line))
     for problem in found.problems:
-        print(f"problem: {problem}")
+        print(f"problem: {printable(problem)}")
     print(f"{name}: {'not ' if found.problems else ''}as it should be")
     raise typer.Exit(1 if found.problems else 0)
 
@@ -45,7 +47,7 @@ def data_fetch(name: DataName) -> None:
     from bench.commands.data import fetch
 
     site = find_site()
-    print(f"{name}: {fetch.fetch(name, site)}")
+    print(printable(f"{name}: {fetch.fetch(name, site)}"))
 
 
 @data_app.command("pack")
@@ -68,6 +70,7 @@ def data_pack(
     from bench.data import packing
 
     made = packing.pack(name, size, find_site(), out=out, workers=workers)
-    print(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}")
+    print(printable(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}"))
     if made.damaged:
-        print(f"{len(made.damaged)} images cannot be decoded and were stored as they are, e.g. {made.damaged[0]}")
+        example = printable(made.damaged[0])
+        print(f"{len(made.damaged)} images cannot be decoded and were stored as they are, e.g. {example}")
