@@ -4,6 +4,11 @@ JPEGs are decoded by torchvision, which takes less time than Pillow for the same
 formats, and what torchvision refuses, such as colour spaces that its build does not know (CMYK in some), go to Pillow.
 So an image is damaged when Pillow cannot read it either, and only then. PNGs go to Pillow too: torchvision 0.29.1
 crashes on a damaged one. An image is not turned as its EXIF entry says: the published loaders did not do so either.
+
+Whatever the file holds ends as the 8-bit RGB picture of the same look. Palettes, 1 bit, gray, CMYK, YCbCr and LAB are
+Pillow's conversion; alpha is dropped, as the published loaders do (what lies under a transparent pixel is seen). Of 16
+bits the upper eight count, as Pillow does where there are three channels; its own conversion would cut at 255, which
+makes gray pictures white. Numbers whose white nobody knows are refused.
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
+import stat
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -27,6 +34,19 @@ from bench.errors import BenchError
 SHARD = ".pack"  # an image of a packed data set has the path SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
 _JPEG = b"\xff\xd8\xff"
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
+# What Pillow 10 to 13 reads by itself: the names that its formats register, less those that it hands to another program
+# or only recognizes (PostScript, MPEG, WMF, BUFR, GRIB, HDF5). As a list, so that a data set has the same images
+# whatever the version and build of Pillow; what a build lacks is then an error that names the file.
+# fmt: off
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".jpe", ".mpo", ".avif", ".avifs",
+    ".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".apng", ".blp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit",
+    ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".icb", ".icns", ".ico", ".iim", ".im", ".msp", ".pbm", ".pcd",
+    ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".vda",
+    ".vst", ".xbm", ".xpm",
+)
+# fmt: on
+_TIFF_PHOTOMETRIC, _TIFF_BITS = 262, 258  # tags: 0 is "white is zero"; bits of a sample
 
 
 class UnreadableImageError(BenchError):
@@ -59,13 +79,21 @@ def read_bytes(path: Path) -> bytearray:
 
 def _read_file(path: Path) -> bytearray:
     """In one copy, into memory that torch may have."""
-    with path.open("rb", buffering=0) as file:
-        content = bytearray(os.fstat(file.fileno()).st_size)
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise BenchError(f"{path} cannot be read (it is no file but a pipe, a socket or a device).")
+        content = bytearray(state.st_size)
         view = memoryview(content)
         done = 0
         while done < len(content) and (count := file.readinto(view[done:])):
             done += count
     return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe would wait for somebody who writes into it; for files the flag means nothing."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _read_packed(shard: str, place: str) -> bytearray:
@@ -115,7 +143,54 @@ def decode_pillow(content: bytearray) -> Tensor:
     """The same by Pillow."""
     try:
         with Image.open(io.BytesIO(content)) as file:
-            pixels = np.array(file.convert("RGB"))
+            pixels = rgb(file)
     except UnidentifiedImageError:  # its message names the buffer
         raise ValueError("its beginning is that of no image format") from None
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def rgb(file: Image.Image) -> NDArray[np.uint8]:
+    """An opened image as (H, W, 3), RGB. Raises what Pillow raises for a damaged one, ValueError for unknown whites."""
+    if file.mode == "I" or file.mode.startswith("I;"):
+        gray = _upper_bits(file)
+    elif file.mode == "F":
+        gray = _of_floats(file)
+    else:
+        return np.array(file.convert("RGB"))
+    return np.repeat(gray[..., None], 3, axis=2)
+
+
+def _upper_bits(file: Image.Image) -> NDArray[np.uint8]:
+    """Gray of 9 to 16 bits. Mode I is 32 signed bits, of which only PNG and PPM say where white is: at 65535."""
+    known = file.format in {"PNG", "PPM"} if file.mode == "I" else file.format != "FITS"  # FITS: signed measurements
+    if not known:
+        raise ValueError(f"nobody says which of its integers is white (mode {file.mode}); save it with 8 or 16 bits")
+    bits = _tag(file, _TIFF_BITS) or 16
+    gray = (np.asarray(file).astype(np.int64) >> (bits - 8)).clip(0, 255).astype(np.uint8)
+    return _inverted(gray) if _white_is_zero(file) else gray
+
+
+def _of_floats(file: Image.Image) -> NDArray[np.uint8]:
+    """Gray from 0 to 1, as TIFF and PFM mean it."""
+    values = np.asarray(file)
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):  # so that NaN is refused as well
+        raise ValueError(f"it has floats from {low:g} to {high:g}, expected 0 (black) to 1; save it with 8 bits")
+    gray = (values * 255).round().astype(np.uint8)
+    return _inverted(gray) if _white_is_zero(file) else gray
+
+
+def _inverted(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.uint8(255) - gray
+
+
+def _white_is_zero(file: Image.Image) -> bool:
+    """Pillow inverts such TIFFs of 8 bits and fewer itself."""
+    return _tag(file, _TIFF_PHOTOMETRIC) == 0
+
+
+def _tag(file: Image.Image, number: int) -> int | None:
+    """A whole number of a TIFF's header; None where there is none, and in other formats."""
+    found = getattr(file, "tag_v2", {}).get(number)
+    value = found[0] if isinstance(found, tuple) else found
+    return int(value) if value is not None else None

@@ -15,6 +15,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from pycocotools import mask as run_length
 
+from bench.data.decoding import rgb
 from bench.data.sets.scenes import run_lengths
 from bench.files import write_json
 from evals.detection.data import Scenes
@@ -41,7 +42,7 @@ def write(found: Sequence[Mapping[str, Any]], scenes: Scenes, folder: Path) -> N
 
 def _scene(item: Mapping[str, Any], predicted: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     with Image.open(item["file_name"]) as file:
-        image = file.convert("RGB")
+        image = Image.fromarray(rgb(file))
     share = min(1.0, LONGEST / max(image.size))
     size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
     lossless = max(image.size) <= 128

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 
@@ -111,3 +112,9 @@ def test_what_the_file_system_cannot_give_is_no_damaged_image(tmp_path: Path, pi
         with pytest.raises(BenchError, match=f"^{path} cannot be read \\({reason}") as caught:
             read_image(path, pillow=pillow)
         assert not isinstance(caught.value, UnreadableImageError)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(BenchError, match=r"a\.jpg cannot be read \(it is no file but a pipe"):
+        read_image(tmp_path / "a.jpg")
