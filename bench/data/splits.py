@@ -80,11 +80,15 @@ def compact(paths: Sequence[Path]) -> Paths:
 
 @dataclass(frozen=True)
 class Files:
-    """One split on disk: paths, and labels as in `Arrays`."""
+    """One split on disk: paths, and labels as in `Arrays`.
+
+    `left_out` says in sentences what its folders or lists have beside it that is no image.
+    """
 
     paths: Sequence[Path]
     labels: Tensor
     classes: int
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -92,7 +96,7 @@ class Files:
     def rows(self, index: Tensor) -> Files:
         """Some of the images, by their positions (n,)."""
         paths = compact(self.paths)
-        return Files(Paths(map(paths.name, index.tolist())), self.labels[index], self.classes)
+        return Files(Paths(map(paths.name, index.tolist())), self.labels[index], self.classes, self.left_out)
 
 
 SplitData: TypeAlias = Arrays | Files

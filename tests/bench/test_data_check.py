@@ -120,7 +120,7 @@ def test_an_empty_class_is_the_problem(imagenet: Site) -> None:
     for file in (imagenet.data["imagenet"] / "train" / CLASSES[2]).iterdir():
         file.unlink()
     (problem,) = check.check_data("imagenet", imagenet).problems
-    assert problem.endswith(f"train/{CLASSES[2]} holds no .jpg, .jpeg or .png image.")
+    assert problem.endswith(f"train/{CLASSES[2]} holds no image (.jpg, .jpeg, .png, .webp and what else Pillow reads).")
 
 
 def test_a_split_without_an_image_is_the_problem(here: Site, tmp_path: Path) -> None:

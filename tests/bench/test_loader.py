@@ -16,7 +16,7 @@ from bench.contracts import Batch
 from bench.data import decoding, loader
 from bench.data.datasets import open_split
 from bench.data.loader import Plan
-from bench.data.sets.folders import scan_folder
+from bench.data.sets.class_folders import scan_folder
 from bench.data.splits import SPLITS, Arrays, Files, SplitData, labelled_subset
 from bench.data.views import augment, draws
 from bench.errors import BenchError
@@ -271,7 +271,9 @@ def test_an_empty_class_is_refused(photographs: Path, tmp_path: Path, here: Site
     shutil.copytree(photographs, root)
     for image in (root / "train" / "china").iterdir():
         image.rename(image.with_suffix(".txt"))
-    with pytest.raises(BenchError, match=r"train/china holds no \.jpg, \.jpeg or \.png image"):
+    with pytest.raises(
+        BenchError, match=r"train/china holds no image \(\.jpg, \.jpeg, \.png, \.webp and what else Pillow reads\)"
+    ):
         open_split(Data(name="imagenet", size=32), "train", replace(here, data={"imagenet": root}))
 
 

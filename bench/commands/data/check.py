@@ -97,7 +97,11 @@ def _check_set(name: str, site: Site, found: Findings) -> None:
     _compare(found, "classes", splits["train"].classes, known.classes, known.hint)
     _compare(found, "training images", sizes["train"] + sizes["val"], known.trainval_images, known.hint)
     _compare(found, "test images", sizes["test"], known.test_images, known.hint)
+    said: set[str] = set()
     for split, data in splits.items():
+        if isinstance(data, Files):  # several splits may be made of one list
+            found.lines += [f"{split}: {sentence}" for sentence in data.left_out if sentence not in said]
+            said.update(data.left_out)
         if data.labels.ndim == 1:
             found.problems += _uneven(split, data)
         if isinstance(data, Files):

@@ -70,7 +70,7 @@ def check_whole(data: Data, root: Path, cache: Path, wait: Callable[[], None] | 
 
     With `wait` another process looks, and this one calls `wait` again and again until that has found the copy whole.
     """
-    lists = sorted([*root.glob("annotations/instances_*2017.json"), *root.glob("VOC20*/ImageSets/Main/*.txt")])
+    lists = sorted([*root.glob("annotations/instances_*2017.json"), *root.glob("VOC20*/ImageSets/Main/[!.]*.txt")])
     stamps = [f"{file.relative_to(root)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in lists]
     mark = cache / f"whole-{data.name}-{digest((str(root), *stamps))}.json"
     while wait is not None and not mark.exists():
@@ -235,6 +235,8 @@ def _decoded(picture: Picture) -> str:
             if image.size != picture.size:
                 return f"{picture.file} {MISMATCH.format(*image.size, *picture.size)}."
             image.load()
+            if image.mode == "F" or image.mode.startswith("I"):  # Detectron2 converts by Pillow, which cuts at 255
+                return f"{picture.file} has more than 8 bits (mode {image.mode}): save it with 8."
     except FileNotFoundError:
         return f"{picture.file} is missing."
     except Exception as error:  # Pillow raises many kinds for a damaged file

@@ -12,18 +12,19 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import compress, count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.data.location import root_of
+from bench.data.sets.class_folders import Tree, names_in, scan_folder, without_hidden
 from bench.data.splits import Files, Paths, Split, SplitData, hold_out
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 # In the order of the VOC2007 development kit.
 # fmt: off
 VOC_CLASSES = (
@@ -38,6 +39,7 @@ PLACES_IMAGES = (
     "images256",
 )
 CALTECH_TRAIN = 30  # images a class
+DIGITS = 9  # of a class number; more are no class number
 
 
 def load_imagenet(site: Site, size: int) -> Mapping[Split, SplitData]:
@@ -86,42 +88,11 @@ def load_caltech101(site: Site, size: int) -> Mapping[Split, SplitData]:
     return _caltech(root_of("caltech101", site) / "caltech101" / "101_ObjectCategories")
 
 
-def scan_folder(folder: Path, names: tuple[str, ...] | None = None) -> tuple[list[str], list[int], tuple[str, ...]]:
-    """Paths, labels and class names of an ImageFolder-style tree, in sorted order.
-
-    Raises BenchError when there is no class folder, a class is empty, or the classes are not those of `names`.
-    """
-    classes = (
-        tuple(sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."))
-        if folder.is_dir()
-        else ()
-    )
-    if not classes:
-        loose = sum(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(folder)) if folder.is_dir() else 0
-        hint = f" Its {loose:,} images lie side by side: sort them into class folders." if loose else ""
-        raise BenchError(f"{folder} has no class folders: expected {folder.name}/<class>/<image>.{hint}")
-    if names is not None and classes != names:
-        odd = sorted(set(classes) ^ set(names))
-        raise BenchError(
-            f"{folder} has other classes than the training folder: {len(odd)} differ, e.g. {', '.join(odd[:3])}."
-        )
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        listed = os.listdir(folder / name)  # noqa: PTH208 (names, not a Path each)
-        images = sorted(file for file in listed if file.lower().endswith(SUFFIXES))
-        if not images:
-            raise BenchError(f"{folder / name} holds no .jpg, .jpeg or .png image.")
-        paths += [f"{folder}/{name}/{file}" for file in images]
-        labels += [label] * len(images)
-    return paths, labels, classes
-
-
 @lru_cache(maxsize=2)
 def _image_folder(root: Path, test: str = "val", share: float = 0.01) -> Mapping[Split, SplitData]:
-    paths, labels, classes = scan_folder(root / "train")
-    whole = Files(Paths(paths), torch.tensor(labels), len(classes))
-    test_paths, test_labels, _ = scan_folder(root / test, classes)
+    train = scan_folder(root / "train")
+    whole = _files(train)
+    tested = _files(scan_folder(root / test, train.classes))
     if share == 0.01:
         kept, held = _random_hundredth(len(whole), "held out")
     else:
@@ -129,8 +100,12 @@ def _image_folder(root: Path, test: str = "val", share: float = 0.01) -> Mapping
     return {
         "train": whole.rows(kept),
         "val": whole.rows(held),
-        "test": Files(Paths(test_paths), torch.tensor(test_labels), len(classes)),
+        "test": tested,
     }
+
+
+def _files(tree: Tree) -> Files:
+    return Files(Paths(tree.paths), torch.tensor(tree.labels), len(tree.classes), tree.left_out)
 
 
 def _random_hundredth(count: int, purpose: str) -> tuple[Tensor, Tensor]:
@@ -164,19 +139,18 @@ def _listed(file: Path, images: Path) -> Files:
     names, labels = [], []
     for number, line in enumerate(read_lines(file), 1):
         name, _, label = line.rpartition(" ")
-        if not name or not label.isdecimal():
+        if not name or not label.isdecimal() or len(label) > DIGITS:
             raise BenchError(f"{file}, line {number}: expected a path and a class number, found {line[:80]!r}.")
         names.append(name.lstrip("/"))
         labels.append(int(label))
-    classes = max(labels) + 1
-    empty = sorted(set(range(classes)) - set(labels))
-    if empty:
-        raise BenchError(
-            f"{file}: no image of class {empty[0]}"
-            + (f" and {len(empty) - 1} more classes." if len(empty) > 1 else ".")
-        )
+    keep, left_out = without_hidden(names, file)
+    names, labels = list(compress(names, keep)), list(compress(labels, keep))
+    known, classes = set(labels), max(labels) + 1
+    if len(known) < classes:
+        first, more = next(label for label in count() if label not in known), classes - len(known) - 1
+        raise BenchError(f"{file}: no image of class {first}" + (f" and {more:,} more classes." if more > 0 else "."))
     check_there(images, names, file)
-    return Files(Paths(f"{images}/{name}" for name in names), torch.tensor(labels), classes)
+    return Files(Paths(f"{images}/{name}" for name in names), torch.tensor(labels), classes, left_out)
 
 
 @lru_cache(maxsize=2)
@@ -199,11 +173,15 @@ def _coco(root: Path, file: Path) -> tuple[Files, set[int]]:
         ids = sorted({int(category["id"]) for category in body["categories"]})
         names = {image["id"]: str(image["file_name"]) for image in body["images"]}
         found = {a["image_id"]: int(a["category_id"]) for a in body["annotations"]}
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        os.fsencode("".join(names.values()))
+        twice = len(body["images"]) - len(names) + len(body["annotations"]) - len(found)
+    except (ValueError, KeyError, TypeError, OSError, OverflowError, RecursionError) as error:
         what = f"has no {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
         raise BenchError(
             f"{file} {what}: expected the official JSON with images, annotations and categories."
         ) from error
+    if twice:
+        raise BenchError(f"{file}: {twice} images have an id or an annotation twice, expected one of each.")
     bare = names.keys() ^ found.keys()
     if bare or not names:
         raise BenchError(
@@ -214,11 +192,14 @@ def _coco(root: Path, file: Path) -> tuple[Files, set[int]]:
     odd = set(found.values()) - labels.keys()
     if odd:
         raise BenchError(f"{file}: category {min(odd)} of an annotation is not among the {len(ids)} categories.")
-    check_there(root, list(names.values()), file)
+    keep, left_out = without_hidden(names.values(), file)
+    shown = {key: name for (key, name), kept in zip(names.items(), keep, strict=True) if kept}
+    check_there(root, list(shown.values()), file)
     return Files(
-        Paths(f"{root}/{name}" for name in names.values()),
-        torch.tensor([labels[found[key]] for key in names]),
+        Paths(f"{root}/{name}" for name in shown.values()),
+        torch.tensor([labels[found[key]] for key in shown]),
         len(ids),
+        left_out,
     ), set(ids)
 
 
@@ -245,21 +226,24 @@ def _voc_split(root: Path, split: str) -> Files:
                 f"{file} lists other images than {VOC_CLASSES[0]}_{split}.txt: unpack the archives of VOC2007 anew."
             )
         columns.append([VOC_VALUES[row[1]] for row in rows])
-    names = [f"JPEGImages/{image}.jpg" for image in first]
+    keep, left_out = without_hidden(first, root / "ImageSets" / "Main")
+    names = [f"JPEGImages/{image}.jpg" for image in compress(first, keep)]
     check_there(root, names, root / "ImageSets" / "Main" / f"{VOC_CLASSES[0]}_{split}.txt")
     return Files(
         Paths(f"{root}/{name}" for name in names),
-        torch.tensor(columns, dtype=torch.int8).T.contiguous(),
+        torch.tensor(columns, dtype=torch.int8)[:, torch.tensor(keep)].T.contiguous(),
         len(VOC_CLASSES),
+        left_out,
     )
 
 
 @lru_cache(maxsize=2)
 def _sun(root: Path) -> Mapping[Split, SplitData]:
-    listed = {
-        part: [line.lstrip("/") for line in read_lines(root / "Partitions" / f"{part}_01.txt")]
-        for part in ("Training", "Testing")
-    }
+    listed, left_out = {}, {}
+    for part in ("Training", "Testing"):
+        lines = [line.lstrip("/") for line in read_lines(root / "Partitions" / f"{part}_01.txt")]
+        keep, left_out[part] = without_hidden(lines, root / "Partitions" / f"{part}_01.txt")
+        listed[part] = list(compress(lines, keep))
     classes = sorted({name.rpartition("/")[0] for name in listed["Training"]})
     numbers = {name: label for label, name in enumerate(classes)}
     made = {}
@@ -270,7 +254,7 @@ def _sun(root: Path) -> Mapping[Split, SplitData]:
             raise BenchError(f"{file}: {len(odd)} classes are in one list only, e.g. {odd[0]}.")
         check_there(root / "SUN397", names, file)
         labels = torch.tensor([numbers[name.rpartition("/")[0]] for name in names])
-        made[part] = Files(Paths(f"{root}/SUN397/{name}" for name in names), labels, len(classes))
+        made[part] = Files(Paths(f"{root}/SUN397/{name}" for name in names), labels, len(classes), left_out[part])
     train = made["Training"]
     kept, held = hold_out(train.labels, max(1, len(train) // 10), "sun397")
     return {"train": train.rows(kept), "val": train.rows(held), "test": made["Testing"]}
@@ -278,8 +262,7 @@ def _sun(root: Path) -> Mapping[Split, SplitData]:
 
 @lru_cache(maxsize=2)
 def _caltech(folder: Path) -> Mapping[Split, SplitData]:
-    paths, labels, classes = scan_folder(folder)
-    whole = Files(Paths(paths), torch.tensor(labels), len(classes))
+    whole, classes = _files(tree := scan_folder(folder)), tree.classes
     chosen = torch.zeros(len(whole), dtype=torch.bool)
     for label, name in enumerate(classes):
         members = (whole.labels == label).nonzero().squeeze(1)
@@ -297,11 +280,14 @@ def _caltech(folder: Path) -> Mapping[Split, SplitData]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines without the blanks around them. Raises BenchError when there are none."""
+    """The lines without the blanks around them, in the form that folders list names in: bytes of any encoding.
+
+    Raises BenchError when there are none.
+    """
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"{file} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+        lines = [os.fsdecode(line.strip()) for line in file.read_bytes().rstrip().splitlines()]
+    except OSError as error:
+        raise BenchError(f"{file} cannot be read ({error.strerror or error}).") from error
     if not lines:
         raise BenchError(f"{file} is empty.")
     return lines
@@ -314,8 +300,8 @@ def check_there(base: Path, names: Sequence[str], source: Path) -> None:
     for name in names:
         folder, _, file = name.rpartition("/")
         if folder not in listings:
-            where = base / folder
-            listings[folder] = set(os.listdir(where)) if where.is_dir() else set()  # noqa: PTH208
+            where = Path(f"{base}/{folder}")  # as the paths are made: a name from the root on stays below the base
+            listings[folder] = names_in(where)
         if file not in listings[folder]:
             missing.append(name)
     if missing:

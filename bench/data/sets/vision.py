@@ -7,7 +7,9 @@ same.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from bench.data.catalogue import entry
 from bench.data.location import root_of
+from bench.data.sets.class_folders import without_hidden
 from bench.data.splits import Arrays, Files, Paths, Split, SplitData, check_size, hold_out
 from bench.errors import BenchError, one_line
 from bench.seeding import generator
@@ -105,7 +108,7 @@ def _files(name: str, root: Path) -> Mapping[Split, SplitData]:
     kind, parts = SETS[name]
     made = [_read(name, partial(_opened, getattr(datasets, kind), root, part)) for part in parts]
     classes = max(int(files.labels.max()) for files in made) + 1
-    made = [Files(files.paths, files.labels, classes) for files in made]
+    made = [replace(files, classes=classes) for files in made]
     if len(made) == 3:
         return {"train": made[0], "val": made[1], "test": made[2]}
     kept, held = hold_out(made[0].labels, max(1, len(made[0]) // 10), name)
@@ -119,7 +122,8 @@ def _opened(kind: Callable[..., Any], root: Path, part: str) -> Files:
         paths, labels = zip(*found._samples, strict=True)
     else:
         paths, labels = getattr(found, "_image_files", None) or found._images, found._labels
-    return Files(Paths(paths), torch.tensor([int(label) for label in labels]), 0)
+    keep, left_out = without_hidden((str(path).removeprefix(f"{root}/") for path in paths), root)
+    return Files(Paths(compress(paths, keep)), torch.tensor([int(n) for n in compress(labels, keep)]), 0, left_out)
 
 
 @lru_cache(maxsize=2)
