@@ -49,7 +49,7 @@ class Training:
     decay_bias: bool = True  # PyTorch's SGD decays all that it is given
     batch_size: int = 256
     epochs: int = 100
-    schedule: Literal["cosine_step", "cosine_epoch", "milestones"] = (
+    schedule: Literal["cosine_step", "cosine_epoch", "milestones", "constant"] = (
         "cosine_epoch"  # cosines end at 0; all count from the first step
     )
     milestones: tuple[float, ...] = ()  # epochs after which the rate is multiplied by `factor`
@@ -117,6 +117,8 @@ class Training:
                 share = 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
             case "milestones":
                 share = self.factor ** sum(step >= milestone * per_epoch for milestone in self.milestones)
+            case "constant":
+                share = 1.0
         warmup = self.warmup_epochs * per_epoch
         return share if step >= warmup else share * (self.warmup_start + (1 - self.warmup_start) * step / warmup)
 
@@ -136,6 +138,7 @@ class Training:
         schedule = {
             "cosine_step": "cosine per step",
             "cosine_epoch": "cosine per epoch",
+            "constant": "constant rate",
             "milestones": f"rate x {self.factor:g} at epochs {', '.join(f'{m:g}' for m in self.milestones)}",
         }[self.schedule]
         parts = [

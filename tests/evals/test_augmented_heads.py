@@ -189,6 +189,9 @@ def test_rates_follow_the_schedulers_of_torch() -> None:
                 assert config.rate_factor(step, per_epoch) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
             optimizer.step()
             scheduler.step()
+    held = Training(epochs=epochs, schedule="constant")
+    assert [held.rate_factor(step, 7) for step in range(7 * epochs)] == [1.0] * 7 * epochs
+    assert "constant rate" in held.describe()
     smooth = Training(epochs=2, schedule="cosine_step")
     assert [smooth.rate_factor(step, 2) for step in range(4)] == pytest.approx([1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
     thirds = Training(epochs=14, schedule="milestones", milestones=(14 / 3, 28 / 3))
