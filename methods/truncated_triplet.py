@@ -11,7 +11,8 @@ code (wanggrun/triplet), and the defaults here are that code's:
 - d = -2 cos, the squared distance without its constant 2, which would only move the gap by 2 (gamma - 1);
 - each rank resizes online views to a random side of 96 to 224 pixels, target views of 128 to 224.
 The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: `chunks=4` of a Pretrain does that; its
-residuals are not zero-initialised; its warm-up multiplies a cosine that began at step 0.
+warm-up multiplies a cosine that began at step 0. Residuals are not zero-initialised, as the code's backbone has them
+(openselfsup/models/backbones/resnet.py, zero_init_residual=False).
 """
 
 from __future__ import annotations
@@ -179,5 +180,6 @@ RECIPES = {
         epochs=1000,
         precision="bf16",
         normalize="imagenet",
+        zero_init_residual=False,
     ),
 }

@@ -338,6 +338,7 @@ def test_paper_recipe_is_the_published_one() -> None:
     )
     assert recipe.method == expected
     assert spec.backbone.normalize == "imagenet"
+    assert not spec.backbone.zero_init_residual
     optim = recipe.optim
     assert (optim.name, optim.lars_momentum, optim.lars_norm) == ("lars", "classic", "separate")
     assert (optim.lr, optim.vector_lr, optim.weight_decay) == (4.8, None, 1e-6)
