@@ -124,7 +124,8 @@ def _regions(cfg: Any, detector: Detector) -> None:
 
 def _input(cfg: Any, detector: Detector, *, bitmasks: bool) -> None:
     cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = detector.train_sizes, detector.longest
+    cfg.INPUT.MIN_SIZE_TRAIN = detector.train_sizes
+    cfg.INPUT.MAX_SIZE_TRAIN = detector.longest_trained or detector.longest
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = detector.test_size, detector.longest
     cfg.INPUT.RANDOM_FLIP = "horizontal" if detector.flip else "none"
     cfg.INPUT.MASK_FORMAT = "bitmask" if bitmasks else "polygon"

@@ -88,6 +88,7 @@ class Detector:
     )
     test_size: int = 800
     longest: int = 1333  # longer side at most
+    longest_trained: int | None = field(default=None, metadata={"omit_when": None})  # in training; None: as in testing
     flip: bool = True  # half of the training images
     narrow: Narrow = field(default_factory=Narrow)
 
@@ -160,7 +161,9 @@ COCO_BARLOW_TWINS = replace(COCO_C4_1X, lr=0.03)  # appendix C.2
 COCO_VICREG = replace(COCO_FPN_1X, lr=0.04, warmup=50)
 # README of the repository (InfoMin's settings); its COCO configuration is not in the repository, its VOC one is.
 COCO_TWIST = replace(COCO_FPN_1X, head_norm=True)
-COCO_TRIPLET = replace(  # configs/coco_R_50_C4_2x.yaml on the active Base-RCNN-C4-BN.yaml
+# README's command names configs/coco_R_50_C4_2x_moco.yaml: coco_R_50_C4_2x.yaml with a longer side of at most 1200 px
+# (INPUT.MAX_SIZE_TRAIN), on the active Base-RCNN-C4-BN.yaml.
+COCO_TRIPLET = replace(
     COCO_MOCO,
     schedule="cosine",
     steps=(),
@@ -168,6 +171,7 @@ COCO_TRIPLET = replace(  # configs/coco_R_50_C4_2x.yaml on the active Base-RCNN-
     warmup=10_000,
     warmup_factor=1e-4,
     train_sizes=(*_COCO_SIZES, 832, 864, 880),
+    longest_trained=1200,
 )
 
 # -- other scales ------------------------------------------------------------------------------------------------------
