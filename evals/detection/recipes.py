@@ -159,7 +159,7 @@ COCO_BARLOW_TWINS = replace(COCO_C4_1X, lr=0.03)  # appendix C.2
 # Appendix C.3. No configuration was released; norms and sizes, which the paper does not state, are those of VISSL's FPN
 # configuration.
 COCO_VICREG = replace(COCO_FPN_1X, lr=0.04, warmup=50)
-# README of the repository (InfoMin's settings); its COCO configuration is not in the repository, its VOC one is.
+# detection/infomin_configs/R_50_FPN_1x_infomin.yaml, all of whose values are these.
 COCO_TWIST = replace(COCO_FPN_1X, head_norm=True)
 # README's command names configs/coco_R_50_C4_2x_moco.yaml: coco_R_50_C4_2x.yaml with a longer side of at most 1200 px
 # (INPUT.MAX_SIZE_TRAIN), on the active Base-RCNN-C4-BN.yaml.
