@@ -3,8 +3,10 @@
 The cross-correlation matrix of two views over the GLOBAL batch is pulled towards the identity (equation 1).
 Paper and released code (facebookresearch/barlowtwins) differ: lambda 5e-3 against 0.0051, weight decay 1.5e-6 against
 1e-6; the recipe below has the code's, which made the released checkpoint. The code's all-reduce of the matrix carries
-no gradient and DDP then averages, so its gradients are 1/ranks of the true ones; here they are the true ones. LARS
-does not see the difference on weights; the rate of biases and norms (0.0048 x B / 256) was tuned to it on 32 GPUs.
+no gradient and DDP then averages, so its gradients are 1/ranks of the true ones (measured with two ranks: half); here
+they are the true ones. LARS does not see the difference on weights; biases and norms are not adapted, and their rate
+(0.0048 x B / 256 = 0.0384) was found with the small gradients of the paper's 32 GPUs (README's command: 16). So the
+recipe divides it by 32: a step of theirs is then as long as the step that made the printed numbers.
 """
 
 from __future__ import annotations
@@ -119,13 +121,13 @@ RECIPES = {
         epochs=1000,
         precision="bf16",
     ),
-    "paper": Recipe(  # section 2.2: batch 2048, rates 0.2 and 0.0048 x B / 256, cosine to a thousandth
+    "paper": Recipe(  # section 2.2: batch 2048, rates 0.2 and (as printed) 0.0048 x B / 256, cosine to a thousandth
         method=Config(),
         views=byol_pair(),
         optim=Optim(
             name="lars",
             lr=1.6,
-            vector_lr=0.0384,
+            vector_lr=0.0384 / 32,  # see above: the code's gradients on 32 GPUs are a 32nd of these
             weight_decay=1e-6,
             warmup_epochs=10,
             lars_momentum="popular",

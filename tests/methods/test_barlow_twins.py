@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.planning.translate import encoder
 from bench.spec import Augment, Pretrain
-from methods.barlow_twins import RECIPES, Config, Method, barlow_twins_loss
+from methods.barlow_twins import RECIPES, Config, Method, barlow_twins_loss, standardise
 
 EPS = 1e-5  # of the released code's batch norm
 
@@ -152,7 +152,7 @@ def test_paper_recipe_is_the_published_one() -> None:
     assert spec.backbone.normalize == "imagenet"
     assert spec.backbone.zero_init_residual
     optim = recipe.optim
-    assert (optim.name, optim.lars_momentum, optim.lr, optim.vector_lr) == ("lars", "popular", 1.6, 0.0384)
+    assert (optim.name, optim.lars_momentum, optim.lr, optim.vector_lr) == ("lars", "popular", 1.6, 0.0012)
     assert (optim.weight_decay, optim.momentum, optim.trust) == (1e-6, 0.9, 0.001)
     assert (optim.warmup_epochs, optim.final_lr_ratio, optim.vector_weight_decay) == (10, 0.001, False)
     first = Augment(
@@ -171,3 +171,29 @@ def test_paper_recipe_is_the_published_one() -> None:
         solarize=0.0,
     )
     assert recipe.views == (first, replace(first, blur=0.1, solarize=0.2))
+
+
+def test_biases_move_as_far_a_step_as_with_the_codes_gradients_on_32_gpus() -> None:
+    """The code: each rank's gradient of C comes from its own images alone, and DDP divides the sum by the ranks."""
+    ranks, images, lambda_ = 32, 64, 0.0051
+    rng = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(images, 6, generator=rng, dtype=torch.float64) for _ in range(2)]
+    bias = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 5, generator=rng, dtype=torch.float64)
+
+    def projected(x: Tensor) -> Tensor:
+        return torch.tanh(x + bias) @ weight
+
+    barlow_twins_loss(projected(inputs[0]), projected(inputs[1]), lambda_=lambda_)["loss"].backward()
+    assert bias.grad is not None
+    za, zb = (standardise(projected(x)) for x in inputs)
+    parts = [a.T @ b / images for a, b in zip(za.chunk(ranks), zb.chunk(ranks), strict=True)]
+    summed = torch.zeros(6, dtype=torch.float64)
+    for own in parts:  # all_reduce: the other ranks' sums arrive as constants
+        matrix = own + sum(part.detach() for part in parts if part is not own)
+        gap = (matrix - torch.eye(5, dtype=torch.float64)).square()
+        loss = gap.diagonal().sum() + lambda_ * (gap.sum() - gap.diagonal().sum())
+        summed += torch.autograd.grad(loss, bias, retain_graph=True)[0]
+    paper = RECIPES["paper"].optim.vector_lr
+    assert paper is not None
+    torch.testing.assert_close(paper * bias.grad, 0.0384 * summed / ranks, rtol=1e-10, atol=0)
