@@ -115,6 +115,13 @@ def test_coco_1x_is_detectron2s_schedule_in_both_architectures() -> None:
         assert_same(cfg_of(detector), official(f"COCO-InstanceSegmentation/{file}.yaml"))
 
 
+def test_triplet_trains_on_images_of_at_most_1200_pixels_and_tests_on_larger_ones() -> None:
+    assert (cfg_of(recipes.COCO_TRIPLET).INPUT.MAX_SIZE_TRAIN, cfg_of(recipes.COCO_TRIPLET).INPUT.MAX_SIZE_TEST) == (
+        1200,
+        1333,
+    )
+
+
 def test_vicreg_weighs_both_losses_of_the_proposal_network() -> None:
     compat.require()
     with compat.quiet():

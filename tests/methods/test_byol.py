@@ -13,7 +13,8 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.planning.translate import encoder
 from bench.spec import Augment, Pretrain
-from methods.byol import RECIPES, Config, Method, regression_loss
+from methods.byol import RECIPES, VARIANTS, Config, Method, regression_loss
+from results.tables.triplet_linear import TABLE
 
 SMALL = Config(projector=(20, 5), predictor=(18, 5), momentum=0.9)
 
@@ -230,3 +231,24 @@ def test_paper_recipe_is_the_published_one() -> None:
     )
     assert recipe.views == (first, replace(first, blur=0.1, solarize=0.2))
     assert first.solarize_threshold == 0.5
+
+
+@pytest.mark.parametrize(("variant", "epochs", "rate"), [("short", 100, 0.45), ("middle", 300, 0.3)])
+def test_presets_of_shorter_runs_are_the_codes(variant: str, epochs: int, rate: float) -> None:
+    """configs/byol.py: _LR_PRESETS, _WD_PRESETS, _EMA_PRESETS."""
+    recipe, full = VARIANTS[variant]["paper"], RECIPES["paper"]
+    assert (recipe.epochs, recipe.optim.lr, recipe.optim.weight_decay) == (epochs, pytest.approx(rate * 16), 1e-6)
+    assert recipe.method == Config(momentum=0.99)
+    assert replace(recipe, epochs=1000, method=full.method, optim=full.optim) == full
+    assert {scale: VARIANTS[variant][scale] for scale in ("embedded", "cifar")} == {
+        scale: RECIPES[scale] for scale in ("embedded", "cifar")
+    }
+
+
+def test_rows_of_200_and_300_epochs_name_the_preset_of_300() -> None:
+    rows = {row.architecture: row for row in TABLE.rows if row.label == "BYOL"}
+    assert {name: row.recipe for name, row in rows.items()} == {
+        "200 epochs": "middle",
+        "300 epochs": "middle",
+        "1000 epochs": "",
+    }
