@@ -80,7 +80,7 @@ CENTRE = Crop()  # what all seven papers do but where their protocol says otherw
 
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """Optimizer and schedule: linear warm-up from 0, then cosine to `final_lr_ratio`, both per step."""
+    """Optimizer and schedule: linear warm-up from 0, then cosine to `final_lr_ratio`, both per step unless `steps`."""
 
     name: Literal["lars", "sgd", "adamw"]
     lr: float  # peak, after any scaling with the batch
@@ -102,6 +102,11 @@ class Optim:
     milestones: tuple[float, ...] = field(default=(), metadata={"omit_when": ()})
     # module whose rate stays at its peak (SimSiam's predictor)
     constant: str = field(default="", metadata={"omit_when": ""})
+    # How often the cosine moves; warm-up is per step in both (MoCo v2, SimSiam, triplet: their codes set it by epoch).
+    steps: Literal["step", "epoch"] = field(default="step", metadata={"omit_when": "step"})
+    # None: a line from 0, then the cosine. A share: the line from there to 1 multiplies a cosine that began at step 0
+    # (mmcv's warm-up, of truncated triplet).
+    warmup_from: float | None = field(default=None, metadata={"omit_when": None})
 
 
 @dataclass(frozen=True, kw_only=True)

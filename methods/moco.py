@@ -6,7 +6,8 @@ linear layer, temperature 0.07, weaker views and a rate that falls in steps. The
 keeps batch norm within each GPU and shuffles the keys between GPUs, so that a query cannot recognise its key by the
 batch's statistics. Here batch norm is that of the global batch, as everywhere in this project: no shuffling helps
 there, and on ImageNet the two are not known to agree. The code's v1 turns views gray before the jitter, here after it.
-Residuals are not zero-initialised (torchvision's default, which the code takes).
+Residuals are not zero-initialised (torchvision's default, which the code takes). v2's cosine moves once an epoch, as
+main_moco.py sets it (the papers do not say).
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ RECIPES = {
     "paper": Recipe(  # arXiv:2003.04297, table 2: 800 epochs (200 in the ablation), lr 0.03 at batch 256, cosine
         method=Config(),
         views=(_V2_VIEW, _V2_VIEW),
-        optim=Optim(name="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True),
+        optim=Optim(name="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, steps="epoch"),
         batch_size=256,
         epochs=800,
         precision="fp32",
@@ -161,7 +162,9 @@ VARIANTS = {
         "paper": replace(  # arXiv:1911.05722, section 3.3: 200 epochs, the rate falls to a tenth at 120 and 160
             _v1(RECIPES["paper"]),
             views=(_V1_VIEW, _V1_VIEW),
-            optim=replace(RECIPES["paper"].optim, milestones=(0.6, 0.8)),
+            optim=replace(
+                RECIPES["paper"].optim, milestones=(0.6, 0.8), steps="step"
+            ),  # they fall between epochs anyway
             epochs=200,
         ),
     }

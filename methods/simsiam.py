@@ -4,6 +4,7 @@ The prediction of one view is pulled to the projection of the other, through whi
 No negatives, no momentum encoder, no large batch. As in the released code (facebookresearch/simsiam), which the paper's
 section 3 describes: a projector of three layers with batch norm on each, the last without scale and shift; a predictor
 with a bottleneck; SGD at 0.05 x B / 256 without warm-up; the predictor's rate stays constant (appendix B, "fixed lr").
+The cosine moves once an epoch, as main_simsiam.py sets it (the paper does not say).
 """
 
 from __future__ import annotations
@@ -106,7 +107,13 @@ RECIPES = {
         method=Config(),
         views=(_PAPER_VIEW, _PAPER_VIEW),
         optim=Optim(
-            name="sgd", lr=0.1, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, constant="predictor"
+            name="sgd",
+            lr=0.1,
+            weight_decay=1e-4,
+            warmup_epochs=0,
+            vector_weight_decay=True,
+            constant="predictor",
+            steps="epoch",
         ),
         batch_size=512,
         epochs=800,

@@ -10,8 +10,9 @@ code (wanggrun/triplet), and the defaults here are that code's:
   2 (gamma + 1) = 6 of 0, so it NEVER bites: the loss is linear, 100 - 4 cos(positive) + 2 mean cos(deputies);
 - d = -2 cos, the squared distance without its constant 2, which would only move the gap by 2 (gamma - 1);
 - each rank resizes online views to a random side of 96 to 224 pixels, target views of 128 to 224.
-The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: `chunks=4` of a Pretrain does that; its
-warm-up multiplies a cosine that began at step 0. Residuals are not zero-initialised, as the code's backbone has them
+The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: `chunks=4` of a Pretrain does that. Its
+rates are mmcv's, which the recipe has: a line from 1e-4 over ten epochs, step by step, times a cosine that began at
+step 0 and moves once an epoch. Residuals are not zero-initialised, as the code's backbone has them
 (openselfsup/models/backbones/resnet.py, zero_init_residual=False).
 """
 
@@ -175,7 +176,15 @@ RECIPES = {
     "paper": Recipe(
         method=Config(negatives_pool=196, random_resolution=True),
         views=byol_pair(),
-        optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10, lars_norm="separate"),
+        optim=Optim(
+            name="lars",
+            lr=4.8,
+            weight_decay=1e-6,
+            warmup_epochs=10,
+            lars_norm="separate",
+            steps="epoch",
+            warmup_from=1e-4,
+        ),
         batch_size=6272,
         epochs=1000,
         precision="bf16",

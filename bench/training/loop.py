@@ -194,7 +194,16 @@ class Loop:
 
     def lr_factor(self, step: int) -> float:
         """Share of the peak learning rate."""
-        return optim.schedule(step, self.total, self.warmup, self.spec.optim.final_lr_ratio, self.spec.optim.milestones)
+        rule = self.spec.optim
+        return optim.schedule(
+            step,
+            self.total,
+            self.warmup,
+            rule.final_lr_ratio,
+            rule.milestones,
+            hold=self.plan.steps_per_epoch if rule.steps == "epoch" else 1,
+            warmup_from=rule.warmup_from,
+        )
 
     def log(self, step: int, losses: dict[str, Tensor], embeddings: dict[str, Tensor]) -> None:
         """Every so many steps: check the health of the run, write a line of metrics."""

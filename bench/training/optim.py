@@ -115,17 +115,33 @@ def _fused(network: nn.Module) -> bool | None:
     return True if all(p.is_cuda for p in network.parameters()) else None
 
 
-def schedule(step: int, total: int, warmup: int, final_ratio: float, milestones: Sequence[float] = ()) -> float:
+def schedule(
+    step: int,
+    total: int,
+    warmup: int,
+    final_ratio: float,
+    milestones: Sequence[float] = (),
+    *,
+    hold: int = 1,
+    warmup_from: float | None = None,
+) -> float:
     """Factor on the peak rate at a step: linear from 0 over `warmup` steps, then half a cosine to `final_ratio`.
 
-    With milestones, shares of `total`: a tenth of the rate from each of them on.
+    With milestones, shares of `total`: a tenth of the rate from each of them on. The cosine stands still for `hold`
+    steps, counted from step 0: an epoch, where a code sets the rate by epoch. With `warmup_from` the line begins there
+    and multiplies a cosine (or milestones) that began at step 0.
     """
-    if step < warmup:
+    line, begin = 1.0, warmup
+    if warmup_from is not None:
+        begin = 0
+        if step < warmup:
+            line = warmup_from + (1 - warmup_from) * step / warmup
+    elif step < warmup:
         return step / warmup
     if milestones:
-        return float(0.1 ** sum(step >= round(share * total) for share in milestones))
-    progress = (step - warmup) / max(1, total - warmup)
-    return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+        return line * float(0.1 ** sum(step >= round(share * total) for share in milestones))
+    progress = (max(begin, step // hold * hold) - begin) / max(1, total - begin)
+    return line * (final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def set_lr(optimizer: Optimizer, factor: float) -> None:

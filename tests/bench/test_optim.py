@@ -204,3 +204,31 @@ def test_schedule_starts_at_zero_peaks_after_the_warm_up_and_ends_at_the_final_r
     assert optim.schedule(100, 100, 10, 0.001) == pytest.approx(0.001)
     assert optim.schedule(0, 100, 0, 0.0) == 1
     assert optim.schedule(4, 5, 10, 0.0) == 0.4  # a run shorter than its warm-up never reaches the peak
+
+
+@pytest.mark.parametrize("final", [0.0, 0.25])
+def test_a_cosine_by_epoch_stands_still_within_one(final: float) -> None:
+    """main_moco.py and main_simsiam.py: lr * 0.5 * (1 + cos(pi * epoch / epochs)), set before each epoch."""
+    epochs, per_epoch = 5, 7
+    for step in range(epochs * per_epoch):
+        expected = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * (step // per_epoch) / epochs))
+        found = optim.schedule(step, epochs * per_epoch, 0, final, hold=per_epoch)
+        assert found == pytest.approx(expected, abs=1e-15)
+
+
+def test_mmcvs_warm_up_multiplies_a_cosine_by_epoch() -> None:
+    """mmcv's LrUpdaterHook: regular rate of the epoch x (1 - (1 - step / warm-up) (1 - ratio)) while step < warm-up."""
+    epochs, per_epoch, ratio = 6, 4, 1e-4
+    warmup = 2 * per_epoch
+    for step in range(epochs * per_epoch):
+        expected = 0.5 * (1 + math.cos(math.pi * (step // per_epoch) / epochs))
+        if step < warmup:
+            expected *= 1 - (1 - step / warmup) * (1 - ratio)
+        found = optim.schedule(step, epochs * per_epoch, warmup, 0.0, hold=per_epoch, warmup_from=ratio)
+        assert found == pytest.approx(expected, abs=1e-15)
+
+
+def test_a_cosine_by_epoch_behind_a_warm_up_begins_where_that_ends() -> None:
+    factors = [optim.schedule(step, 12, 3, 0.0, hold=4) for step in range(12)]
+    assert factors[:5] == pytest.approx([0, 1 / 3, 2 / 3, 1, 0.5 * (1 + math.cos(math.pi / 9))])
+    assert factors[4:8] == [factors[4]] * 4

@@ -141,6 +141,14 @@ def test_precision_changes_the_digits_but_not_the_outcome(small: Pretrain, place
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights(coarse).values())
 
 
+def test_a_rate_set_by_epoch_stays_for_a_whole_one(small: Pretrain, place: Places) -> None:
+    there = place("run")
+    by_epoch = replace(small.optim, warmup_epochs=0.25, steps="epoch", warmup_from=0.5)
+    loop.pretrain(replace(small, batch_size=875, epochs=1.5, optim=by_epoch), there)  # 4 steps an epoch
+    second = 0.5 * (1 + math.cos(math.pi * 4 / 6))
+    assert [line["lr"] / small.optim.lr for line in there.run.curves()] == pytest.approx([0.5, 1, 1, 1, second, second])
+
+
 def test_metrics_say_where_the_run_stands(small: Pretrain, place: Places) -> None:
     there = place("run")
     trained = loop.pretrain(small, there)

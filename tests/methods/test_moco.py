@@ -126,6 +126,7 @@ def test_the_paper_recipes_are_the_published_ones() -> None:
             milestones,
         )
         assert (recipe.batch_size, recipe.epochs, recipe.zero_init_residual) == (256, epochs, False)
+    assert (RECIPES["paper"].optim.steps, VARIANTS["v1"]["paper"].optim.steps) == ("epoch", "step")
     assert (RECIPES["paper"].views[0].blur, VARIANTS["v1"]["paper"].views[0].blur) == (0.5, 0.0)
 
 

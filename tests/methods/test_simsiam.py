@@ -95,6 +95,7 @@ def test_the_paper_recipe_is_the_published_one() -> None:
         0,
         "predictor",
     )
+    assert (o.steps, o.warmup_from) == ("epoch", None)
     assert (paper.batch_size, paper.epochs, paper.normalize) == (512, 800, "imagenet")
     view = paper.views[0]
     assert (view.crop_scale, view.brightness, view.contrast, view.saturation, view.hue) == (
