@@ -103,6 +103,17 @@ def test_gradient_reaches_encoder_and_projector(facts: Facts, batch: Callable[[i
         assert float(gradient.abs().max()) > 0
 
 
+def test_the_paper_recipe_adds_both_directions_as_the_code_does(facts: Facts) -> None:
+    """google-research/simclr, objective.py: loss_a + loss_b, each the mean over N anchors: twice equation 1's mean."""
+    config = RECIPES["paper"].method
+    assert isinstance(config, Config)
+    made = Method(replace(config, hidden=20, output=7), Flat(), facts)
+    rng = torch.Generator().manual_seed(1)
+    za, zb = (torch.randn(5, 7, generator=rng, dtype=torch.float64) for _ in range(2))
+    found = made.loss({"za": za, "zb": zb}, torch.zeros(5))["loss"]
+    torch.testing.assert_close(found, 2 * naive(za, zb, 0.1), rtol=0, atol=1e-10)
+
+
 def test_both_views_share_one_batch_norm_pass(facts: Facts, batch: Callable[[int, int], Batch]) -> None:
     made = Method(Config(hidden=20, output=5), Flat(), facts)
     images = batch(8, 2)
@@ -129,8 +140,9 @@ def test_wrong_settings_are_refused_when_a_plan_is_made() -> None:
     Config().check(spec)
     with pytest.raises(BenchError, match="needs 2 views, found 1"):
         Config().check(replace(spec, views=spec.views[:1]))
-    with pytest.raises(BenchError, match="temperature is 0"):
-        Config(temperature=0).check(spec)
+    for name in ("temperature", "loss_factor"):
+        with pytest.raises(BenchError, match=f"{name} is 0, expected more than 0"):
+            replace(Config(), **{name: 0}).check(spec)
 
 
 def test_paper_recipe_is_the_published_one() -> None:
@@ -145,7 +157,7 @@ def test_paper_recipe_is_the_published_one() -> None:
     assert (optim.momentum, optim.trust, optim.warmup_epochs, optim.final_lr_ratio) == (0.9, 0.001, 10, 0)
     assert not optim.vector_weight_decay
     assert optim.vector_lr is None
-    assert recipe.method == Config(temperature=0.1, hidden=2048, output=128)
+    assert recipe.method == Config(temperature=0.1, hidden=2048, output=128, loss_factor=2.0)
     view = Augment(
         size=224,
         crop_scale=(0.08, 1.0),
