@@ -49,6 +49,7 @@ class Recipe:
     precision: Literal["fp32", "bf16"]
     normalize: Literal["none", "imagenet"] = "none"
     zero_init_residual: bool | None = None  # of the network; None: as the scale has it
+    positions: Literal["size", "factor"] | None = None  # of a transformer; None: as the scale has it
     first: Recipe | None = None  # of the stage before: a pretraining of its own, from whose weights this one goes on
 
 

@@ -36,6 +36,9 @@ class Backbone:
     # pads only the right and the lower side: weights trained there expect it. Their strided convolutions pad as here
     # (bench/networks/encoders.py).
     padding: Literal["torch", "tensorflow"] = field(default="torch", metadata={"omit_when": "torch"})
+    # Of a transformer, for images of other sizes than its own: the stored grid is resampled to the new one exactly
+    # ("size"), or by the factor (cells + 0.1) / (cells stored), as DINO's and TWIST's codes do.
+    positions: Literal["size", "factor"] = field(default="size", metadata={"omit_when": "size"})
 
 
 @dataclass(frozen=True, kw_only=True)

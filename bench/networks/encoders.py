@@ -161,6 +161,8 @@ def check_backbone(spec: Backbone, sizes: Iterable[int] = ()) -> None:
         raise unknown_name("architecture", spec.name, known)
     if spec.width < 1 or spec.base_channels < 1:
         raise BenchError(f"{spec.name}: width {spec.width} and base_channels {spec.base_channels} must be at least 1.")
+    if spec.name in RESNETS and spec.positions != "size":
+        raise BenchError(f"{spec.name}: positions is {spec.positions!r}, a choice of transformers; leave it at 'size'.")
     if spec.name in vit.VITS:
         vit.check_transformer(spec, sizes)
 

@@ -93,6 +93,7 @@ class VisionTransformer(Network):
         super().__init__(spec.normalize)
         shape = VITS[spec.name]
         self.patch, self.side = shape.patch, shape.size // shape.patch
+        self.by_factor = spec.positions == "factor"
         self.feature_dim = shape.dim * spec.width
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.feature_dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.side**2, self.feature_dim))
@@ -118,13 +119,21 @@ class VisionTransformer(Network):
         return out
 
     def positions(self, rows: int, columns: int) -> Tensor:
-        """A grid's positional embedding, (1, 1 + rows * columns, D), by bicubic interpolation of the stored one."""
+        """A grid's positional embedding, (1, 1 + rows * columns, D), by bicubic interpolation of the stored one.
+
+        By factor (dino/vision_transformer.py, interpolate_pos_encoding) cell i is read at (i + 0.5) / factor - 0.5 with
+        a factor a little above rows / side: a grid of 6 of 14 is stretched by 1.7 %.
+        """
         if rows == columns == self.side:
             return self.pos_embed
         # Interpolation is linear: a matrix, whose gradient has a fixed order of sums on a GPU. That of `interpolate`
         # has not.
         cells = torch.eye(self.side**2, device=self.pos_embed.device).view(-1, 1, self.side, self.side)
-        weights = F.interpolate(cells, size=(rows, columns), mode="bicubic").flatten(1).T
+        if self.by_factor:
+            factors = ((rows + 0.1) / self.side, (columns + 0.1) / self.side)
+            weights = F.interpolate(cells, scale_factor=factors, mode="bicubic").flatten(1).T
+        else:
+            weights = F.interpolate(cells, size=(rows, columns), mode="bicubic").flatten(1).T
         with torch.autocast(weights.device.type, enabled=False):
             resampled = weights.to(self.pos_embed.dtype) @ self.pos_embed[0, 1:]
         return torch.cat([self.pos_embed[:, :1], resampled[None]], dim=1)
@@ -132,7 +141,7 @@ class VisionTransformer(Network):
 
 def check_transformer(spec: Backbone, sizes: Iterable[int] = ()) -> None:
     """Raises BenchError for choices that a transformer does not have, or image sizes that its patch does not divide."""
-    if spec != Backbone(name=spec.name, width=spec.width, normalize=spec.normalize):
+    if spec != Backbone(name=spec.name, width=spec.width, normalize=spec.normalize, positions=spec.positions):
         raise BenchError(
             f"{spec.name}: base_channels, stem and zero_init_residual are choices of ResNets; leave them at their "
             "defaults."

@@ -143,7 +143,8 @@ def _variant(
 
 def _network(backbone: Backbone, recipe: Recipe) -> Backbone:
     zero_init = backbone.zero_init_residual if recipe.zero_init_residual is None else recipe.zero_init_residual
-    return replace(backbone, normalize=recipe.normalize, zero_init_residual=zero_init)
+    positions = recipe.positions or backbone.positions
+    return replace(backbone, normalize=recipe.normalize, zero_init_residual=zero_init, positions=positions)
 
 
 def _replaced(value: T, changes: Mapping[str, Any]) -> T:

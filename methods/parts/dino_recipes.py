@@ -26,6 +26,7 @@ def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
         epochs=epochs,
         precision="fp32",
         normalize="imagenet",
+        positions="factor",  # vision_transformer.py: local crops of 96 px
     )
 
 

@@ -54,6 +54,7 @@ def _vit(default: object, *, rate: float, decay: float, final_decay: float | Non
         epochs=300,
         precision="bf16",
         normalize="imagenet",
+        positions="factor",  # the code's transformer is DINO's: local crops of 96 px
     )
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from bench.planning.graph import plan
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder
 from bench.runs.folder import Runs
-from bench.spec import Backbone
+from bench.spec import Backbone, Pretrain
 from tests.conftest import knn_of, tiny_pretrain
 
 DIGITS = Backbone(name="vit_digits")
@@ -185,6 +186,47 @@ def test_positions_of_other_sizes_equal_bicubic_interpolation(rows: int, columns
     (gradient,) = torch.autograd.grad(found.sum(), network.pos_embed)
     # every row of the matrix sums to 1
     assert float(gradient.sum()) == pytest.approx((1 + rows * columns) * 48, rel=1e-4)
+
+
+def cubic_row(centre: float, side: int) -> Tensor:
+    """Weights of `side` cells at a place between them: the cubic kernel with a = -0.75, the rim repeated."""
+    row, first = torch.zeros(side, dtype=torch.float64), math.floor(centre) - 1
+    for cell in range(first, first + 4):
+        x = abs(centre - cell)
+        weight = 1.25 * x**3 - 2.25 * x**2 + 1 if x <= 1 else -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+        row[min(max(cell, 0), side - 1)] += weight
+    return row
+
+
+@pytest.mark.parametrize(("size", "cells"), [(96, 6), (32, 2), (256, 16)])
+def test_positions_by_factor_are_read_where_dinos_code_reads_them(size: int, cells: int) -> None:
+    """vision_transformer.py: scale_factor = (w0 + 0.1) / sqrt(N), so cell i lies at (i + 0.5) / factor - 0.5."""
+    side = 14
+    network = built(Backbone(name="vit_small16", positions="factor"))
+    network.pos_embed.data = torch.randn(1, 1 + side**2, 3, generator=torch.Generator().manual_seed(2)).double()
+    factor = (cells + 0.1) / side
+    rows = torch.stack([cubic_row((i + 0.5) / factor - 0.5, side) for i in range(cells)])
+    grid = network.pos_embed[0, 1:].view(side, side, 3)
+    expected = torch.einsum("ai,bj,ijd->abd", rows, rows, grid).reshape(-1, 3)
+    found = network.positions(size // 16, size // 16)[0, 1:]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # the weights are float32's
+    assert network.positions(side, side) is network.pos_embed
+
+
+@pytest.mark.parametrize(("method", "variant"), [("dino", "deit_small"), ("dino", "vit_base"), ("twist", "deit_small")])
+def test_papers_with_local_crops_read_positions_by_factor_and_nothing_else_does(method: str, variant: str) -> None:
+    for scale in ("paper", "embedded"):
+        network = "vit_base" if variant == "vit_base" else "deit_small"
+        spec = encoder(
+            SCALES[scale], method, network=network, width=1, epochs=None, dataset="imagenet", seed=0, variant=variant
+        )
+        assert isinstance(spec, Pretrain)
+        assert spec.backbone.positions == ("factor" if scale == "paper" else "size")
+
+
+def test_a_resnet_has_no_positions() -> None:
+    with pytest.raises(BenchError, match="resnet50: positions is 'factor', a choice of transformers"):
+        encoders.check_backbone(Backbone(name="resnet50", positions="factor"))
 
 
 def test_smaller_and_larger_crops_give_features_also_in_half_precision() -> None:
