@@ -105,6 +105,9 @@ class Optim:
     milestones: tuple[float, ...] = field(default=(), metadata={"omit_when": ()})
     # module whose rate stays at its peak (SimSiam's predictor)
     constant: str = field(default="", metadata={"omit_when": ""})
+    # lars: vectors whose names end so are decayed and adapted as matrices are. OpenSelfSup's patterns for what is not
+    # (bn and bias) miss the norms of a ResNet's shortcuts, "downsample.1.weight".
+    adapted_vectors: str = field(default="", metadata={"omit_when": ""})
     # How often the cosine moves; warm-up is per step in both (MoCo v2, SimSiam, triplet: their codes set it by epoch).
     steps: Literal["step", "epoch"] = field(default="step", metadata={"omit_when": "step"})
     # None: a line from 0, then the cosine. A share: the line from there to 1 multiplies a cosine that began at step 0

@@ -13,7 +13,8 @@ code (wanggrun/triplet), and the defaults here are that code's:
 The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: `chunks=4` of a Pretrain does that. Its
 rates are mmcv's, which the recipe has: a line from 1e-4 over ten epochs, step by step, times a cosine that began at
 step 0 and moves once an epoch. Residuals are not zero-initialised, as the code's backbone has them
-(openselfsup/models/backbones/resnet.py, zero_init_residual=False).
+(openselfsup/models/backbones/resnet.py, zero_init_residual=False). LARS's patterns there leave out "bn" and "bias" and
+so miss the norm of each shortcut, downsample.1.weight: four vectors are decayed and adapted, as in the recipe.
 """
 
 from __future__ import annotations
@@ -182,6 +183,7 @@ RECIPES = {
             weight_decay=1e-6,
             warmup_epochs=10,
             lars_norm="separate",
+            adapted_vectors="downsample.1.weight",
             steps="epoch",
             warmup_from=1e-4,
         ),

@@ -74,7 +74,16 @@ def build(spec: Optim, network: nn.Module) -> Optimizer:
     """The optimizer with two groups: matrices, and vectors (biases and norms), each with its `peak_lr`."""
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     # A ViT's class token and positions are tables of vectors, whatever their shape (DeiT, TWIST: not decayed).
-    vectors = [p for name, p in named if p.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))]
+    vectors = [
+        p
+        for name, p in named
+        if (p.ndim <= 1 or name.endswith(("cls_token", "pos_embed"))) and not _adapted(name, spec)
+    ]
+    if spec.adapted_vectors and not any(_adapted(name, spec) for name, _ in named):
+        raise BenchError(
+            f"optimizer: adapted_vectors is {spec.adapted_vectors!r}, but no trained tensor's name ends so; expected "
+            "the end of such a name, or ''."
+        )
     matrices = [p for _, p in named if not any(p is v for v in vectors)]
     decay_vectors = spec.weight_decay if spec.vector_weight_decay else 0.0
     groups: list[dict[str, Any]] = [
@@ -104,6 +113,11 @@ def build(spec: Optim, network: nn.Module) -> Optimizer:
         case "adamw":
             return untraced(torch.optim.AdamW)(groups, lr=0.0, betas=spec.betas, fused=_fused(network))
     raise BenchError(f"unknown optimizer {spec.name!r}. Allowed: adamw, lars, sgd.")
+
+
+def _adapted(name: str, spec: Optim) -> bool:
+    """Whether a vector is treated as a matrix."""
+    return bool(spec.adapted_vectors) and name.endswith(spec.adapted_vectors)
 
 
 def _fused(network: nn.Module) -> bool | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.spec import Optim
+from bench.networks import encoders
+from bench.spec import Backbone, Optim
 from bench.training import optim
+from methods.truncated_triplet import RECIPES
 
 FACTORS = (0.0, 0.5, 1.0, 0.7, 0.2)  # the two forms of LARS differ only while the rate changes
 
@@ -232,3 +235,47 @@ def test_a_cosine_by_epoch_behind_a_warm_up_begins_where_that_ends() -> None:
     factors = [optim.schedule(step, 12, 3, 0.0, hold=4) for step in range(12)]
     assert factors[:5] == pytest.approx([0, 1 / 3, 2 / 3, 1, 0.5 * (1 + math.cos(math.pi / 9))])
     assert factors[4:8] == [factors[4]] * 4
+
+
+# wanggrun/triplet's configuration, paramwise_options: whatever matches is neither decayed nor adapted
+OPENSELFSUP = (r"(bn|gn)(\d+)?.(weight|bias)", "bias")
+
+
+def test_triplets_recipe_adapts_what_openselfsups_patterns_miss() -> None:
+    spec = RECIPES["paper"].optim
+    network = nn.ModuleDict({"encoder": encoders.build(Backbone(name="resnet50", base_channels=2), seed=0)})
+    names = {id(p): name for name, p in network.named_parameters()}
+    adapted, left_out = (
+        {
+            names[id(p)]
+            for group in optim.build(spec, network).param_groups
+            if group["adapt"] is adapt
+            for p in group["params"]
+        }
+        for adapt in (True, False)
+    )
+    assert left_out == {name for name in names.values() if any(re.search(pattern, name) for pattern in OPENSELFSUP)}
+    assert {name for name in adapted if name.endswith("downsample.1.weight")} == {
+        f"encoder.layer{stage}.0.downsample.1.weight" for stage in (1, 2, 3, 4)
+    }
+
+
+def test_an_adapted_vector_moves_by_its_length_and_is_decayed() -> None:
+    """OpenSelfSup's LARS: v = m v + rate x trust |w| / (|g| + d |w|) x (g + d w), w -= v."""
+    spec = Optim(
+        name="lars", lr=2.0, weight_decay=0.1, warmup_epochs=0, lars_norm="separate", adapted_vectors="norm.weight"
+    )
+    weight, velocity = Net().norm.weight.detach().clone(), torch.zeros(4, dtype=torch.float64)
+    for step, factor in enumerate(FACTORS):
+        gradient = gradients(Net(), step)["norm.weight"]
+        length = math.sqrt(float(weight.square().sum()))
+        ratio = 0.001 * length / (math.sqrt(float(gradient.square().sum())) + 0.1 * length)
+        velocity = 0.9 * velocity + factor * 2.0 * ratio * (gradient + 0.1 * weight)
+        weight = weight - velocity
+    torch.testing.assert_close(trained(spec)["norm.weight"], weight, rtol=1e-12, atol=1e-12)
+
+
+def test_adapted_vectors_must_exist() -> None:
+    spec = Optim(name="lars", lr=1.0, weight_decay=0, warmup_epochs=0, adapted_vectors="downsample.1.weight")
+    with pytest.raises(BenchError, match="no trained tensor's name ends so"):
+        optim.build(spec, Net())

@@ -343,6 +343,7 @@ def test_paper_recipe_is_the_published_one() -> None:
     assert (optim.name, optim.lars_momentum, optim.lars_norm) == ("lars", "classic", "separate")
     assert (optim.lr, optim.vector_lr, optim.weight_decay) == (4.8, None, 1e-6)
     assert (optim.momentum, optim.trust, optim.warmup_epochs, optim.final_lr_ratio) == (0.9, 0.001, 10, 0)
+    assert optim.adapted_vectors == "downsample.1.weight"
     assert (optim.steps, optim.warmup_from) == ("epoch", 1e-4)
     assert not optim.vector_weight_decay
     first = Augment(
