@@ -61,7 +61,9 @@ class Augment:
     solarize: float = 0.0
     solarize_threshold: float = 0.5  # of 1.0
     # Learned or random policies of whole operations, between flip and jitter; see bench/data/views/policies.py.
-    policy: Literal["none", "autoaugment", "randaugment"] = field(default="none", metadata={"omit_when": "none"})
+    policy: Literal["none", "autoaugment", "randaugment", "randaugment_released"] = field(
+        default="none", metadata={"omit_when": "none"}
+    )
     # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed
     # (bench/data/views/exact.py).
     exact: bool = field(default=False, metadata={"omit_when": False})

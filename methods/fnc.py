@@ -10,7 +10,8 @@ The `paper` recipe is the released code (google-research/fnc), which made the he
   exp(0)
   to the denominator in the first ceil(memory / views) - 1 steps. It is never a false negative (there by the threshold);
 - the loss is twice the mean over anchors (`loss_factor`): it shifts the rate of biases and norms, and weight decay;
-- RandAugment (there between jitter and grayscale, here before the jitter); the studies name SimCLR's pipeline only.
+- RandAugment (there between jitter and grayscale, here before the jitter) as the code that it imports acts, not as it
+  reads: two operations on every view, contrast around 196 at 224 px; the studies name SimCLR's pipeline only.
 The code's slow encoder starts from weights of its own, here from a copy: forgotten after a few thousand steps.
 """
 
@@ -259,7 +260,7 @@ def _named(name: str, z: Tensor, count: int, start: int = 0) -> dict[str, Tensor
 
 
 # data_util.py of the code: SimCLR's pipeline at strength 1 and RandAugment (2 operations, magnitude 7), all views alike
-_PAPER_VIEW = replace(simclr_view(), policy="randaugment")
+_PAPER_VIEW = replace(simclr_view(), policy="randaugment_released")
 
 RECIPES = {
     "embedded": Recipe(

@@ -140,7 +140,7 @@ def test_whole_views_equal_pillows_but_for_rounding(way: Way, crops: Tensor) -> 
 
 
 @WAYS
-@pytest.mark.parametrize("policy", ["autoaugment", "randaugment"])
+@pytest.mark.parametrize("policy", ["autoaugment", "randaugment", "randaugment_released"])
 def test_policies_are_those_of_the_exact_way(way: Way, crops: Tensor, policy: Any) -> None:
     view = replace(PLAIN, policy=policy)
     drawn = drawn_for(view)

@@ -26,7 +26,7 @@ from bench.spec import Augment, Data
 
 CPU = torch.device("cpu")
 NAMES = policies.OPERATIONS
-POLICIES = ("autoaugment", "randaugment")
+POLICIES = ("autoaugment", "randaugment", "randaugment_released")
 THEIRS = AutoAugment(fill=128)
 
 
@@ -60,7 +60,8 @@ def magnitude_of(operation: str, amount: float, side: int) -> float:
     return amount / 255 if operation == "Solarize" else amount
 
 
-SHARED = [name for name in NAMES if name not in ("Identity", "SolarizeAdd", "Cutout")]
+OWN = ("SolarizeAdd", "Cutout", "PixelContrast")  # torchvision has none of these
+SHARED = [name for name in NAMES if name not in ("Identity", *OWN)]
 SHEARS, SHARES, FACTORS = (0.3, -0.21, 0.1), (0.3, -0.2, 0.45), (1.9, 0.1, 1.36, 1.0)
 AMOUNTS: dict[str, tuple[float, ...]] = {
     **dict.fromkeys(("ShearX", "ShearY"), SHEARS),
@@ -109,6 +110,15 @@ def test_cutout_grays_a_square_around_its_centre_and_loses_what_lies_outside() -
         assert torch.equal(view, expected)
 
 
+@pytest.mark.parametrize(("side", "level"), [(224, 196), (64, 16), (300, 255)])
+def test_the_released_contrast_blends_with_the_number_of_pixels_over_256(side: int, level: int) -> None:
+    """autoaugment.py: mean = sum of a histogram / 256, clipped and cut to 8 bits; blend cuts off the fraction."""
+    images = photos(2, side)
+    found = policies.apply_one(images, "PixelContrast", 1.36, torch.zeros(2, 2))
+    expected = (level + 1.36 * (images.double() - level)).clamp(0, 255)
+    assert float((expected - 0.5 - found).abs().max()) <= 0.5 + 1e-4  # float32 may lie just below a whole level
+
+
 def test_autoaugment_is_the_published_policy() -> None:
     theirs = THEIRS._get_policies(AutoAugmentPolicy.IMAGENET)
     ours = [[(name, chance, level) for name, chance, level in pair] for pair in policies.AUTOAUGMENT]
@@ -137,7 +147,7 @@ def test_autoaugment_is_the_published_policy() -> None:
 def test_randaugment_is_magnitude_seven_of_the_released_code() -> None:
     amounts = {name: amount for name, amount, _ in policies.RANDAUGMENT}
     assert len(amounts) == 16
-    assert set(amounts) == set(NAMES) - {"Identity"}
+    assert set(amounts) == set(NAMES) - {"Identity", "PixelContrast"}
     assert set(RandAugment._AUGMENTATION_SPACE) - set(amounts) == {"Identity"}  # the paper's own set has it
     signed = {name for name, _, turns in policies.RANDAUGMENT if turns}
     assert signed == {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
@@ -207,6 +217,20 @@ def test_randaugment_draws_two_independent_operations_that_act_half_the_time() -
     assert float(centre.mean()) == pytest.approx(0.5, abs=0.01)
 
 
+def test_the_released_randaugment_acts_twice_on_every_view() -> None:
+    count = 40_000
+    drawn = policies.draw("randaugment_released", count, rng())
+    assert float((drawn[:, :, 0] != NAMES.index("Identity")).double().sum(dim=1).mean()) == 2.0
+    expected = {"PixelContrast" if name == "Contrast" else name for name, *_ in policies.RANDAUGMENT}
+    for place in range(2):
+        seen = Counter(NAMES[index] for index in drawn[:, place, 0].int().tolist())
+        assert set(seen) == expected
+        assert all(is_share(found, count, 1 / 16) for found in seen.values())
+    half = policies.draw("randaugment", count, rng())
+    acting = half[:, :, 0] > 0
+    assert torch.equal(half[:, :, 1][acting], drawn[:, :, 1][acting])  # the amounts are the same
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_policy_changes_nothing_else_that_is_drawn(policy: str) -> None:
     plain = Augment(size=24, rotation=20.0, brightness=0.4, hue=0.1, gray=0.2, blur=0.5, solarize=0.2)
@@ -239,7 +263,7 @@ def test_a_batch_equals_its_images_one_by_one_through_torchvision(policy: str) -
         expected = image
         for operation, amount, *centre in places:
             name = NAMES[int(operation)]
-            if name in ("SolarizeAdd", "Cutout"):
+            if name in OWN:
                 expected = policies.apply_one(expected[None], name, amount, torch.tensor([centre]))[0]
             elif name != "Identity":
                 expected = torchvisions(expected, name, magnitude_of(name, amount, 24))
@@ -248,7 +272,7 @@ def test_a_batch_equals_its_images_one_by_one_through_torchvision(policy: str) -
         "Rotate",
         "Equalize",
         "Color",
-        "Identity",
+        *(["PixelContrast"] if policy == "randaugment_released" else ["Identity"]),
     }
 
 

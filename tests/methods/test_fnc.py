@@ -445,7 +445,7 @@ def test_paper_recipe_is_the_published_one() -> None:
         blur=0.5,
         blur_sigma=(0.1, 2.0),
         solarize=0.0,
-        policy="randaugment",
+        policy="randaugment_released",
     )
     assert recipe.views == (view,) * 10  # two main views and 8 support views
 

@@ -2,11 +2,14 @@
 
 autoaugment   the ImageNet policy in the appendix of arXiv:1805.09501: one of 25 pairs of operations an image, each
               operation with its own probability and one of ten levels. Pairs stand twice where the paper repeats them.
-randaugment   arXiv:1909.13719 as FNC runs it (google-research/fnc, data_util.py): 2 operations of magnitude 7 of 10.
-              The
-              operations are those of that code, not of the paper: 16 of them, no Identity, but Invert, Cutout and
-              SolarizeAdd, and each acts with a probability that is itself drawn from (0.2, 0.8), so half the time. That
-              code has it between jitter and grayscale; here every policy comes before the jitter.
+randaugment   arXiv:1909.13719, 2 operations of magnitude 7 of 10. The operations are those of FNC's code
+              (google-research/fnc, data_util.py), not of the paper: 16 of them, no Identity, but Invert, Cutout and
+              SolarizeAdd. Each acts half of the time: the mean of the probability that is drawn from (0.2, 0.8).
+randaugment_released  as FNC's code runs it: both operations act on every view, because the file that it imports
+              (tensorflow/tpu, efficientnet/autoaugment.py, distort_image_with_randaugment) drops the probability that
+              it draws; and contrast is around pixels / 256 (196 at 224 px) for the mean of the gray image, because that
+              file divides the sum of a histogram by its 256 bins. That code has the policy between jitter and
+              grayscale; here every policy comes before the jitter.
 
 Operations work on 8-bit images, as in the papers' code, and are torchvision's with nearest-neighbour resampling. What a
 turned or moved image leaves empty becomes gray (128), as in the released code. Distances are shares of the side, which
@@ -25,7 +28,7 @@ from bench.data.views.to_device import sent
 
 FILL = 128.0
 PLACES = 2  # operations in turn, of both policies
-POLICIES = ("none", "autoaugment", "randaugment")
+POLICIES = ("none", "autoaugment", "randaugment", "randaugment_released")
 
 OPERATIONS = (
     "Identity",  # 0: what does not act
@@ -45,6 +48,7 @@ OPERATIONS = (
     "Equalize",
     "Invert",
     "Cutout",
+    "PixelContrast",  # around pixels / 256, at most 255
 )
 
 # Operation, probability, level from 0 to 9 (0 where the operation has none).
@@ -97,7 +101,7 @@ RANDAUGMENT: tuple[tuple[str, float, bool], ...] = (
     ("Cutout", 56 / 224, False),
     ("SolarizeAdd", 77.0, False),
 )
-ACTS = 0.5  # mean of the probability that the code draws from (0.2, 0.8) for each operation anew
+ACTS = 0.5  # mean of the probability that is drawn from (0.2, 0.8) for each operation anew
 _GEOMETRY = {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}
 _FACTORS = {"Brightness", "Color", "Contrast", "Sharpness"}
 
@@ -140,7 +144,12 @@ def draw(policy: str, count: int, rng: torch.Generator) -> Tensor:
         # both places follow one sub-policy
         row_BP = torch.randint(len(table), (count, 1), generator=rng).expand(-1, PLACES)
     else:
-        table = [[(name, ACTS, amount, signed)] * PLACES for name, amount, signed in RANDAUGMENT]
+        released = policy == "randaugment_released"
+        table = [
+            [("PixelContrast" if released and name == "Contrast" else name, 1.0 if released else ACTS, amount, signed)]
+            * PLACES
+            for name, amount, signed in RANDAUGMENT
+        ]
         row_BP = torch.randint(len(table), (count, PLACES), generator=rng)
     columns = [
         [(OPERATIONS.index(name), chance, amount, signed, name in _FACTORS) for name, chance, amount, signed in row]
@@ -212,6 +221,8 @@ def apply_one(images_BCHW: Tensor, operation: str, amount: float, centre_B2: Ten
             result = T.equalize(images_BCHW)
         case "Invert":
             result = T.invert(images_BCHW)
+        case "PixelContrast":
+            result = _contrast_around(images_BCHW, amount, min(images_BCHW.shape[2] * images_BCHW.shape[3] // 256, 255))
         case "Cutout":
             result = _cutout(images_BCHW, amount, centre_B2)
         case _:
@@ -239,6 +250,11 @@ def _moved(images: Tensor, operation: str, amount: float) -> Tensor:
             result = T.rotate(images, amount, fill=FILL)
     moved: Tensor = result
     return moved
+
+
+def _contrast_around(images: Tensor, factor: float, level: int) -> Tensor:
+    """Away from (factor above 1) or towards one level, cut off to whole ones as that code's `blend` does."""
+    return (level + factor * (images.float() - level)).clamp_(0, 255).to(torch.uint8)
 
 
 def _cutout(images: Tensor, share: float, centre_B2: Tensor) -> Tensor:
