@@ -51,7 +51,7 @@ class Augment:
     rotation: float = 0.0  # degrees, uniform in +-rotation
     flip: float = 0.5  # probability, as for every field without a unit below
     jitter: float = 0.8
-    brightness: float = 0.0  # factor uniform in [max(0, 1 - x), 1 + x]
+    brightness: float = 0.0  # factor uniform in [max(0, 1 - x), 1 + x]; tf.image's: what is added, in +-x of 1.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0  # turn of the colour circle, uniform in +-hue
@@ -64,6 +64,15 @@ class Augment:
     policy: Literal["none", "autoaugment", "randaugment", "randaugment_released"] = field(
         default="none", metadata={"omit_when": "none"}
     )
+    # Whose jitter: torchvision's, tf.image's (brightness added, saturation of HSV, contrast around each channel's
+    # mean), or that with brightness multiplied. See bench/data/views/colour.py.
+    colour: Literal["torchvision", "tensorflow", "tensorflow_multiplied"] = field(
+        default="torchvision", metadata={"omit_when": "torchvision"}
+    )
+    # How a crop is drawn: area and log ratio evenly (RandomResizedCrop), or height and ratio evenly
+    # (tf.image.sample_distorted_bounding_box): 0.48 and 0.42 of a square image on average. See
+    # bench/data/views/crops.py.
+    crop: Literal["torchvision", "tensorflow"] = field(default="torchvision", metadata={"omit_when": "torchvision"})
     # Images on disk: every operation by Pillow through torchvision, digit for digit, at a fifth of the speed
     # (bench/data/views/exact.py).
     exact: bool = field(default=False, metadata={"omit_when": False})

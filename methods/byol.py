@@ -2,8 +2,11 @@
 
 An online network predicts, from one view, what a slow copy of itself makes of the other view; no negatives (equation 2,
 both directions summed). Paper and released code (google-deepmind/deepmind-research, byol/) agree on the loss and the
-recipe. The code also trains a linear classifier behind a stopped gradient, which changes no number here and is left
-out, and draws the target's first weights anew where this file copies the online ones (its authors saw no difference).
+recipe but for the colours, where the paper recipe has the code's (utils/augmentations.py), which made the printed
+numbers: brightness is added, up to 0.4 of the whole range, saturation is that of HSV, contrast is around each channel's
+mean, as in tf.image. The papers that took BYOL's views over have torchvision's. The code also trains a linear
+classifier behind a stopped gradient, which changes no number here and is left out, and draws the target's first weights
+anew where this file copies the online ones (its authors saw no difference).
 Linear layers start from torch's distribution, not haiku's; LARS and the normalised output make their scale irrelevant.
 The recipe below is the code's preset of 1000 epochs (configs/byol.py); those of 300 and 100 are variants.
 """
@@ -97,7 +100,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # section 3.3: batch 4096, lr 0.2 x B / 256; code: configs/byol.py and utils/optimizers.py
         method=Config(),
-        views=byol_pair(),
+        views=tuple(replace(view, colour="tensorflow") for view in byol_pair()),
         optim=Optim(name="lars", lr=3.2, weight_decay=1.5e-6, warmup_epochs=10, lars_momentum="popular"),
         batch_size=4096,
         epochs=1000,

@@ -12,6 +12,7 @@ The `paper` recipe is the released code (google-research/fnc), which made the he
 - the loss is twice the mean over anchors (`loss_factor`): it shifts the rate of biases and norms, and weight decay;
 - RandAugment (there between jitter and grayscale, here before the jitter) as the code that it imports acts, not as it
   reads: two operations on every view, contrast around 196 at 224 px; the studies name SimCLR's pipeline only.
+- colours are tf.image's with brightness multiplied, and crops tf.image's, as in its data_util.py; in the studies too.
 The code's slow encoder starts from weights of its own, here from a copy: forgotten after a few thousand steps.
 """
 
@@ -31,7 +32,7 @@ from bench.errors import BenchError, unknown_name
 from bench.spec import Optim, Pretrain
 from methods.parts.heads import mlp
 from methods.parts.momentum import move_towards, slow_copy
-from methods.parts.views import cifar, digits, simclr_view
+from methods.parts.views import cifar, digits, tensorflow_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +261,7 @@ def _named(name: str, z: Tensor, count: int, start: int = 0) -> dict[str, Tensor
 
 
 # data_util.py of the code: SimCLR's pipeline at strength 1 and RandAugment (2 operations, magnitude 7), all views alike
-_PAPER_VIEW = replace(simclr_view(), policy="randaugment_released")
+_PAPER_VIEW = replace(tensorflow_view("tensorflow_multiplied"), policy="randaugment_released")
 
 RECIPES = {
     "embedded": Recipe(

@@ -4,6 +4,10 @@ Two views of each image attract each other and repel all other 2N - 2 views of t
 What the printed numbers were made with, and this file has (google-research/simclr, first release):
 - the projector has batch norm after EVERY layer, the output included (there without shift); the paper shows none;
 - inputs are in [0, 1], without mean and standard deviation;
+- brightness is ADDED, up to 0.8 of the whole range (data_util.py, also the paper's pseudo code; `simclrv2` of the later
+  code multiplies), and saturation and contrast are tf.image's: the colours "tensorflow" of bench/data/views/colour.py;
+- crops are those of tf.image.sample_distorted_bounding_box: 0.42 of a square image on average, torchvision's 0.48
+  (bench/data/views/crops.py);
 - LARS with the learning rate inside the momentum buffer ("classic"), weight decay 1e-6 (the later code has 1e-4).
 - the loss is twice the paper's mean over 2N, as the code adds the two directions (`loss_factor=2` in the paper recipe).
   LARS leaves biases and norms unadapted, so they train at twice the rate, and decay counts half against the gradient.
@@ -22,7 +26,7 @@ from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
 from methods.parts.branches import check_second, second_branch
 from methods.parts.heads import mlp
-from methods.parts.views import cifar, digits, simclr_view
+from methods.parts.views import cifar, digits, tensorflow_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +117,7 @@ RECIPES = {
     ),
     "paper": Recipe(  # sections 2.3 and 6: batch 4096, lr 0.3 x B / 256 = 4.8, 1000 epochs
         method=Config(loss_factor=2.0),
-        views=(simclr_view(), simclr_view()),
+        views=(tensorflow_view("tensorflow"),) * 2,
         optim=Optim(name="lars", lr=4.8, weight_decay=1e-6, warmup_epochs=10),
         batch_size=4096,
         epochs=1000,

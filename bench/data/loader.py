@@ -28,6 +28,7 @@ from bench.contracts import Batch
 from bench.data.decoding import UnreadableImageError, read_image
 from bench.data.splits import Arrays, Files, SplitData
 from bench.data.views import augment, draws, exact
+from bench.data.views.crops import pixel_box
 from bench.data.views.photo import painter
 from bench.data.views.to_device import sent
 from bench.errors import BenchError
@@ -272,7 +273,7 @@ def _resized_box(image_CHW: Tensor, view: Augment, row: draws.OneDraw) -> Tensor
 
     The result has the colours side by side: the fastest way.
     """
-    top, left, height, width = augment.pixel_box(view, row, *image_CHW.shape[1:])
+    top, left, height, width = pixel_box(view, row, *image_CHW.shape[1:])
     part = image_CHW[None, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, size=(view.size, view.size), mode="bicubic", antialias=True)[0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from bench.spec import Augment
 
@@ -56,6 +56,11 @@ def autoaugment() -> dict[str, Any]:
 def simclr_view(*, size: int = 224, crop_scale: tuple[float, float] = (0.08, 1.0)) -> Augment:
     """SimCLR's ImageNet pipeline at full strength (arXiv:2002.05709, appendix A); SwAV's and FNC's code have it too."""
     return Augment(size=size, crop_scale=crop_scale, **colour_distortion(1.0, blur=0.5))
+
+
+def tensorflow_view(colour: Literal["tensorflow", "tensorflow_multiplied"]) -> Augment:
+    """The same as tf.image makes it: brightness added (SimCLR's first release) or multiplied (SimCLR v2, FNC)."""
+    return replace(simclr_view(), colour=colour, crop="tensorflow")
 
 
 def byol_view(

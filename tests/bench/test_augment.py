@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as T
 
 from bench.data import loader
-from bench.data.views import augment, colour, draws
+from bench.data.views import augment, colour, crops, draws
 from bench.data.views.draws import Draw
 from bench.errors import BenchError
 from bench.spec import Augment
@@ -270,7 +270,7 @@ def test_a_crop_reads_where_affine_grid_says(degrees: float) -> None:
     spec = Augment(size=20, rotation=degrees)
     drawn = draws.draw(spec, 6, rng())
     images = (COLOURS * 255).to(torch.uint8)
-    top, left, height, width = augment.boxes(spec, drawn, torch.ones(6)).unbind(1)
+    top, left, height, width = crops.boxes(spec, drawn, torch.ones(6)).unbind(1)
     cos, sin, mirror = drawn.angle_B.cos(), drawn.angle_B.sin(), torch.where(drawn.flip_B, -1.0, 1.0)
     x = torch.stack([width * cos * mirror, -width * sin, 2 * left + width - 1], dim=1)
     y = torch.stack([height * sin * mirror, height * cos, 2 * top + height - 1], dim=1)
@@ -356,7 +356,7 @@ ASPECTS = (0.4, 0.75, 1.0, 1.5, 3.0)
 def test_boxes_lie_inside_with_the_area_and_ratio_that_are_asked_for(aspect: float) -> None:
     spec = Augment(size=32, crop_scale=(0.08, 0.5))
     drawn = draws.draw(spec, 2000, rng())
-    top, left, height, width = augment.boxes(spec, drawn, torch.full((2000,), aspect)).unbind(1)
+    top, left, height, width = crops.boxes(spec, drawn, torch.full((2000,), aspect)).unbind(1)
     assert bool(((top >= 0) & (left >= 0) & (top + height <= 1 + 1e-6) & (left + width <= 1 + 1e-6)).all())
     ratio, area = width * aspect / height, height * width
     assert bool(((ratio > 3 / 4 - 1e-5) & (ratio < 4 / 3 + 1e-5)).all())
@@ -373,7 +373,7 @@ def test_boxes_lie_inside_with_the_area_and_ratio_that_are_asked_for(aspect: flo
 def test_boxes_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     count, (tall, wide) = 3000, size
     spec = Augment(size=32)
-    found = augment.boxes(spec, draws.draw(spec, count, rng()), torch.full((count,), wide / tall))
+    found = crops.boxes(spec, draws.draw(spec, count, rng()), torch.full((count,), wide / tall))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         image = torch.empty(3, tall, wide)
@@ -392,13 +392,13 @@ def test_where_no_box_fits_the_largest_central_one_is_taken(aspect: float, heigh
         area_BT=torch.full((1, draws.TRIES), 1.0),
         ratio_BT=torch.full((1, draws.TRIES), 4 / 3 if aspect <= 1 else 3 / 4),
     )
-    box = augment.boxes(spec, never, torch.tensor([aspect]))[0]
+    box = crops.boxes(spec, never, torch.tensor([aspect]))[0]
     torch.testing.assert_close(box, torch.tensor([(1 - height) / 2, (1 - width) / 2, height, width]))
 
 
 def test_the_first_try_that_fits_is_taken() -> None:
     areas = torch.tensor([[1.0, 1.0, 0.25, 0.16, *[0.09] * 6]])
-    box = augment.boxes(
+    box = crops.boxes(
         Augment(size=32), still(1, area_BT=areas, ratio_BT=torch.tensor([[2.0, 2.0, *[1.0] * 8]])), torch.tensor([1.0])
     )[0]
     torch.testing.assert_close(box[2:], torch.tensor([0.5, 0.5]))
@@ -522,6 +522,11 @@ def test_impossible_values_are_refused_by_name(wrong: dict[str, Any]) -> None:
     with pytest.raises(BenchError, match=f"augmentation: {name} is") as caught:
         augment.check_view(Augment(**{"size": 32, **wrong}))
     assert str(value) in str(caught.value)
+
+
+def test_an_unknown_choice_comes_with_its_neighbour() -> None:
+    with pytest.raises(BenchError, match=r"unknown augmentation colour 'tensorflw'.*Did you mean 'tensorflow'"):
+        augment.check_view(Augment(size=32, colour="tensorflw"))  # type: ignore[arg-type]
 
 
 def test_usual_values_are_accepted() -> None:

@@ -18,7 +18,7 @@ from bench.data import loader
 from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.splits import Files
-from bench.data.views import augment, draws
+from bench.data.views import crops, draws
 from bench.data.views.draws import OneDraw
 from bench.identity import canonical, digest
 from bench.seeding import generator
@@ -51,7 +51,7 @@ def split(here: Site, photographs: Path) -> Files:
 def by_torchvision(path: Path, view: Augment, row: draws.OneDraw) -> Tensor:
     with Image.open(path) as file:
         image = file.convert("RGB")
-    top, left, height, width = augment.pixel_box(view, row, image.height, image.width)
+    top, left, height, width = crops.pixel_box(view, row, image.height, image.width)
     image = T.resized_crop(image, top, left, height, width, [view.size, view.size], InterpolationMode.BICUBIC)
     if row.flip:
         image = T.hflip(image)
@@ -134,9 +134,9 @@ def test_boxes_are_those_of_torchvision_for_its_random_numbers() -> None:
             solarize=False,
             policy=[],
         )
-        assert augment.pixel_box(Augment(size=32), row, height, width) == box
+        assert crops.pixel_box(Augment(size=32), row, height, width) == box
         anywhere = row._replace(corner=[0.99999, 0.0])
-        centred += augment.pixel_box(Augment(size=32), anywhere, height, width)[:2] == (top, left)
+        centred += crops.pixel_box(Augment(size=32), anywhere, height, width)[:2] == (top, left)
     assert centred > 10  # images so narrow that no try fits
 
 

@@ -26,8 +26,8 @@ def test_ids_of_published_specs_are_pinned() -> None:
 
 
 PINNED = [
-    "pretrain-00f220674aeb0272",
-    "evaluate-3b5a1aa9d44d7125",
+    "pretrain-516d87b9ec33cdd7",
+    "evaluate-22f81b71a07b5a25",
     "pretrain-97e5e60a499fb9d4",
     "evaluate-c3777e1a5d0fb6b6",
 ]

@@ -18,7 +18,7 @@ from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.sets.class_folders import scan_folder
 from bench.data.splits import SPLITS, Arrays, Files, SplitData, labelled_subset
-from bench.data.views import augment, draws
+from bench.data.views import crops, draws
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site
@@ -302,7 +302,7 @@ def test_files_are_cut_at_the_drawn_box_and_flipped(files_site: Site) -> None:
     assert 0 < sum(row.flip for row in drawn) < 12
     for found, index, row in zip(batch.views[0], batch.indices.tolist(), drawn, strict=True):
         image = loader.decode(split, index)
-        top, left, height, width = augment.pixel_box(view, row, *image.shape[1:])
+        top, left, height, width = crops.pixel_box(view, row, *image.shape[1:])
         part = image[None, :, top : top + height, left : left + width]
         assert part.shape[2:] == (height, width)
         expected = F.interpolate(part.float(), size=(16, 16), mode="bicubic", antialias=True)[0].clamp(0, 255) / 255

@@ -446,6 +446,8 @@ def test_paper_recipe_is_the_published_one() -> None:
         blur_sigma=(0.1, 2.0),
         solarize=0.0,
         policy="randaugment_released",
+        colour="tensorflow_multiplied",
+        crop="tensorflow",
     )
     assert recipe.views == (view,) * 10  # two main views and 8 support views
 

@@ -140,9 +140,9 @@ def test_wrong_settings_are_refused_when_a_plan_is_made() -> None:
     Config().check(spec)
     with pytest.raises(BenchError, match="needs 2 views, found 1"):
         Config().check(replace(spec, views=spec.views[:1]))
-    for name in ("temperature", "loss_factor"):
+    for wrong, name in ((Config(temperature=0), "temperature"), (Config(loss_factor=0), "loss_factor")):
         with pytest.raises(BenchError, match=f"{name} is 0, expected more than 0"):
-            replace(Config(), **{name: 0}).check(spec)
+            wrong.check(spec)
 
 
 def test_paper_recipe_is_the_published_one() -> None:
@@ -173,6 +173,8 @@ def test_paper_recipe_is_the_published_one() -> None:
         blur=0.5,
         blur_sigma=(0.1, 2.0),
         solarize=0.0,
+        colour="tensorflow",
+        crop="tensorflow",
     )
     assert recipe.views == (view, view)
 

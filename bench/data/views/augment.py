@@ -2,8 +2,8 @@
 
 Two steps, so that they can be tested and timed apart: `draw` picks the parameters of every image on the CPU from a
 generator (so every device, rank and resumed run sees the same), `apply` computes the view. The colour operations
-follow torchvision's ColorJitter: brightness, contrast, saturation and hue in an order drawn per image, clipped to
-[0, 1] after each. Whole policies of operations are in policies.py.
+follow torchvision's ColorJitter or tf.image: brightness, contrast, saturation and hue in an order drawn per image,
+clipped to [0, 1] after each. Whole policies of operations are in policies.py.
 
 Photographs on disk are cut and resized by the loader's workers, as 8-bit images; `finish` does the rest on the device,
 with Pillow's rounding: each blend of its 8-bit images cuts off the fraction, which over a whole jitter makes a view 1.4
@@ -13,8 +13,8 @@ Pillow itself.
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
+from typing import get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +22,21 @@ from torch import Tensor
 
 from bench.data.views import policies
 from bench.data.views.colour import colour_in_place, where
-from bench.data.views.draws import Draw, OneDraw
+from bench.data.views.crops import boxes
+from bench.data.views.draws import Draw
 from bench.data.views.to_device import sent
 from bench.errors import BenchError, unknown_name
 from bench.spec import Augment
 
 
 def check_view(spec: Augment) -> None:
-    """Raises BenchError for a probability outside [0, 1], an empty range or an unknown policy."""
+    """Raises BenchError for a probability outside [0, 1], an empty range, or a choice that there is not."""
     if spec.policy not in policies.POLICIES:
         raise unknown_name("augmentation policy", spec.policy, policies.POLICIES)
+    for name in ("colour", "crop"):
+        allowed = get_args(get_type_hints(Augment)[name])
+        if getattr(spec, name) not in allowed:
+            raise unknown_name(f"augmentation {name}", getattr(spec, name), allowed)
     for name in ("flip", "jitter", "gray", "blur", "solarize"):
         value = getattr(spec, name)
         if not 0 <= value <= 1:
@@ -91,42 +96,3 @@ def finish(crops_BCHW: Tensor, spec: Augment, drawn: Draw) -> Tensor:
     """uint8 crops (B, 3, size, size) -> float views in [0, 1]: flip and colour, on the crops' device."""
     flipped = where(drawn.flip_B, crops_BCHW.flip(3), crops_BCHW)
     return colour_in_place(flipped.float().div_(255), spec, drawn, eight_bit=True)
-
-
-def boxes(spec: Augment, drawn: Draw, aspect_B: Tensor) -> Tensor:
-    """Crop boxes (B, 4) as shares of images with a given width / height: top, left, height, width.
-
-    As torchvision's RandomResizedCrop: the first of 10 tries that fits, else the largest centred box whose ratio
-    is allowed.
-    """
-    aspect = aspect_B[:, None]
-    width, height = (drawn.area_BT * drawn.ratio_BT / aspect).sqrt(), (drawn.area_BT / drawn.ratio_BT * aspect).sqrt()
-    fits = (width <= 1) & (height <= 1)
-    first = fits.int().argmax(dim=1, keepdim=True)
-    found = fits.any(dim=1, keepdim=True)
-    ratio = aspect.clamp(*spec.crop_ratio)
-    width = torch.where(found, width.gather(1, first), (ratio / aspect).clamp(max=1))
-    height = torch.where(found, height.gather(1, first), (aspect / ratio).clamp(max=1))
-    corner = torch.where(found, drawn.corner_B2, torch.tensor(0.5))
-    return torch.cat([corner[:, :1] * (1 - height), corner[:, 1:] * (1 - width), height, width], dim=1)
-
-
-def pixel_box(spec: Augment, row: OneDraw, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of an image's crop in whole pixels, exactly as torchvision's RandomResizedCrop."""
-    for area, ratio in zip(row.areas, row.ratios, strict=True):
-        w, h = round(math.sqrt(area * height * width * ratio)), round(math.sqrt(area * height * width / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            # A float32 just below 1 must not lie outside.
-            return (
-                min(int(row.corner[0] * (height - h + 1)), height - h),
-                min(int(row.corner[1] * (width - w + 1)), width - w),
-                h,
-                w,
-            )
-    low, high = spec.crop_ratio
-    h, w = height, width
-    if width / height < low:
-        h = round(width / low)
-    elif width / height > high:
-        w = round(height * high)
-    return (height - h) // 2, (width - w) // 2, h, w

@@ -1,4 +1,15 @@
-"""The colours of views: jitter in any order, hue, gray, blur, solarize, a batch at a time."""
+"""The colours of views: jitter in any order, hue, gray, blur, solarize, a batch at a time.
+
+A jitter is that of `Augment.colour`, x in [0, 1] and clipped to it after each operation:
+
+                        brightness     contrast                       saturation                        hue
+torchvision             f x            around the mean of the gray    away from the gray of a pixel     turn of HSV
+tensorflow              x + f          around each channel's mean     s of HSV times f, at most 1       turn of HSV
+tensorflow_multiplied   f x            around each channel's mean     s of HSV times f, at most 1       turn of HSV
+
+The second is tf.image's (SimCLR's first release and BYOL's jax code, which repeats it), the third that of SimCLR v2 and
+FNC. Both work on floats; torchvision's PyTorch codes work on Pillow's 8-bit images.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.views import policies
-from bench.data.views.draws import Draw
+from bench.data.views.draws import Draw, OneDraw
 from bench.data.views.to_device import sent
 from bench.spec import Augment
 
@@ -25,7 +36,7 @@ def colour_in_place(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: boo
     if spec.policy != "none":
         views = policies.apply(views, drawn.policy_BP4)
     if jitters(spec):
-        _jitter(views, spec, drawn, eight_bit=eight_bit)
+        _jitter(views, spec, drawn, eight_bit=eight_bit and spec.colour == "torchvision")
     if spec.gray:
         index = sent(drawn.gray_B.nonzero().squeeze(1), views.device)  # found on the CPU: no sync
         gray = _luma(views.index_select(0, index)).expand(-1, 3, -1, -1)
@@ -107,7 +118,10 @@ def _jitter(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: bool) -> No
             zip(torch.split(jittered, counts), torch.split(factor_N4, counts), strict=True)
         ):
             if len(part):
-                _adjust(part, operation, factor_B4[:, operation], eight_bit=eight_bit)
+                if spec.colour == "torchvision":
+                    _adjust(part, operation, factor_B4[:, operation], eight_bit=eight_bit)
+                else:
+                    adjust_as_tensorflow(part, operation, factor_B4[:, operation], spec.colour)
     views.index_copy_(0, move_TN[-1], jittered.div_(255) if eight_bit else jittered)
 
 
@@ -133,6 +147,37 @@ def _adjust(views: Tensor, operation: int, factor_B: Tensor, *, eight_bit: bool)
         views.add_(0.5 if operation == 3 else NUDGE).clamp_(0, 255).floor_()
     else:
         views.clamp_(0, 1)
+
+
+def adjust_as_tensorflow(views: Tensor, operation: int, factor_B: Tensor, kind: str) -> None:
+    """One operation of tf.image in place, on float views in [0, 1]."""
+    factor = factor_B[:, None, None, None]
+    if operation == 0:
+        if kind == "tensorflow":
+            views.add_(factor)
+        else:
+            views.mul_(factor)
+    elif operation == 1:
+        mean = views.mean(dim=(2, 3), keepdim=True)
+        views.sub_(mean).mul_(factor).add_(mean)
+    elif operation == 2:  # value v and saturation s = chroma / v: v - x grows by the factor, at most by 1 / s
+        value = views.amax(dim=1, keepdim=True)
+        chroma = value - views.amin(dim=1, keepdim=True)
+        growth = torch.minimum(factor, value / chroma.clamp_min(1e-12))
+        torch.sub(value, (value - views).mul_(growth), out=views)
+    else:
+        adjust_hue(views, factor_B, out=views)
+    views.clamp_(0, 1)
+
+
+def jitter_as_tensorflow(image_CHW: Tensor, spec: Augment, row: OneDraw) -> None:
+    """tf.image's operations on one uint8 image in place: floats from the first to the last, then rounded once."""
+    view = image_CHW[None].float().div_(255)
+    active = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
+    for operation in row.order:
+        if active[operation]:
+            adjust_as_tensorflow(view, operation, torch.tensor([row.factors[operation]]), spec.colour)
+    image_CHW.copy_(view[0].mul_(255).round_())
 
 
 def _luma(views: Tensor) -> Tensor:

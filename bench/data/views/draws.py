@@ -19,14 +19,15 @@ TRIES = 10  # of torchvision's RandomResizedCrop
 class Draw:
     """Parameters of one view of B images; every tensor has B rows."""
 
-    area_BT: Tensor  # crop: T tries of its share of the image's area,
+    # crop: T tries of its share of the image's area (TensorFlow's: from 0 to 1, where its height lies in what may be),
+    area_BT: Tensor
     ratio_BT: Tensor  # and of its width / height;
     corner_B2: Tensor  # top and left corner as shares of the room that the crop leaves
     angle_B: Tensor  # radians
     flip_B: Tensor  # bool, as the four below
     jitter_B: Tensor
     order_B4: Tensor  # which of brightness 0, contrast 1, saturation 2, hue 3 comes at each place
-    factor_B4: Tensor  # of brightness, contrast, saturation, hue
+    factor_B4: Tensor  # of brightness (tf.image's: what is added), contrast, saturation, hue
     gray_B: Tensor
     blur_B: Tensor
     sigma_B: Tensor  # pixels
@@ -79,14 +80,17 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
         return torch.rand(count, generator=rng) < probability
 
     # Drawn in the order written here: the policy comes last, so that everything else is the same with one and without.
-    factors = [uniform(max(0.0, 1 - x), 1 + x) for x in (spec.brightness, spec.contrast, spec.saturation)]
+    added = spec.colour == "tensorflow"
+    factors = [
+        uniform(-spec.brightness, spec.brightness)
+        if added
+        else uniform(max(0.0, 1 - spec.brightness), 1 + spec.brightness),
+        *(uniform(max(0.0, 1 - x), 1 + x) for x in (spec.contrast, spec.saturation)),
+    ]
+    area_BT, ratio_BT = _crops(spec, count, rng)
     return Draw(
-        area_BT=torch.rand(count, TRIES, generator=rng) * (spec.crop_scale[1] - spec.crop_scale[0])
-        + spec.crop_scale[0],
-        ratio_BT=torch.exp(
-            torch.rand(count, TRIES, generator=rng) * math.log(spec.crop_ratio[1] / spec.crop_ratio[0])
-            + math.log(spec.crop_ratio[0])
-        ),
+        area_BT=area_BT,
+        ratio_BT=ratio_BT,
         corner_B2=torch.rand(count, 2, generator=rng),
         angle_B=uniform(-spec.rotation, spec.rotation) * (math.pi / 180),
         flip_B=chance(spec.flip),
@@ -99,3 +103,13 @@ def draw(spec: Augment, count: int, rng: torch.Generator) -> Draw:
         solarize_B=chance(spec.solarize),
         policy_BP4=policies.draw(spec.policy, count, rng),
     )
+
+
+def _crops(spec: Augment, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """What decides on the size of a crop, T tries of each: see crops.py."""
+    area, ratio = (torch.rand(count, TRIES, generator=rng) for _ in range(2))
+    low, high = spec.crop_ratio
+    if spec.crop == "tensorflow":
+        return area, ratio * (high - low) + low
+    area = area * (spec.crop_scale[1] - spec.crop_scale[0]) + spec.crop_scale[0]
+    return area, torch.exp(ratio * math.log(high / low) + math.log(low))

@@ -58,7 +58,10 @@ class Painter:
             drawn = torch.tensor(row.policy, dtype=torch.float64)[None]
             out_CHW.copy_((policies.apply(out_CHW[None].float().div_(255), drawn)[0] * 255).round_())
         if row.jitter and colour.jitters(spec):
-            self._jitter(out.reshape(3, -1), spec, row)
+            if spec.colour == "torchvision":
+                self._jitter(out.reshape(3, -1), spec, row)
+            else:
+                colour.jitter_as_tensorflow(out_CHW, spec, row)
         if row.gray and spec.gray:
             self._gray(out.reshape(3, -1))
         if row.blur and spec.blur:
