@@ -135,6 +135,7 @@ def evaluate(
         str, typer.Option("--variant", help="A paper's own settings of the protocol, e.g. simclr.")
     ] = "",
     executor: ExecutorName = "local",
+    force: Annotated[bool, typer.Option("--force", help="Run its jobs again even if they are done.")] = False,
 ) -> None:
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
     from bench.commands import evaluate as evaluating
@@ -142,7 +143,7 @@ def evaluate(
     asked = evaluating.CheckpointRequest(
         _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant
     )
-    raise typer.Exit(evaluating.run(asked, executor))
+    raise typer.Exit(evaluating.run(asked, executor, force=force))
 
 
 @app.command()

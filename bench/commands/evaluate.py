@@ -42,8 +42,11 @@ class CheckpointRequest:
     variant: str = ""
 
 
-def run(request: CheckpointRequest, executor: str) -> int:
-    """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted."""
+def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> int:
+    """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted.
+
+    Finished jobs are repeated with `force` only.
+    """
     driver.check_executor(executor)
     path = _here(request.checkpoint)
     backbone = backbone_of(request, path)
@@ -51,7 +54,8 @@ def run(request: CheckpointRequest, executor: str) -> int:
     _check_protocols(request)
     _, report = layouts.load(backbone, path)
     make_folder(request.site.runs)
-    subject = Released(name=OWN, backbone=backbone, sha256=register(path, folder_of(request.site.runs)))
+    digest = register(path, folder_of(request.site.runs), read=True)  # it was read for the check already
+    subject = Released(name=OWN, backbone=backbone, sha256=digest)
     jobs = graph.plan(
         (f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols
     )
@@ -60,9 +64,10 @@ def run(request: CheckpointRequest, executor: str) -> int:
     inputs = "normalised with ImageNet's mean and deviation" if backbone.normalize == "imagenet" else "from 0 to 1"
     print(f"{path}: sha256 {subject.sha256[:12]}, {report.line()}")
     print(f"network {backbone.name} {backbone.width}x, inputs {inputs}", flush=True)
-    driver.prepare(jobs, request.site, frozenset(), executor)
+    forced = frozenset(jobs.jobs) if force else frozenset()
+    driver.prepare(jobs, request.site, forced, executor)
     if executor == "slurm":
-        summary = driver.drive_slurm(jobs, request.site, frozenset(), [path.name], watch=True)
+        summary = driver.drive_slurm(jobs, request.site, forced, [path.name], watch=True)
     else:
         summary = driver.drive(jobs, request.site, executors.make(executor, request.site))
     runs = Runs(request.site.runs)

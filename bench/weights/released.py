@@ -5,8 +5,8 @@ may download. No author publishes a hash of the whole file (torchvision writes i
 the sha256 is taken here, is part of the job's identity, stands in the result, and can be pinned in bench.toml.
 
     runs/released/<name>.pth       a downloaded file
-    runs/released/<sha256>.json    where the file with this hash is, for the worker, and its size and time of change,
-                                   so that a plan does not hash gigabytes again
+    runs/released/<sha256>.json    where the file with this hash is, for the worker, and what the file system says of
+                                   it, so that a plan does not hash gigabytes again
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.authors import weights
 from bench.errors import BenchError, InputCorrupt, one_line
-from bench.files import atomic_path, file_sha256, make_folder, read_json, write_json
+from bench.files import Json, atomic_path, file_sha256, make_folder, read_json, write_json
 from bench.settings.site import KnownFile, Site
 
 OWN = "file"  # the name of a checkpoint of one's own in a spec
@@ -88,21 +88,29 @@ def downloaded(name: str, site: Site) -> Path:
     return folder_of(site.runs) / f"{name}{Path(weights(name).url).suffix or '.pth'}"
 
 
-def register(path: Path, folder: Path) -> str:
-    """The sha256 of a weights file, noted in `folder` so that a worker finds the file by it."""
+def register(path: Path, folder: Path, *, read: bool = False) -> str:
+    """The sha256 of a weights file, noted in `folder` so that a worker finds the file by it.
+
+    With `read` the file is hashed whatever the notes say, else only where the file system knows of a change.
+    """
     files = parts(path)
-    stamp = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    body = {"path": str(path.resolve()), "stamp": stamp}
-    for note in sorted(folder.glob("*.json")):
+    body = {"path": str(path.resolve()), "stamp": [_stamp(file) for file in files]}
+    for note in () if read else sorted(folder.glob("*.json")):
         try:
             if read_json(note) == body:
                 return note.stem
         except (InputCorrupt, FileNotFoundError):
             continue
-    digest = file_sha256(*parts(path))
+    digest = file_sha256(*files)
     make_folder(folder)
     write_json(folder / f"{digest}.json", body)
     return digest
+
+
+def _stamp(file: Path) -> list[Json]:
+    """What changes with the content: size and time alone survive `tar x`, `cp -p` and rsync of another file."""
+    found = file.stat()
+    return [file.name, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
 
 
 def find(digest: str, folder: Path) -> Path:
@@ -116,6 +124,7 @@ def find(digest: str, folder: Path) -> Path:
     if not _is_here(path):
         raise BenchError(f"{path} is gone: put the weights back, or run the command again with their new place.")
     if file_sha256(*parts(path)) != digest:
+        write_json(folder / f"{digest}.json", {"path": str(path), "stamp": []})  # no plan takes it for this file again
         raise BenchError(
             f"{path} has changed since this job was planned (sha256 was {digest[:12]}): run the same command again."
         )

@@ -70,6 +70,10 @@ def test_a_checkpoint_of_ones_own_is_evaluated_and_its_numbers_printed(workplace
     path.rename(workplace / "moved.pt")
     assert evaluate.run(asked(workplace / "moved.pt"), "inline") == 0
     assert len(list((workplace / "runs").glob("evaluate-*"))) == 1
+    result = Runs(workplace / "runs")[job].result_file
+    before = result.stat().st_mtime_ns
+    assert evaluate.run(asked(workplace / "moved.pt"), "inline", force=True) == 0
+    assert result.stat().st_mtime_ns > before
     other = evaluate.CheckpointRequest(find_site(), saved(workplace, seed=1), ("knn",), "embedded")
     assert evaluate.run(other, "local") == 0
     assert len(list((workplace / "runs").glob("evaluate-*"))) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
@@ -216,6 +217,40 @@ def test_a_worker_finds_a_file_by_its_hash_and_reads_it_in_full(
         find(HASH, folder)
     with pytest.raises(BenchError, match="no weights file with sha256 000000000000 is known here"):
         find("0" * 64, folder)
+
+
+@pytest.mark.parametrize("replace_it", ["renamed over it", "written into it"])
+def test_a_file_of_the_same_size_and_time_is_known_by_its_content(replace_it: str, tmp_path: Path) -> None:
+    path, folder = tmp_path / "file.pth", tmp_path / "released"
+    path.write_bytes(CONTENT)
+    assert register(path, folder) == HASH
+    stat, other = path.stat(), CONTENT[:-1] + b"!"
+    time.sleep(0.05)  # longer than the clock of the file system stands
+    if replace_it == "renamed over it":  # tar x, rsync
+        (tmp_path / "new").write_bytes(other)
+        os.utime(tmp_path / "new", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        (tmp_path / "new").rename(path)
+    else:  # cp -p
+        path.write_bytes(other)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert register(path, folder) == sha256(other).hexdigest()
+    assert find(sha256(other).hexdigest(), folder) == path
+
+
+def test_a_note_that_reading_disproves_is_never_believed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, folder = tmp_path / "file.pth", tmp_path / "released"
+    path.write_bytes(CONTENT)
+    monkeypatch.setattr(released, "_stamp", lambda file: [file.name])  # a file system that notices nothing
+    assert register(path, folder) == HASH
+    path.write_bytes(b"another")
+    assert register(path, folder) == HASH
+    assert register(path, folder, read=True) == sha256(b"another").hexdigest()
+    path.write_bytes(CONTENT[:-1] + b"!")
+    (folder / f"{sha256(b'another').hexdigest()}.json").unlink()
+    with pytest.raises(BenchError, match="has changed since this job was planned"):
+        find(HASH, folder)
+    assert register(path, folder) == sha256(CONTENT[:-1] + b"!").hexdigest()
 
 
 def test_the_hash_of_a_tensorflow_checkpoint_covers_its_data(tmp_path: Path) -> None:
