@@ -134,6 +134,10 @@ def evaluate(
     variant: Annotated[
         str, typer.Option("--variant", help="A paper's own settings of the protocol, e.g. simclr.")
     ] = "",
+    part: Annotated[
+        str,
+        typer.Option("--part", help="Which network of a file with several, as the report of its keys names them."),
+    ] = "",
     executor: ExecutorName = "local",
     force: Annotated[bool, typer.Option("--force", help="Run its jobs again even if they are done.")] = False,
 ) -> None:
@@ -141,7 +145,7 @@ def evaluate(
     from bench.commands import evaluate as evaluating
 
     asked = evaluating.CheckpointRequest(
-        _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant
+        _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant, part
     )
     raise typer.Exit(evaluating.run(asked, executor, force=force))
 

@@ -182,6 +182,7 @@ class Released:
     name: str  # weights of methods/*.toml, or "file" for a checkpoint of one's own
     backbone: Backbone
     sha256: str = ""  # of the file; "" only in plans that are made before it is here
+    part: str = field(default="", metadata={"omit_when": ""})  # which of several networks in the file, if not the first
 
 
 Encoder: TypeAlias = Pretrain | Random | Pixels | Released

@@ -40,6 +40,7 @@ class CheckpointRequest:
     normalize: str | None = None
     dataset: str = "imagenet"
     variant: str = ""
+    part: str = ""  # of a file with several networks
 
 
 def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> int:
@@ -52,10 +53,10 @@ def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> in
     backbone = backbone_of(request, path)
     encoders.check_backbone(backbone)
     _check_protocols(request)
-    _, report = layouts.load(backbone, path)
+    _, report = layouts.load(backbone, path, request.part)
     make_folder(request.site.runs)
     digest = register(path, folder_of(request.site.runs), read=True)  # it was read for the check already
-    subject = Released(name=OWN, backbone=backbone, sha256=digest)
+    subject = Released(name=OWN, backbone=backbone, sha256=digest, part=report.part if request.part else "")
     jobs = graph.plan(
         (f"{path.name} | {protocol}", _spec(request, subject, protocol)) for protocol in request.protocols
     )
@@ -63,7 +64,8 @@ def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> in
         raise problem
     inputs = "normalised with ImageNet's mean and deviation" if backbone.normalize == "imagenet" else "from 0 to 1"
     print(f"{path}: sha256 {subject.sha256[:12]}, {report.line()}")
-    print(f"network {backbone.name} {backbone.width}x, inputs {inputs}", flush=True)
+    assumed = f"assumed, as no checkpoint says it: {encoders.assumptions(backbone)}"
+    print(f"network {backbone.name} {backbone.width}x, inputs {inputs}; {assumed}", flush=True)
     forced = frozenset(jobs.jobs) if force else frozenset()
     driver.prepare(jobs, request.site, forced, executor)
     if executor == "slurm":
@@ -95,7 +97,7 @@ def backbone_of(request: CheckpointRequest, path: Path) -> Backbone:
         raise unknown_name(
             f"architecture at scale {scale.name}",
             network,
-            {*scale.networks, *(encoders.RESNETS if scale.published else ())},
+            {*scale.networks, *((*encoders.RESNETS, *VITS) if scale.published else ())},
         )
     backbone = replace(backbone, width=1 if request.width is None else request.width)
     if layouts.is_tensorflow(path):  # what is read of TensorFlow takes images from 0 to 1, and pads as TensorFlow does

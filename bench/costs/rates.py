@@ -81,6 +81,7 @@ RELATIVE = {
     "resnet101": (1.9, 224),
     "resnet200": (3.7, 224),
     "vit_small16": (1.1, 224),
+    "vit_small16_12heads": (1.1, 224),
     "vit_base16": (4.3, 224),
     "vit_cifar": (0.07, 32),
 }

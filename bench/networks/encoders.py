@@ -167,6 +167,19 @@ def check_backbone(spec: Backbone, sizes: Iterable[int] = ()) -> None:
         vit.check_transformer(spec, sizes)
 
 
+def assumptions(spec: Backbone) -> str:
+    """What a network is beyond the names and shapes of its weights: no checkpoint says it."""
+    if spec.name in vit.VITS:
+        return vit.assumptions(spec)
+    pool = "TensorFlow" if spec.padding == "tensorflow" else "PyTorch"
+    stem = {
+        "imagenet": f"7x7/2 stem, max-pool padded as {pool} does",
+        "cifar": "3x3/1 stem, no pool",
+        "small": "3x3/2 stem, no pool",
+    }[spec.stem]
+    return f"{stem}, strides in the 3x3 convolutions"
+
+
 def parameters(network: nn.Module) -> int:
     """Number of trainable values."""
     return sum(p.numel() for p in network.parameters())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,8 @@ class Shape:
 
 VITS: Mapping[str, Shape] = {
     "vit_small16": Shape(384, 12, 6, 16, 224),
+    # of MoCo v3 (arXiv:2104.02057): DeiT-S's shapes, other heads
+    "vit_small16_12heads": Shape(384, 12, 12, 16, 224),
     # of TWIST (arXiv:2110.07402, README), the paper that trains it
     "vit_base16": Shape(768, 12, 12, 16, 224, drop_path=0.1),
     "vit_cifar": Shape(192, 9, 3, 4, 32),
@@ -137,6 +139,19 @@ class VisionTransformer(Network):
         with torch.autocast(weights.device.type, enabled=False):
             resampled = weights.to(self.pos_embed.dtype) @ self.pos_embed[0, 1:]
         return torch.cat([self.pos_embed[:, :1], resampled[None]], dim=1)
+
+
+def assumptions(spec: Backbone) -> str:
+    """What the shapes of a transformer's weights leave open, and the network here that has the same shapes."""
+    shape = VITS[spec.name]
+    heads = shape.heads * spec.width
+    twins = [
+        f"{name} has {other.heads * spec.width} at the same shapes"
+        for name, other in VITS.items()
+        if name != spec.name and replace(other, heads=0, drop_path=0) == replace(shape, heads=0, drop_path=0)
+    ]
+    known = f" ({'; '.join(twins)})" if twins else ""
+    return f"{heads} heads of {shape.dim // shape.heads}{known}, the class token after the last norm, eps 1e-6"
 
 
 def check_transformer(spec: Backbone, sizes: Iterable[int] = ()) -> None:

@@ -7,17 +7,23 @@ Layouts seen in the authors' files (their repositories' READMEs, main and evalua
     "state_dict" (with "author")            truncated triplet, extracted by OpenSelfSup
     "state_dict": online_net.0.*            its training checkpoints; backbone.* are the same tensors again
     "state_dict": module.encoder_q.*        MoCo and what descends from it
+    "state_dict": module.base_encoder.*     MoCo v3, beside module.momentum_encoder.*
+    "student", "teacher"                    DINO; the teacher is what it evaluates
+    "state_dict", "state_dict_ema"          timm, raw and averaged
+    backbone.0.*, 0.*                       lightly and others: the children of a ResNet by their numbers
     "encoder"                               weights.pt of this project
     a TensorFlow bundle                     SimCLR, FNC: bench/weights/tensorflow.py
+Any other prefix is read too (bench/weights/candidates.py): the report names it.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -26,41 +32,21 @@ import torch
 from torch import Tensor
 
 from bench import authors
-from bench.errors import BenchError, one_line
+from bench.errors import BenchError, one_line, unknown_name
 from bench.files import Json
 from bench.networks import encoders
 from bench.networks.network import Network
 from bench.spec import Backbone, Released
+from bench.weights.candidates import Candidate, candidates
 from bench.weights.released import OWN, find, folder_of, tensorflow_index
 from bench.weights.tensorflow import Bundle, is_layer, torchvision_arrays
 
-# In the order of preference: where several fit, the first does (they hold the same network in all files known).
-# "": the file's top level
-CONTAINERS = (
-    "",
-    "backbone",
-    "encoder",
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "network",
-)
-PREFIXES = (
-    "",
-    "module.",
-    "module.backbone.",
-    "backbone.",
-    "online_net.0.",
-    "module.online_net.0.",
-    "module.encoder_q.",
-    "encoder_q.",
-    "module.encoder.",
-    "encoder.",
-    "model.",
-)
 COUNTER = "num_batches_tracked"  # of a batch norm; evaluation does not use it and old or TensorFlow files lack it
 SHOWN = 3  # keys in an error
 KEPT = 30  # keys in a result
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # smaller ones need scales that lie elsewhere
+# Parts of transformers that those here do not have. Others beside the network's own are heads and are left out.
+FOREIGN = frozenset({"dist_token", "reg_token", "register_tokens", "norm_pre", "ln_pre", "rel_pos_bias"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +57,12 @@ class KeyReport:
     matched: int
     missing: tuple[str, ...]
     misshapen: tuple[str, ...]  # "name is (...), expected (...)"
+    unusable: tuple[str, ...]  # "name is int8, expected ..."
     unexpected: tuple[str, ...]  # under the backbone's prefix, but not in the network: heads, mostly
     outside: tuple[str, ...]  # not under that prefix: projectors, second networks
+    prefix: str = ""
+    part: str = "."  # what `--part` calls the network that was taken
+    others: tuple[str, ...] = ()  # and those that fit as well, with other values
 
     def line(self) -> str:
         """In one line, for logs."""
@@ -80,6 +70,8 @@ class KeyReport:
         return (
             f"layout {self.layout}: {self.matched} keys matched, {len(self.missing)} missing, {len(left)} left out"
             + (f" ({_some(left)})" if left else "")
+            + (f"; {self.part} is taken, --part takes another network of the file: " if self.others else "")
+            + ", ".join(_plain(part) for part in self.others)
         )
 
     def details(self) -> dict[str, Json]:
@@ -92,6 +84,8 @@ class KeyReport:
             "missing": [*self.missing],
             "unexpected": kept,
             "unexpected_count": len(left),
+            "part": self.part,
+            "other_networks": [*self.others],
         }
 
 
@@ -101,9 +95,11 @@ def load_released(spec: Released, runs: Path) -> tuple[Network, dict[str, Json]]
     Raises BenchError when the file is gone, changed or does not fit.
     """
     path = find(spec.sha256, folder_of(runs))
-    network, report = load(spec.backbone, path)
-    print(f"weights {spec.name} from {path}: {report.line()}", flush=True)
+    network, report = load(spec.backbone, path, spec.part)
+    assumed = encoders.assumptions(spec.backbone)
+    print(f"weights {spec.name} from {path}: {report.line()}; assumed: {assumed}", flush=True)
     details: dict[str, Json] = {"weights": spec.name, "file": path.name, "sha256": spec.sha256, **report.details()}
+    details["assumed"] = assumed
     if spec.name != OWN:
         entry = authors.weights(spec.name)
         details |= {"paper": entry.paper, "source": entry.url or entry.by_hand}
@@ -112,23 +108,37 @@ def load_released(spec: Released, runs: Path) -> tuple[Network, dict[str, Json]]
     return network, details
 
 
-def load(backbone: Backbone, path: Path) -> tuple[Network, KeyReport]:
-    """A network with the weights of a file.
+def load(backbone: Backbone, path: Path, part: str = "") -> tuple[Network, KeyReport]:
+    """A network with the weights of a file, of its `part` where several networks lie in it.
 
-    Raises BenchError that names the first keys when its backbone is not fully matched.
+    Raises BenchError that names the first keys when its backbone is not fully matched, and the parts to choose from
+    when two networks fit and nothing in their names says which one is evaluated.
     """
     network = encoders.build(backbone, seed=0)
     own = network.state_dict()
-    found = _candidates(path, backbone)
-    tried = [(_compare(own, state, layout, prefix), state, prefix) for layout, prefix, state in found]
-    report, state, prefix = next((one for one in tried if _fits(one[0])), max(tried, key=lambda one: one[0].matched))
-    _refuse(report, backbone, path, prefix, own)
-    chosen = {name: state.get(prefix + name, values) for name, values in own.items()}
-    for name, values in chosen.items():
-        if values.is_floating_point() and not values.isfinite().all():
-            raise BenchError(f"{path}: {prefix}{name} holds values that are not finite.")
-    network.load_state_dict(chosen)
-    return network, report
+    found = _candidates(path, backbone, own)
+    if part:
+        chosen = [one for one in found if one.part == part] or [one for one in found if one.part.startswith(f"{part}.")]
+        if not chosen:
+            raise unknown_name(f"--part of {path}", part, {_plain(one.part) for one in found})
+        found = chosen
+    tried = [(_compare(own, one), one) for one in found]
+    fitting = [pair for pair in tried if _fits(pair[0], own)]
+    report, taken = fitting[0] if fitting else max(tried, key=lambda pair: pair[0].matched)
+    _refuse(report, backbone, path, own)
+    others = [one for _, one in fitting[1:] if not _same(own, taken, one)]
+    rivals = [one.part for one in others if one.rank == taken.rank]
+    if rivals:
+        raise BenchError(
+            f"{path} holds {len(rivals) + 1} networks that fit and differ: give --part "
+            f"{' or '.join(_plain(one) for one in (taken.part, *rivals))}."
+        )
+    values = {name: _value(name, ours, taken) for name, ours in own.items()}
+    for name, theirs in values.items():
+        if theirs.is_floating_point() and not theirs.isfinite().all():
+            raise BenchError(f"{path}: {_plain(taken.prefix)}{name} holds values that are not finite.")
+    network.load_state_dict(values)
+    return network, replace(report, others=tuple(dict.fromkeys(one.part for one in others)))
 
 
 def is_tensorflow(path: Path) -> bool:
@@ -137,34 +147,25 @@ def is_tensorflow(path: Path) -> bool:
         return True
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".index") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".index") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False  # torch says what is wrong with it
 
 
-def _candidates(path: Path, backbone: Backbone) -> list[tuple[str, str, Mapping[str, Tensor]]]:
-    """Every (layout, prefix, tensors) that the file offers."""
+def _candidates(path: Path, backbone: Backbone, own: Iterable[str]) -> list[Candidate]:
+    """Every place of the file that may hold the network, the preferred ones first."""
     if is_tensorflow(path):
         if backbone.name not in encoders.RESNETS:
             raise BenchError(f"{path} is a TensorFlow checkpoint, of which only ResNets are read, not {backbone.name}.")
         arrays = torchvision_arrays(Bundle(path), backbone.name)
-        return [
-            ("TensorFlow, base_model/conv2d_k", "", {name: torch.from_numpy(values) for name, values in arrays.items()})
-        ]
+        state = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        return [Candidate((), "", state, title="TensorFlow, base_model/conv2d_k")]
     content = _read(path)
     if not isinstance(content, Mapping):
         raise BenchError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors.")
-    found: list[tuple[str, str, Mapping[str, Tensor]]] = []
-    for container in CONTAINERS:
-        part = content if not container else content.get(container)
-        if not isinstance(part, Mapping):
-            continue
-        state = {name: value for name, value in part.items() if isinstance(name, str) and isinstance(value, Tensor)}
-        for prefix in PREFIXES:
-            if state and (not prefix or any(name.startswith(prefix) for name in state)):
-                words = " ".join(
-                    filter(None, (f"[{container}]" if container else "", f"{prefix}*" if prefix else "plain names"))
-                )
-                found.append((words, prefix, state))
+    found = candidates(content, own)
     if not found:
         raise BenchError(f"{path} holds no tensors by name; its keys are {_some(str(key) for key in content)}.")
     return found
@@ -183,7 +184,8 @@ def _read(path: Path) -> Any:
                 f"{path} is a web page, not a checkpoint: a download that asked for a confirmation. Get it again in "
                 "a browser."
             )
-        with torch.serialization.safe_globals([argparse.Namespace]):  # TWIST keeps its command line under "args"
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # TWIST's "args"
+            warnings.simplefilter("ignore")  # of torch about sparse and old tensors: what it reads is checked here
             return torch.load(path, map_location="cpu", weights_only=True)
     except BenchError:
         raise
@@ -202,34 +204,73 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _compare(own: Mapping[str, Tensor], state: Mapping[str, Tensor], layout: str, prefix: str) -> KeyReport:
-    missing, misshapen, matched = [], [], 0
-    for name, values in own.items():
-        theirs = state.get(prefix + name)
-        if theirs is None:
-            missing += [] if name.endswith(COUNTER) else [name]
-        elif theirs.shape != values.shape:
-            misshapen.append(f"{name} is {tuple(theirs.shape)}, expected {tuple(values.shape)}")
+def _compare(own: Mapping[str, Tensor], one: Candidate) -> KeyReport:
+    missing, misshapen, unusable, matched = [], [], [], 0
+    theirs = one.tensors
+    for name, ours in own.items():
+        values = theirs.get(name)
+        if name.endswith(COUNTER):
+            matched += values is not None
+        elif values is None:
+            missing.append(name)
+        elif fault := _fault(values):
+            unusable.append(f"{name} {fault}")
+        elif values.shape != ours.shape:
+            misshapen.append(f"{name} is {tuple(values.shape)}, expected {tuple(ours.shape)}")
         else:
             matched += 1
-    under = [name for name in state if name.startswith(prefix)]
     return KeyReport(
-        layout=layout,
+        layout=one.layout,
         matched=matched,
         missing=tuple(missing),
         misshapen=tuple(misshapen),
-        unexpected=tuple(name for name in under if name.removeprefix(prefix) not in own),
-        outside=tuple(name for name in state if not name.startswith(prefix)),
+        unusable=tuple(unusable),
+        unexpected=tuple(one.prefix + name for name in theirs if name not in own),
+        outside=one.outside,
+        prefix=one.prefix,
+        part=one.part,
     )
 
 
-def _fits(report: KeyReport) -> bool:
-    return not report.missing and not report.misshapen
+def _fault(values: Tensor) -> str:
+    """Why a tensor holds no weights that could be taken, "" where it does."""
+    if values.is_meta:
+        return "has a shape but no values (a meta tensor): save the network after its values are there"
+    if values.is_nested or values.layout != torch.strided or values.dtype not in FLOATS:
+        kind = "nested" if values.is_nested else f"{values.layout} {values.dtype}".replace("torch.", "")
+        return f"is {kind}, expected float16 to float64: save the weights as they were before they were quantised"
+    return ""
 
 
-def _refuse(report: KeyReport, backbone: Backbone, path: Path, prefix: str, own: Mapping[str, Tensor]) -> None:
+def _value(name: str, ours: Tensor, one: Candidate) -> Tensor:
+    """A tensor of the file as the network takes it; a batch norm's counter is the network's own, nothing reads it."""
+    return ours if name.endswith(COUNTER) else one.tensors[name].to(ours.dtype)
+
+
+def _same(own: Iterable[str], one: Candidate, two: Candidate) -> bool:
+    """Whether two places hold the same network."""
+    return all(torch.equal(one.tensors[name], two.tensors[name]) for name in own if not name.endswith(COUNTER))
+
+
+def _fits(report: KeyReport, own: Iterable[str]) -> bool:
+    return not (report.missing or report.misshapen or report.unusable or _larger(report, own))
+
+
+def _larger(report: KeyReport, own: Iterable[str]) -> list[str]:
+    """Keys that a head does not have: the network in the file goes on where the one here ends."""
+    stems = {name.partition(".")[0] for name in own} | FOREIGN
+    return [
+        name
+        for name in report.unexpected
+        if name.removeprefix(report.prefix).partition(".")[0] in stems or is_layer(name)
+    ]
+
+
+def _refuse(report: KeyReport, backbone: Backbone, path: Path, own: Mapping[str, Tensor]) -> None:
     """Raises BenchError unless the backbone is matched in full and is not part of a larger one."""
     what = f"{backbone.name} {backbone.width}x"
+    if report.unusable:
+        raise BenchError(f"{path} ({report.layout}): {report.unusable[0]}; so {len(report.unusable)} tensors.")
     if not report.matched and not report.misshapen:
         raise BenchError(
             f"{path} holds no {what}: not one of its {len(own)} keys ({_some(own)}), but "
@@ -245,18 +286,20 @@ def _refuse(report: KeyReport, backbone: Backbone, path: Path, prefix: str, own:
             f"{path} ({report.layout}) holds no whole {what}: {len(report.missing)} keys are missing, "
             f"{_some(report.missing)}."
         )
-    stems = {name.partition(".")[0] for name in own}
-    larger = [
-        name for name in report.unexpected if name.removeprefix(prefix).partition(".")[0] in stems or is_layer(name)
-    ]
+    larger = _larger(report, own)
     if larger:
         raise BenchError(
             f"{path} ({report.layout}) holds another network than {what}: {len(larger)} keys too many, {_some(larger)}."
         )
 
 
+def _plain(name: str) -> str:
+    """A key as it can stand in a line: in a file it may hold anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)
+
+
 def _some(names: Iterable[str]) -> str:
     """The first few, and how many more."""
-    listed = list(names)
+    listed = [_plain(name) for name in names]
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
