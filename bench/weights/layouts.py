@@ -126,14 +126,14 @@ def load(backbone: Backbone, path: Path, part: str = "") -> tuple[Network, KeyRe
     fitting = [pair for pair in tried if _fits(pair[0], own)]
     report, taken = fitting[0] if fitting else max(tried, key=lambda pair: pair[0].matched)
     _refuse(report, backbone, path, own)
-    others = [one for _, one in fitting[1:] if not _same(own, taken, one)]
+    values = {name: _value(name, ours, taken) for name, ours in own.items()}
+    others = [one for _, one in fitting[1:] if not all(_value(n, own[n], one).equal(v) for n, v in values.items())]
     rivals = [one.part for one in others if one.rank == taken.rank]
     if rivals:
         raise BenchError(
             f"{path} holds {len(rivals) + 1} networks that fit and differ: give --part "
             f"{' or '.join(_plain(one) for one in (taken.part, *rivals))}."
         )
-    values = {name: _value(name, ours, taken) for name, ours in own.items()}
     for name, theirs in values.items():
         if theirs.is_floating_point() and not theirs.isfinite().all():
             raise BenchError(f"{path}: {_plain(taken.prefix)}{name} holds values that are not finite.")
@@ -150,7 +150,7 @@ def is_tensorflow(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".index") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):  # of a damaged list of members
         return False  # torch says what is wrong with it
 
 
@@ -245,11 +245,6 @@ def _fault(values: Tensor) -> str:
 def _value(name: str, ours: Tensor, one: Candidate) -> Tensor:
     """A tensor of the file as the network takes it; a batch norm's counter is the network's own, nothing reads it."""
     return ours if name.endswith(COUNTER) else one.tensors[name].to(ours.dtype)
-
-
-def _same(own: Iterable[str], one: Candidate, two: Candidate) -> bool:
-    """Whether two places hold the same network."""
-    return all(torch.equal(one.tensors[name], two.tensors[name]) for name in own if not name.endswith(COUNTER))
 
 
 def _fits(report: KeyReport, own: Iterable[str]) -> bool:

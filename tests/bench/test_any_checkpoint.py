@@ -144,7 +144,8 @@ def test_every_checkpoint_gives_its_network_or_one_line(
 ) -> None:
     torch.save(built(networks, extras), tmp_path / "file.pth")
     whole = [one for one in networks if one.whole]
-    different = {(one.seed, one.dtype) for one in whole}
+    # What was single precision says the same in double.
+    different = {(one.seed, torch.float32 if one.dtype == torch.float64 else one.dtype) for one in whole}
     try:
         network, report = layouts.load(SMALL, tmp_path / "file.pth")
     except BenchError as error:
@@ -163,6 +164,8 @@ def test_every_checkpoint_gives_its_network_or_one_line(
 
 @BOUNDED
 @given(cut=st.floats(0, 1), place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), old=st.booleans())
+@example(cut=1.0, place=0.9434965618639858, byte=64, old=False)  # a version of zip that is none
+@example(cut=1.0, place=0.953125, byte=1, old=False)  # a name of a member that is no UTF-8
 def test_every_damaged_file_gives_a_network_or_one_line(
     cut: float, place: float, byte: int, old: bool, tmp_path: Path
 ) -> None:
