@@ -199,8 +199,9 @@ def _read(path: Path) -> Any:
                 "code: "
                 "save its tensors alone, torch.save(state_dict, file), where you trust it."
             ) from error
+        reason = _plain(one_line(error)[:120])
         raise BenchError(
-            f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({one_line(error)[:120]})."
+            f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({reason})."
         ) from error
 
 
