@@ -38,11 +38,12 @@ def list_(
     missing: Annotated[
         bool, typer.Option("--missing", help="With methods: what tables print and nothing here can run yet.")
     ] = False,
+    differences: Annotated[bool, typer.Option("--differences", help="From the authors' released code.")] = False,
 ) -> None:
     """What there is: methods, evals, tables, scales, datasets."""
     from bench.commands.list import show
 
-    show(what, missing=missing)
+    show(what, missing=missing, differences=differences)
 
 
 @app.command()

@@ -5,11 +5,12 @@ A file methods/<name>.py exports
     Method    the class `Method` below
     RECIPES   {scale: Recipe}
     VARIANTS  {variant name: {scale: Recipe}}, optional: other published runs of the method, which a table's row names
+    DIFFERENCES  (Difference, ...), optional: where the paper recipes differ from the authors' released code
 Beside it may lie methods/<name>.toml: the authors' released weights and published hours (bench/authors.py).
 
 A file evals/<name>.py exports
     Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, RESUMES,
-    FEATURES and MISSING: the class `Evaluation` below has a field for each.
+    FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
 
 bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
 names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.settings.site import Site
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a file's recipes of the scale `paper` differ from the authors' released code, in short plain sentences."""
+
+    what: str  # it is about
+    there: str  # in the released code
+    here: str
+    why: str  # it is not made equal
+    effect: str  # expected on the printed numbers
 
 
 # -- Methods -----------------------------------------------------------------------------------------------------------
@@ -111,6 +123,7 @@ class MethodFile:
     build: Callable[[Any, nn.Module, Facts], nn.Module]  # the file's Method
     recipes: Mapping[str, Recipe]  # RECIPES, by scale
     variants: Mapping[str, Mapping[str, Recipe]]  # VARIANTS, by name and scale
+    differences: tuple[Difference, ...]  # DIFFERENCES = (): from the authors' released code
     check: Callable[[Any, Pretrain], None]  # (config, pretrain): Config.check, which raises BenchError; else nothing
     before_step: Callable[[Any, float], None]  # (method, progress): Method.before_step; else nothing
     projector: Callable[[Any], nn.Module | None]  # (method): its `projector`; else None
@@ -180,6 +193,7 @@ class Evaluation:
     evaluate: Callable[[Any, Subject, Context], Outcome]
     # Other published settings of the protocol, which a table's column or row names; each has the scales of RECIPES.
     variants: Mapping[str, Mapping[str, Any]]  # VARIANTS = {}, by name and scale
+    differences: tuple[Difference, ...]  # DIFFERENCES = (): from the authors' released code
     needs_projector: bool  # NEEDS_PROJECTOR = False: the subject comes with the method's projector where it has one
     uses_ranks: bool  # USES_RANKS = False: it trains over all ranks and so gets the resources of a pretraining
     resumes: (

@@ -14,24 +14,26 @@ import pkgutil
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import astuple
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
 from bench import ROOT, packages
-from bench.contracts import Cost, Evaluation, MethodFile, Metric, Recipe
+from bench.contracts import Cost, Difference, Evaluation, MethodFile, Metric, Recipe
 from bench.errors import BenchError, one_line, unknown_name
 from bench.spec import CENTRE, Backbone
 
 PACKAGES = {"method": "methods", "evaluation": "evals", "table": "results.tables"}
 FOLDERS = {"method": "methods", "evaluation": "evals", "table": "tables"}
 # Public names in capitals that a file may export, with the class of each.
-METHOD_NAMES: Mapping[str, Any] = {"RECIPES": Mapping, "VARIANTS": Mapping}
+METHOD_NAMES: Mapping[str, Any] = {"RECIPES": Mapping, "VARIANTS": Mapping, "DIFFERENCES": tuple}
 EVALUATION_NAMES: Mapping[str, Any] = {
     "METRICS": Mapping,
     "RECIPES": Mapping,
     "VARIANTS": Mapping,
+    "DIFFERENCES": tuple,
     "NEEDS_PROJECTOR": bool,
     "USES_RANKS": bool,
     "RESUMES": bool,
@@ -62,6 +64,7 @@ def method(name: str) -> MethodFile:
         build=build,
         recipes=recipes,
         variants=variants,
+        differences=_differences(module),
         check=getattr(config, "check", _nothing),
         before_step=getattr(build, "before_step", _nothing),
         projector=lambda made: getattr(made, "projector", None),
@@ -87,6 +90,7 @@ def evaluation(name: str) -> Evaluation:
         recipes=recipes,
         evaluate=_needed(module, "evaluate"),
         variants=variants,
+        differences=_differences(module),
         needs_projector=vars(module).get("NEEDS_PROJECTOR", False),
         uses_ranks=vars(module).get("USES_RANKS", False),
         resumes=vars(module).get("RESUMES", False),
@@ -234,6 +238,17 @@ def _recipes(module: ModuleType, allowed: Mapping[str, Any], kind: type) -> tupl
     }.items():
         _check_values(_file(module), name, found, kind)
     return recipes, variants
+
+
+def _differences(module: ModuleType) -> tuple[Difference, ...]:
+    found: tuple[Difference, ...] = vars(module).get("DIFFERENCES", ())
+    for item in found:
+        if not isinstance(item, Difference) or not all(isinstance(text, str) and text for text in astuple(item)):
+            raise BenchError(
+                f"{_file(module)}: DIFFERENCES has {item!r:.80}, expected objects of Difference whose five texts say "
+                "something."
+            )
+    return found
 
 
 def _check_capitals(module: ModuleType, allowed: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 
-from bench.contracts import Context, Cost, Metric, Outcome, Subject
+from bench.contracts import Context, Cost, Difference, Metric, Outcome, Subject
 from bench.spec import Backbone
 from evals.detection import recipes
 from evals.detection.compat import missing as missing_packages
@@ -60,3 +60,14 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     from evals.detection.engine import run
 
     return run(config, subject, context, masks=True)
+
+
+DIFFERENCES = (
+    Difference(
+        "Configurations of Barlow Twins and VICReg",
+        "Not released.",
+        "Their appendices; norms and sizes of VICReg are those of VISSL's FPN configuration.",
+        "The appendices do not state them.",
+        "Not known.",
+    ),
+)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
 
@@ -57,3 +57,21 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
         )
     scores = torch.cat(votes)
     return Outcome(metrics={"top1": top_k(scores, test_y, 1), "top5": top_k(scores, test_y, 5)})
+
+
+DIFFERENCES = (
+    Difference(
+        "Weight of a neighbour",
+        "exp(cosine / temperature).",
+        "exp((cosine - 1) / temperature).",
+        "It cannot overflow.",
+        "None: all votes are multiplied by one constant.",
+    ),
+    Difference(
+        "Comparison",
+        "Codes of several papers.",
+        "Held against the formula alone; no released program was run beside it.",
+        "Nothing is trained or drawn in it.",
+        "None expected.",
+    ),
+)

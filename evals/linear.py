@@ -5,6 +5,7 @@ standardised with the training split's mean and deviation; every head sees the s
 `val` split, which no head trains on; the LAST epoch is reported, on `test`, which chooses nothing. `label_fraction`
 below 1 trains on a class-balanced share of the training labels (the choice still uses the whole `val` split).
 It is not SimCLR's own protocol (arXiv:2002.05709, appendix B.6: crops and flips, one fixed rate).
+DIFFERENCES is empty: the protocol is this project's own, so there is no released code.
 """
 
 from __future__ import annotations
@@ -143,3 +144,6 @@ def train_heads(config: Config, train: tuple[Tensor, Tensor], classes: int, seed
         weight.addcmul_(velocity_w, rate, value=-factor)
         bias.addcmul_(velocity_b, rate, value=-factor)
     return weight.view(width, heads, classes).transpose(0, 1), bias.view(heads, 1, classes)
+
+
+DIFFERENCES = ()

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from evals.parts.accuracy import top_k
 from evals.parts.augmented_heads import Training, best_epoch, train
+from evals.parts.differences import BICUBIC, PARTIAL_BATCH, TENSORFLOW_CROPS
 
 RESUMES = True
 METRICS = {
@@ -158,3 +159,23 @@ _PAPER = {
 }
 # Away from ImageNet the published rates mean nothing: there all variants are the sweep, computed once.
 VARIANTS = {name: {"embedded": _EMBEDDED, "cifar": _CIFAR, "paper": config} for name, config in _PAPER.items()}
+
+DIFFERENCES = (
+    BICUBIC,
+    PARTIAL_BATCH,
+    TENSORFLOW_CROPS,
+    Difference(
+        "Weight decay in SimCLR's setting",
+        "1e-6 in the README's command.",
+        "0.",
+        "The paper says that there is no regularisation.",
+        "None expected.",
+    ),
+    Difference(
+        "Processes",
+        "One for each GPU.",
+        "One process trains all heads.",
+        "A head is small beside the frozen backbone.",
+        "None.",
+    ),
+)

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator
@@ -147,3 +147,35 @@ def dynamics(history: list[tuple[int, list[Tensor]]]) -> dict[str, Json]:
         "alignment": [float(matrix.diagonal().mean()) for matrix in alignments],
         "alignment_matrix": alignments[-1].tolist(),
     }
+
+
+DIFFERENCES = (
+    Difference(
+        "Bias of the layers",
+        "Trained.",
+        "None.",
+        "The paper's text and theory have none.",
+        "None expected.",
+    ),
+    Difference(
+        "Order of the samples",
+        "The code's own.",
+        "A fresh order for each epoch.",
+        "Draws here depend on the seed alone.",
+        "None expected.",
+    ),
+    Difference(
+        "Covariance of the embedding",
+        "From 1000 samples.",
+        "W W^T exactly.",
+        "The data's covariance is known.",
+        "Less noise in small singular values.",
+    ),
+    Difference(
+        "Variances of the noise",
+        "2.25 in the README.",
+        "0 to 16, around 2.25.",
+        "The paper does not print its own.",
+        "None for 2.25.",
+    ),
+)

@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from evals.parts.accuracy import mean_class_top1, top_k
 from evals.parts.augmented_heads import Training, train
+from evals.parts.differences import BICUBIC, PARTIAL_BATCH
 
 RESUMES = True
 METRICS = {
@@ -100,3 +101,29 @@ _PAPER = {
     "vicreg_inat18": replace(_VICREG, learning_rates=(0.005,), epochs=84, milestones=(24, 48, 72)),
 }
 VARIANTS = {name: {"embedded": _EMBEDDED, "cifar": _CIFAR, "paper": config} for name, config in _PAPER.items()}
+
+DIFFERENCES = (
+    BICUBIC,
+    PARTIAL_BATCH,
+    Difference(
+        "Feature",
+        "VISSL pools the last stage to 2 x 2 cells besides, 8192 features.",
+        "The average over the image, 2048 features.",
+        "Which one Barlow Twins and VICReg reported is not said.",
+        "Not known.",
+    ),
+    Difference(
+        "Falls of Barlow Twins' rate",
+        "Three in VISSL's configurations: after 4, 8, 12 and 24, 48, 72 epochs.",
+        "Two, equally spaced.",
+        "The paper's appendix says two.",
+        "Not known; tenths at most.",
+    ),
+    Difference(
+        "Comparison",
+        "VISSL's trainer.",
+        "Held against its configuration; trainings were not run beside it.",
+        "It takes days on several GPUs.",
+        "None expected.",
+    ),
+)

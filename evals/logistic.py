@@ -11,6 +11,7 @@ not counted (-1) are left out of training and scoring; the paper does not say ho
 The minimum does not depend on how it is reached: here each fit starts from the next stronger penalty's, on centred
 features in their principal axes, scaled by the curvature along each. On raw features L-BFGS needs hundreds of steps for
 weak penalties. Fits that stop at `max_iterations` are counted.
+DIFFERENCES is empty: no code was released for this protocol; it is held against the formula.
 """
 
 from __future__ import annotations
@@ -230,3 +231,5 @@ _MEASURES: Mapping[str, Callable[[Tensor, Tensor], float]] = {
     "top5": lambda scores, labels: top_k(scores, labels, 5),
     "map_11_point": mean_eleven_point,
 }
+
+DIFFERENCES = ()

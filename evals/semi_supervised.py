@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from bench.data.datasets import open_split
 from bench.data.share import labelled_share
 from bench.data.splits import SplitData
 from bench.files import Json
+from evals.parts.differences import BICUBIC, TENSORFLOW_CROPS
 from evals.parts.finetune import FineTuning, fine_tune
 
 NEEDS_PROJECTOR = True
@@ -198,3 +199,44 @@ def labelled(context: Context, config: Config) -> tuple[SplitData, str]:
     share = labelled_share(context.data, config.label_fraction, context.seed, context.site)
     images = open_split(context.data, "trainval", context.site)
     return images if len(share.indices) == len(images) else images.rows(share.indices), share.source
+
+
+DIFFERENCES = (
+    BICUBIC,
+    TENSORFLOW_CROPS,
+    Difference(
+        "End of an epoch",
+        "A partial batch; SimCLR's batch reaches into the next epoch.",
+        "Full batches, for as many steps as the epochs have.",
+        "Every step has the same number of images.",
+        "None expected.",
+    ),
+    Difference(
+        "Batch norm",
+        "One GPU's part of the batch; with SimCLR all 4096 images.",
+        "The whole batch of 256; with SimCLR 256 images at a time.",
+        "One GPU holds it.",
+        "Not known.",
+    ),
+    Difference(
+        "Rates of Barlow Twins",
+        "A cosine, and 0.005 in today's README.",
+        "0.002, times 0.2 after 12 and 16 epochs.",
+        "The paper describes its numbers so; with 0.005 a user got 55.1 and 68.9 for 55.0 and 69.7.",
+        "None if the paper's text printed the numbers.",
+    ),
+    Difference(
+        "10 % of the labels with FNC",
+        "No command.",
+        "30 epochs, as SimCLR v2, whose protocol it is.",
+        "The paper prints the column.",
+        "Not known for this column.",
+    ),
+    Difference(
+        "Supervised baseline (S4L)",
+        "Noise of hue, saturation and value with 1 %; its own lists; a ResNet-50 v2.",
+        "No such noise; the lists and the network of the table.",
+        "The rows are compared with the others of the table.",
+        "Not known for these rows; S4L's program was not run.",
+    ),
+)

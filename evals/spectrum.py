@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from bench.files import Json
 from evals.parts import spectrum
 from evals.parts.features import BATCH, features_of
@@ -72,3 +72,14 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
 def _projected(projector: nn.Module, representation: Tensor, device: torch.device) -> Tensor:
     with torch.inference_mode():
         return torch.cat([projector(rows.to(device)).float().cpu() for rows in torch.split(representation, BATCH)])
+
+
+DIFFERENCES = (
+    Difference(
+        "Divisor of the covariance",
+        "N - 1.",
+        "N.",
+        "The paper's equation has N.",
+        "None: all singular values change alike.",
+    ),
+)

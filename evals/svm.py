@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import seed_of
@@ -221,3 +221,42 @@ def _check_counts(train: Tensor, test: Tensor, folds: int) -> None:
     for number, count in enumerate((test == 1).sum(dim=0).tolist()):
         if count == 0:
             raise BenchError(f"svm: no test image shows class {number}: its average precision is not defined.")
+
+
+DIFFERENCES = (
+    Difference(
+        "Features",
+        "VISSL's VOC07 configuration pools to 2 x 2 cells: 8192 features.",
+        "The average over the image: 2048 features.",
+        "Barlow Twins and VICReg do not say which they took.",
+        "Possible tenths of mAP.",
+    ),
+    Difference(
+        "Folds of the cross-validation",
+        "In the order of the images.",
+        "Shuffled with the job's seed.",
+        "Data that is sorted by class would leave classes out of a fold.",
+        "None expected on VOC2007.",
+    ),
+    Difference(
+        "Equal scores",
+        "Ordered somehow.",
+        "Share a point of the precision-recall curve.",
+        "The answer should not depend on the order of the images.",
+        "None expected.",
+    ),
+    Difference(
+        "Squashed images",
+        "Resized first to 256, then to a square.",
+        "Resized once.",
+        "Two resizings blur.",
+        "None expected.",
+    ),
+    Difference(
+        "Start of the dual solver",
+        "Its own random order.",
+        "The job's seed; weights differ by 5e-6.",
+        "A job gives the same digits twice.",
+        "None.",
+    ),
+)

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
 from methods.parts.branches import check_second, second_branch
+from methods.parts.differences import FP16_LOSS, PARTIAL_BATCH, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.views import byol_pair, cifar, digits
 
@@ -139,3 +140,23 @@ RECIPES = {
         normalize="imagenet",
     ),
 }
+
+DIFFERENCES = (
+    FP16_LOSS,
+    PILLOW_BLUR,
+    PARTIAL_BATCH,
+    Difference(
+        "Gradient of the loss",
+        "1/ranks of the true one, because the all-reduce of the matrix carries none.",
+        "The true one, and the rate of biases and norms divided by 32.",
+        "A gradient should not depend on the number of GPUs; 32 are those of the paper.",
+        "None on 32 GPUs; the README's command has 16, where a step there is twice as long.",
+    ),
+    Difference(
+        "lambda and weight decay",
+        "0.0051 and 1e-6; the paper prints 5e-3 and 1.5e-6.",
+        "0.0051 and 1e-6.",
+        "The code made the released checkpoint.",
+        "None.",
+    ),
+)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.spec import Optim, Pretrain
 from methods.parts.byol_body import Bootstrap, check_body
+from methods.parts.differences import SAME_BLUR, TPU
 from methods.parts.views import byol_pair, cifar, mild_digits
 
 
@@ -121,3 +122,36 @@ VARIANTS = {
     "short": _preset(100, 0.45),  # with it VICReg's authors ran BYOL (arXiv:2105.04906, appendix C.4)
     "middle": _preset(300, 0.3),  # made the printed 72.5 %
 }
+
+DIFFERENCES = (
+    TPU,
+    SAME_BLUR,
+    Difference(
+        "Padding of strided convolutions",
+        'One-sided ("SAME" of haiku).',
+        "On both sides, as in torchvision's ResNet.",
+        "All methods share one network, and its checkpoints stay readable elsewhere.",
+        "None expected.",
+    ),
+    Difference(
+        "First weights of the target",
+        "Drawn anew.",
+        "A copy of the online weights.",
+        "Its authors saw no difference, and a copy needs no second draw.",
+        "None expected.",
+    ),
+    Difference(
+        "First weights of linear layers",
+        "haiku's truncated normal.",
+        "torch's uniform.",
+        "LARS and the normalised output make their scale irrelevant.",
+        "None expected.",
+    ),
+    Difference(
+        "Online classifier",
+        "Trained behind a stopped gradient.",
+        "Left out.",
+        "No gradient of it reaches the encoder.",
+        "None.",
+    ),
+)

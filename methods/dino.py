@@ -27,6 +27,7 @@ from bench.errors import BenchError
 from bench.networks.encoders import RESNETS
 from bench.networks.vit import Block
 from bench.spec import Optim, Pretrain
+from methods.parts import differences
 from methods.parts.clock import Progress
 from methods.parts.dino_recipes import variants
 from methods.parts.heads import logits_of
@@ -316,3 +317,4 @@ RECIPES = {
 
 
 VARIANTS = variants(RECIPES, Config())
+DIFFERENCES = differences.DINO

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.networks.size import feature_dim
 from bench.spec import Optim, Pretrain
+from methods.parts.differences import FP16_LOSS, PARTIAL_BATCH, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.views import byol_pair, cifar, digits
 
@@ -231,3 +232,23 @@ RECIPES = {
         normalize="imagenet",
     ),
 }
+
+DIFFERENCES = (
+    FP16_LOSS,
+    PILLOW_BLUR,
+    PARTIAL_BATCH,
+    Difference(
+        "Online classifier",
+        "Trained on detached features.",
+        "Left out.",
+        "No gradient of it reaches the encoder.",
+        "None.",
+    ),
+    Difference(
+        "Orthogonal, diagonal and low-rank projectors",
+        "Not released.",
+        "The paper's text; they start from a random rotation or from ones.",
+        "Table 2 has rows for them.",
+        "Not known for these rows.",
+    ),
+)

@@ -6,14 +6,12 @@ the main ones, the rest the support views.
 The `paper` recipe is the released code (google-research/fnc), which made the headline numbers. Unlike the paper's text:
 - it has attraction only, and searches with ALL views of the image; the text with the support views;
 - multi-crop: every view is an anchor and a positive of the others; the 100-epoch studies are also without;
-- a slow encoder fills a memory; anchors meet the memory only. It begins as zeros, kept here: an unfilled slot adds
-  exp(0)
-  to the denominator in the first ceil(memory / views) - 1 steps. It is never a false negative (there by the threshold);
+- a slow encoder fills a memory; anchors meet the memory only. It begins as zeros, kept here: an empty slot adds exp(0)
+  to the denominator in the first ceil(memory / views) - 1 steps. It is never a false negative;
 - the loss is twice the mean over anchors (`loss_factor`): it shifts the rate of biases and norms, and weight decay;
-- RandAugment (there between jitter and grayscale, here before the jitter) as the code that it imports acts, not as it
-  reads: two operations on every view, contrast around 196 at 224 px; the studies name SimCLR's pipeline only.
+- RandAugment as the code that it imports acts, not as it reads: two operations on every view, contrast around 196 at
+  224 px; the studies name SimCLR's pipeline only.
 - colours are tf.image's with brightness multiplied, and crops tf.image's, as in its data_util.py; in the studies too.
-The code's slow encoder starts from weights of its own, here from a copy: forgotten after a few thousand steps.
 """
 
 from __future__ import annotations
@@ -30,6 +28,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError, unknown_name
 from bench.spec import Optim, Pretrain
+from methods.parts import differences
 from methods.parts.heads import mlp
 from methods.parts.momentum import move_towards, slow_copy
 from methods.parts.views import cifar, digits, tensorflow_view
@@ -328,3 +327,4 @@ VARIANTS = {
     name: {scale: _study(scale, views=views, mode=mode, multi_crop=multi_crop, slow=slow) for scale in RECIPES}
     for name, (views, mode, multi_crop, slow) in _STUDIES.items()
 }
+DIFFERENCES = differences.FNC

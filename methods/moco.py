@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
+from methods.parts.differences import BILINEAR, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.momentum import move_towards, slow_copy
 from methods.parts.views import cifar, mild_digits
@@ -169,3 +170,22 @@ VARIANTS = {
         ),
     }
 }
+
+DIFFERENCES = (
+    BILINEAR,
+    PILLOW_BLUR,
+    Difference(
+        "Batch norm",
+        "Within each GPU, with keys shuffled between GPUs.",
+        "Over the global batch, without shuffling.",
+        "Batch norm is that of the global batch in all of this project, where shuffling changes nothing.",
+        "Not known on ImageNet.",
+    ),
+    Difference(
+        "Grayscale in v1",
+        "Before the jitter.",
+        "After the jitter.",
+        "All views share one order.",
+        "None expected.",
+    ),
+)

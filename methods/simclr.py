@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
 from methods.parts.branches import check_second, second_branch
+from methods.parts.differences import ONE_SIGMA, SAME_BLUR, TF_STEPS, TPU
 from methods.parts.heads import mlp
 from methods.parts.views import cifar, digits, tensorflow_view
 
@@ -124,3 +125,24 @@ RECIPES = {
         precision="fp32",
     ),
 }
+
+DIFFERENCES = (
+    TPU,
+    SAME_BLUR,
+    ONE_SIGMA,
+    TF_STEPS,
+    Difference(
+        "Weight decay and depth of the projector",
+        "1e-4 and three layers in today's code.",
+        "1e-6 and two layers, as in the first release and the paper.",
+        "The printed numbers were made before the change.",
+        "None for the printed numbers.",
+    ),
+    Difference(
+        "Row with AutoAugment",
+        "Not released.",
+        "AutoAugment as its own paper has it.",
+        "The row is in the paper's table of pipelines.",
+        "Not known for this row.",
+    ),
+)

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
+from methods.parts.differences import BILINEAR, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.views import cifar, mild_digits
 
@@ -121,3 +122,15 @@ RECIPES = {
         normalize="imagenet",
     ),
 }
+
+DIFFERENCES = (
+    BILINEAR,
+    PILLOW_BLUR,
+    Difference(
+        "First biases of the predictor",
+        "torch's uniform.",
+        "0.",
+        "All heads here share one start.",
+        "None expected.",
+    ),
+)

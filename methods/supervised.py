@@ -1,6 +1,7 @@
 """Supervised training with cross entropy: the upper reference that the tables compare with.
 
 The `paper` recipe is SimCLR's supervised baseline (arXiv:2002.05709, section B.3): 90 epochs of crop and flip.
+DIFFERENCES is empty: no released code has a command for this baseline, so the recipe is the paper's text.
 """
 
 from __future__ import annotations
@@ -77,3 +78,5 @@ RECIPES = {
         normalize="imagenet",
     ),
 }
+
+DIFFERENCES = ()

@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods.parts.clock import Progress
+from methods.parts.differences import BILINEAR, FP16, PILLOW_BLUR_SMALL
 from methods.parts.heads import logits_of
 from methods.parts.views import cifar, digits, simclr_view, small_crops
 
@@ -235,3 +236,44 @@ def variants(recipes: Mapping[str, Recipe]) -> Mapping[str, Mapping[str, Recipe]
 
 
 VARIANTS = variants(RECIPES)
+
+DIFFERENCES = (
+    FP16,
+    BILINEAR,
+    PILLOW_BLUR_SMALL,
+    Difference(
+        "Standard deviation of red",
+        "0.228.",
+        "0.229, as everywhere else.",
+        "A slip of the code; data sets have one normalisation here.",
+        "None expected.",
+    ),
+    Difference(
+        "LARC",
+        "1e-8 in the denominator; neither scales nor decays where a gradient is exactly 0.",
+        "No constant; decays there.",
+        "All methods with LARS share one rule.",
+        "None: no such tensor occurs in the paper's recipe.",
+    ),
+    Difference(
+        "Start of the warm-up",
+        "At a rate of 0.3.",
+        "At 0.",
+        "All methods share one warm-up.",
+        "None expected.",
+    ),
+    Difference(
+        "Batch norm",
+        "Over groups of 8 GPUs, 512 images.",
+        "Over the global batch.",
+        "Batch norm is that of the global batch in all of this project.",
+        "Not known.",
+    ),
+    Difference(
+        "800 epochs without multi-crop",
+        "No script.",
+        "The script of 400 epochs, twice as long.",
+        "The paper prints the row.",
+        "Not known for this row.",
+    ),
+)

@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Optim, Pretrain
 from methods.parts.byol_body import Bootstrap, at_random_side, check_body, sides
+from methods.parts.differences import FP16, PILLOW_BLUR, ZERO_WEIGHTS
 from methods.parts.views import byol_pair, cifar, digits
 
 
@@ -194,3 +195,30 @@ RECIPES = {
         zero_init_residual=False,
     ),
 }
+
+DIFFERENCES = (
+    FP16,
+    PILLOW_BLUR,
+    ZERO_WEIGHTS,
+    Difference(
+        "Images that batch norm sees",
+        "One of 4 sub-batches: 8 GPUs x 196 images.",
+        "All 6272 images, unless the plan has chunks=4.",
+        "Accumulation is a matter of memory here, not of the recipe.",
+        "Not known.",
+    ),
+    Difference(
+        "Momentum of the target",
+        "As its hook has it, from the number of the iteration.",
+        "From the share of the run that is done; it differs by at most 6e-6.",
+        "All methods with a slow encoder share one clock.",
+        "None expected.",
+    ),
+    Difference(
+        "Deputies in the paper's text",
+        "The mean of the ranks 2 to 10.",
+        "The same; the printed smoothed rank is not.",
+        "The code made the printed numbers.",
+        "None.",
+    ),
+)

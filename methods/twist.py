@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
+from methods.parts import differences
 from methods.parts.clock import Progress
 from methods.parts.heads import BunchNorm, logits_of
 from methods.parts.momentum import cosine_momentum, move_towards, slow_copy
@@ -309,3 +310,4 @@ RECIPES = {
 }
 
 VARIANTS = variants(RECIPES, Config())
+DIFFERENCES = differences.TWIST

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field, replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Batch, Facts, Recipe
+from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
 from methods.parts.branches import check_second, second_branch
+from methods.parts.differences import FP16_LOSS, PARTIAL_BATCH, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.views import byol_pair, cifar, digits
 
@@ -160,3 +161,23 @@ RECIPES = {
 VARIANTS = {
     "short": RECIPES | {"paper": replace(RECIPES["paper"], optim=replace(RECIPES["paper"].optim, lr=2.4), epochs=100)}
 }
+
+DIFFERENCES = (
+    FP16_LOSS,
+    PILLOW_BLUR,
+    PARTIAL_BATCH,
+    Difference(
+        "Biases of the expander",
+        "Before its batch norms.",
+        "None.",
+        "The batch norms cancel them.",
+        "None.",
+    ),
+    Difference(
+        "Paper against code",
+        "Variance terms halved, BYOL's unequal pair of views, a final rate of a thousandth.",
+        "The code's in all of it.",
+        "The checkpoint of table 1 was released with the code; the paper prints another variant.",
+        "None if the code printed the numbers, which its authors did not say.",
+    ),
+)

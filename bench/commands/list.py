@@ -1,7 +1,10 @@
-"""`bench list`: names and first lines, read without an import, or the rows of tables that nothing here can run."""
+"""`bench list`: names and first lines, read without an import; what nothing here can run; what differs from code."""
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from bench import plugins
@@ -11,14 +14,21 @@ KINDS = {"methods": "method", "evals": "evaluation", "tables": "table"}
 UNTRAINED = ("random", "pixels")  # what rows name beside the files of methods/
 
 
-def show(what: str, *, missing: bool = False) -> None:
+def show(what: str, *, missing: bool = False, differences: bool = False) -> None:
     """Print one line a name.
 
-    Raises BenchError for an unknown kind of thing, or for `missing` with another than methods.
+    Raises BenchError for an unknown kind of thing, for `missing` with another than methods, for `differences` with
+    another than methods and evals, or for both at once.
     """
     if missing and what != "methods":
         raise BenchError(f"--missing goes with methods, found {what!r}: `bench list methods --missing`.")
-    for line in _missing() if missing else [f"{name:<18} {text}" for name, text in _lines(what)]:
+    if differences and (missing or what not in ("methods", "evals")):
+        asked = "--missing" if missing else repr(what)
+        raise BenchError(
+            f"--differences goes with methods or evals alone, found {asked}: `bench list methods --differences`."
+        )
+    lines = _missing() if missing else _differences(what) if differences else None
+    for line in lines or [f"{name:<18} {text}" for name, text in _lines(what)]:
         print(line)
 
 
@@ -34,6 +44,18 @@ def _lines(what: str) -> list[tuple[str, str]]:
 
         return [(name, entry.summary) for name, entry in CATALOGUE.items()]
     raise unknown_name("list", what, [*KINDS, "scales", "datasets"])
+
+
+def _differences(what: str) -> Iterator[str]:
+    """Each name, and under it where its file differs from the authors' released code."""
+    read = plugins.method if what == "methods" else plugins.evaluation
+    for name in plugins.names(KINDS[what]):
+        found = read(name).differences
+        yield f"{name}: {len(found)} difference{'' if len(found) == 1 else 's'} from released code"
+        for difference in found:
+            for place, (key, text) in enumerate(asdict(difference).items()):
+                start = "  " if place == 0 else f"      {key:<8}"
+                yield from textwrap.wrap(text, 100, initial_indent=start, subsequent_indent=" " * 14)
 
 
 def _missing() -> list[str]:

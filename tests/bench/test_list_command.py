@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,30 @@ def test_missing_methods_are_listed_once_with_their_tables_and_what_they_take(
 def test_missing_goes_with_methods_alone() -> None:
     with pytest.raises(BenchError, match="--missing goes with methods, found 'tables': `bench list methods --missing`"):
         listing.show("tables", missing=True)
+
+
+@pytest.mark.parametrize("what", ["methods", "evals"])
+def test_differences_from_released_code_are_listed_under_each_name(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing.show(what, differences=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 100
+    heads = [line for line in lines if not line.startswith(" ")]
+    assert [head.partition(":")[0] for head in heads] == plugins.names(listing.KINDS[what])
+    read = plugins.method if what == "methods" else plugins.evaluation
+    listed = [difference for name in plugins.names(listing.KINDS[what]) for difference in read(name).differences]
+    for key in ("there", "here", "why", "effect"):
+        assert sum(line.startswith(f"      {key:<8}") for line in lines) == len(listed)
+    words = " ".join(" ".join(lines).split())
+    for difference in listed:
+        for text in astuple(difference):
+            assert text in words
+
+
+@pytest.mark.parametrize(
+    ("what", "missing", "found"), [("tables", False, "'tables'"), ("methods", True, "--missing"), ("x", False, "'x'")]
+)
+def test_differences_go_with_methods_and_evals_alone(what: str, missing: bool, found: str) -> None:
+    with pytest.raises(BenchError, match=f"--differences goes with methods or evals alone, found {found}"):
+        listing.show(what, missing=missing, differences=True)

@@ -97,7 +97,7 @@ def test_a_file_that_says_nothing_has_every_default(write: Callable[..., str]) -
         "",
     )
     assert (found.passes(config), found.trains_network(config), found.version(config)) == (None, False, 3)
-    assert (found.label_fraction(config), found.crop(config)) == (1.0, CENTRE)
+    assert (found.label_fraction(config), found.crop(config), found.differences) == (1.0, CENTRE, ())
     assert found.config is type(config)
 
 
@@ -119,14 +119,18 @@ def test_what_a_file_says_is_what_the_engine_reads() -> None:
         (
             "RESUMS = True",
             (
-                r"unknown name in .*evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: FEATURES, METRICS, .*begins "
-                r"with "
-                r"an underscore"
+                r"unknown name in .*evals/.*'RESUMS'\. Did you mean 'RESUMES'\? Allowed: DIFFERENCES, FEATURES, "
+                r"METRICS, .*begins with an underscore"
             ),
         ),
         ("NEEDS_PROJEKTOR: bool = True", "Did you mean 'NEEDS_PROJECTOR'"),
         ("NEIGHBOURS = 20", "A constant of your own begins with an underscore: _NEIGHBOURS"),
         ("RESUMES = 1", "RESUMES is 1, expected a bool"),
+        ("DIFFERENCES = ['one']", r"DIFFERENCES is \['one'\], expected a tuple"),
+        (
+            "DIFFERENCES = ('one',)",
+            "DIFFERENCES has 'one', expected objects of Difference whose five texts say something",
+        ),
         ("FEATURES = ('train', 'tset')", "split in FEATURES of .*evals/.*'tset'. Did you mean 'test'"),
         ("FEATURES = 'train'", "FEATURES is 'train', expected a tuple"),
         ("MISSING = 'a package'", "MISSING is 'a package', expected a callable"),
