@@ -10,7 +10,7 @@ from reports import words
 from reports.figures import of_table
 from reports.figures.of_table import PageFigure
 from reports.job_view import JobView
-from reports.pages import render, totals
+from reports.pages import released_code, render, totals
 from reports.pages.difference import Difference, differences
 from reports.pages.related import Related
 from reports.text.tables import has_architecture
@@ -104,6 +104,7 @@ def table_page(view: TableView, related: Related, siblings: Sequence[TableView])
             "footnotes": page.footnotes,
             "agreement": [words.agreement_sentence(agreement) for agreement in view.agreement],
             "protocols": _protocols(view),
+            "released_code": released_code.of_table(view),
             "groups": [(title, name, drawn) for title, name, drawn in _figures(view, job_views) if drawn],
             "provenance": totals.provenance(related.of_view(view)),
             "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in suffixes],

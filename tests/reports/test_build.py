@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from bench import plugins
 from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from reports import build as building
@@ -188,6 +189,24 @@ def test_agreement_protocols_plots_curves_and_downloads_are_there(report: Path, 
     for suffix in ("csv", "md", "tex", "bib"):
         assert (page.parent / f"demo_table1.{suffix}").stat().st_size > 0
         assert f"demo_table1.{suffix}" in found.links
+
+
+def test_pages_list_what_differs_from_released_code(report: Path, demo: Demo) -> None:
+    table, evaluation, pretraining = (
+        report / "embedded" / "demo_table1.html",
+        report / "jobs" / f"{job_of(demo, 'SimCLR, ResNet-50', 'kNN Top-1')}.html",
+        report / "jobs" / f"{job_of(demo, 'SimCLR, ResNet-50', 'Param (M)')}.html",
+    )
+    method, protocol = plugins.method("simclr").differences, plugins.evaluation("knn").differences
+    for page, listed in ((table, method + protocol), (evaluation, method + protocol), (pretraining, method)):
+        found = Page(page)
+        text = " ".join(found.text.split())
+        assert re.search("Differs from the authors. code", text)
+        assert "details" in [tag for tag, _ in found.tags]
+        for difference in listed:
+            for words in astuple(difference):
+                assert words in text
+    assert "Weight of a neighbour" not in Page(pretraining).text
 
 
 def test_pending_cells_have_no_link(demo: Demo, tmp_path: Path) -> None:
