@@ -173,6 +173,24 @@ def test_the_tables_among_the_pages_show_the_committed_results(
     assert (tmp_path / "all_methods.md").read_text(encoding="utf-8") == whole
 
 
+def test_the_page_of_differences_shows_what_the_files_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    making = program("make_differences")
+    monkeypatch.setattr(sys, "argv", ["make_differences.py", "--check"])
+    assert making.main() == 0, capsys.readouterr().out
+    page = tmp_path / "differences.md"
+    page.write_text("something else")
+    monkeypatch.setattr(sys, "argv", ["make_differences.py", "--check", "--out", str(page)])
+    assert making.main() == 1
+    said = "differences.md does not show what the files list: python docs/make_differences.py\n"
+    assert capsys.readouterr().out == said
+    assert page.read_text() == "something else"
+    monkeypatch.setattr(sys, "argv", ["make_differences.py", "--out", str(page)])
+    assert making.main() == 0
+    assert page.read_text(encoding="utf-8") == (ROOT / "docs/differences.md").read_text(encoding="utf-8")
+
+
 STATUS = ("README.md", "docs/status.md")
 
 
