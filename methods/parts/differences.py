@@ -29,15 +29,15 @@ TPU = Difference(
 )
 PILLOW_BLUR = Difference(
     "Blur",
-    "Pillow's, three box filters.",
-    "A Gaussian; for small radii it blurs less, at sigma 0.3 by 11 %.",
+    "Pillow's: three box filters, with the outermost pixels repeated beyond the rim.",
+    "A Gaussian, mirrored at the rim; for small radii it blurs less, at sigma 0.3 by 11 %.",
     "It runs on the device for a whole batch; views with exact=True are Pillow's.",
     "None expected.",
 )
 PILLOW_BLUR_SMALL = Difference(
     "Blur",
-    "Pillow's, three box filters.",
-    "A Gaussian; at 96 px it is cut at 4 pixels, so that sigma 2.0 acts as 1.85 and edges are 5 % stronger.",
+    "Pillow's: three box filters, with the outermost pixels repeated beyond the rim.",
+    "A Gaussian, mirrored at the rim; at 96 px cut at 4 pixels: sigma 2.0 acts as 1.85, edges are 5 % stronger.",
     "It runs on the device for a whole batch; views with exact=True are Pillow's, and at 224 px nothing is cut.",
     "None expected.",
 )
@@ -89,6 +89,7 @@ ZERO_WEIGHTS = Difference(
 FNC = (
     TPU,
     SAME_BLUR,
+    ONE_SIGMA,
     TF_STEPS,
     Difference(
         "Place of RandAugment",
