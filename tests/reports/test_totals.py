@@ -50,6 +50,6 @@ def test_pages_say_what_a_job_used_or_that_it_cannot_be_read(own_demo: Demo, tmp
     out = tmp_path / "out"
     index = build([own_demo.embedded], own_demo.runs, out)
     assert "Energy1.5 Wh of GPUs" in Page(out / "jobs" / f"{job}.html").text.replace("Energy ", "Energy")
-    assert "not known: no counter was read" in Page(out / "jobs" / f"{other}.html").text
+    assert totals.RESUMED in Page(out / "jobs" / f"{other}.html").text
     assert "1.5 Wh of GPUs (1 of " in Page(index).text
     assert "1.5 Wh of GPUs (1 of " in Page(out / "embedded" / "demo_table1.html").text
