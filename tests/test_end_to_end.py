@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -105,9 +106,21 @@ def test_the_same_command_elsewhere_gives_the_same_digits(undisturbed: Path, wor
     assert table_of(workplace) == table_of(undisturbed)
 
 
+@contextmanager
+def _held(undisturbed: Path, workplace: Path) -> Iterator[None]:
+    """Have one evaluation as another process would, so that no run comes to an end before it is killed."""
+    job = min(path.name for path in undisturbed.glob("runs/evaluate-*"))
+    run = Runs(workplace / "runs")[job]
+    assert run.claim("held by a test")
+    try:
+        yield
+    finally:
+        run.release()
+
+
 def _kill_driver(driver: subprocess.Popen[str], folder: Path, wait: Callable[[], float]) -> None:
     time.sleep(1.5 + wait())
-    assert driver.poll() is None, "the run was over before it could be killed"
+    assert driver.poll() is None, "the run was over, though a job of it is held"
     driver.kill()
     driver.wait()
 
@@ -121,11 +134,14 @@ def _kill_worker(driver: subprocess.Popen[str], folder: Path, wait: Callable[[],
             claim = runs[path.name].claim_holder()
             if claim is not None and claim.pid != driver.pid and runs[path.name].state() is State.RUNNING:
                 time.sleep(delay)
-                if runs[path.name].state() is State.RUNNING:
-                    os.kill(claim.pid, signal.SIGKILL)
-                    driver.communicate(timeout=300)
-                    assert driver.returncode == 1
-                    return
+                with suppress(ProcessLookupError):  # it has ended
+                    os.kill(claim.pid, signal.SIGSTOP)  # what is stopped cannot end between the look and the kill
+                    if runs[path.name].state() is State.RUNNING:
+                        os.kill(claim.pid, signal.SIGKILL)
+                        driver.communicate(timeout=300)
+                        assert driver.returncode == 1
+                        return
+                    os.kill(claim.pid, signal.SIGCONT)
                 delay /= 2  # the job was quicker
         time.sleep(0.005)
     raise AssertionError("no worker was seen running")
@@ -138,9 +154,10 @@ def test_killed_at_three_random_moments_the_same_command_goes_on(
     seed = random.randrange(1 << 32)
     print(f"moments drawn with seed {seed}")  # shown when the test fails, to replay it
     rng = random.Random(seed)
-    for _ in range(3):
-        with start(workplace) as driver:
-            kill(driver, workplace, lambda: rng.uniform(0, 2))
+    with _held(undisturbed, workplace) if kill is _kill_driver else nullcontext():
+        for _ in range(3):
+            with start(workplace) as driver:
+                kill(driver, workplace, lambda: rng.uniform(0, 2))
     found = run(workplace)
     assert found.returncode == 0, found.stdout + found.stderr
     assert table_of(workplace) == table_of(undisturbed)
