@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from typing import Any
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench import ROOT
 from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Backbone, Optim
@@ -279,3 +284,40 @@ def test_adapted_vectors_must_exist() -> None:
     spec = Optim(name="lars", lr=1.0, weight_decay=0, warmup_epochs=0, adapted_vectors="downsample.1.weight")
     with pytest.raises(BenchError, match="no trained tensor's name ends so"):
         optim.build(spec, Net())
+
+
+@pytest.mark.slow
+def test_a_worker_that_trains_lacks_the_compiler_with_every_optimizer(tmp_path: Path) -> None:
+    """Importing torch._dynamo takes a second of every job; here with every module that a fork server has imported."""
+    program = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bench.execution import worker
+from bench.execution.local.fork_server import preloading
+from bench.planning.graph import plan
+from bench.runs.folder import Runs
+from bench.spec import Resources
+from tests.conftest import tiny_pretrain
+
+list(preloading())
+spec = tiny_pretrain(epochs=0.1)
+for name in sys.argv[1:]:
+    job, = plan([(name, replace(spec, optim=replace(spec.optim, name=name)))])
+    run = Runs(Path.cwd() / "runs")[job.id]
+    run.create(job, Resources())
+    assert worker.main(str(run.path)) == 0, name
+assert "torch.optim" in sys.modules
+sys.exit("imported" if "torch._dynamo" in sys.modules else 0)
+"""
+    names = get_args(get_type_hints(Optim)["name"])
+    found = subprocess.run(
+        [sys.executable, "-c", program, *names],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert len(names) > 1
+    assert found.returncode == 0, found.stdout + found.stderr
