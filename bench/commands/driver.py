@@ -68,7 +68,7 @@ def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{len(jobs)} jobs{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
-        return scheduler.drive(jobs, runs, place, Costs(runs, jobs), shown)
+        return scheduler.drive(jobs, runs, place, Costs(runs, jobs, forked=executors.forked(site)), shown)
 
 
 def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> Summary:

@@ -26,16 +26,16 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
     planned = plan_request(request)
     runs, jobs = planned.runs, planned.graph
     # On a cluster this machine, its login node, is not where jobs run.
-    costs = Costs(runs, jobs, here="cuda" if request.site.slurm.pretrain.gpus else None)
-    todo = []
+    cluster = bool(request.site.slurm.pretrain.gpus)
+    states = {job.id: runs[job.id].state() for job in jobs}
+    todo = [job for job in jobs if states[job.id] is not State.DONE]
+    forked = executors.forked(request.site) if todo and not cluster else ()
+    costs = Costs(runs, jobs, here="cuda" if cluster else None, forked=forked)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
     for job in jobs:
-        state = runs[job.id].state()
-        estimate = costs.estimate(job)
-        if state is not State.DONE:
-            todo.append(job)
-        cost = "" if state is State.DONE else duration(estimate.seconds)
+        state = states[job.id]
+        cost = "" if state is State.DONE else duration(costs.estimate(job).seconds)
         print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {readiness.describe(job, state, runs)}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")

@@ -5,8 +5,8 @@ Rates of earlier results first (bench/costs/history.py), else listed ones (bench
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, replace
 
 from bench import plugins
 from bench.contracts import Evaluation
@@ -18,7 +18,8 @@ from bench.runs.features import entries_of
 from bench.runs.folder import Runs
 from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain
 
-STARTUP_SECONDS = 3.0  # of a worker: Python, torch
+STARTUP_SECONDS = 3.0  # of a worker that is started from nothing: Python, torch
+FORK_SECONDS = 0.02  # of one that is forked from a process that has imported them
 EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
 FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
 _GUESSED = f"a forward pass as a sixth of training, {EVALUATION_SECONDS:g} s for heads or neighbours; training by "
@@ -38,9 +39,11 @@ class Costs:
     """Estimates for jobs. `runs` supplies what earlier jobs took, those of `graph` first.
 
     `here` is the device that the jobs will have, as provenance names it, or only "cuda"; None: this machine's.
+    `forked`: the kinds of job, as in `Job.resources_as`, whose workers are forked.
     """
 
-    def __init__(self, runs: Runs, graph: JobGraph, here: str | None = None) -> None:
+    def __init__(self, runs: Runs, graph: JobGraph, here: str | None = None, forked: Container[str] = ()) -> None:
+        self._forked = forked
         self._earlier = Earlier(runs, graph.jobs.keys(), here)
         self._paths: dict[str, float] = {}
         self._estimates: dict[str, Estimate] = {}
@@ -49,7 +52,9 @@ class Costs:
         """What one job will take, start-up included."""
         if job.id not in self._estimates:
             spec = job.spec
-            self._estimates[job.id] = self._pretraining(spec) if isinstance(spec, Pretrain) else self._evaluation(spec)
+            work = self._pretraining(spec) if isinstance(spec, Pretrain) else self._evaluation(spec)
+            startup = FORK_SECONDS if job.resources_as in self._forked else STARTUP_SECONDS
+            self._estimates[job.id] = replace(work, seconds=startup + work.seconds)
         return self._estimates[job.id]
 
     def _pretraining(self, spec: Pretrain) -> Estimate:
@@ -58,7 +63,7 @@ class Costs:
             spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
         )
         source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
-        return Estimate(STARTUP_SECONDS + images / rate.images_per_second, rate.device, source, rate.kind)
+        return Estimate(images / rate.images_per_second, rate.device, source, rate.kind)
 
     def _evaluation(self, spec: Evaluate) -> Estimate:
         guess = self._unmeasured(spec)
@@ -68,17 +73,17 @@ class Costs:
         name = plugins.name_of(spec.protocol)
         network = "pixels" if isinstance(spec.encoder, Pixels) else _name(spec.encoder.backbone)
         source = f"{name} of {network} on {spec.data.name}, {taken.value:,.1f} s{_median_of(taken, self._earlier.here)}"
-        return Estimate(STARTUP_SECONDS + taken.value, _counted_as(taken), source, "measured")
+        return Estimate(taken.value, _counted_as(taken), source, "measured")
 
     def _unmeasured(self, spec: Evaluate) -> Estimate:
         """What an evaluation takes by its images and the rate of its network."""
         if isinstance(spec.encoder, Pixels):
-            return Estimate(STARTUP_SECONDS + EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
+            return Estimate(EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
         backbone = spec.encoder.backbone
         evaluation = plugins.evaluation_of(spec.protocol)
         own = evaluation.cost(spec.protocol, backbone)
         if own is not None:
-            return Estimate(STARTUP_SECONDS + own.seconds, own.device, own.source, "guessed")
+            return Estimate(own.seconds, own.device, own.source, "guessed")
         trained = spec.encoder if isinstance(spec.encoder, Pretrain) else None
         size = trained.data.size if trained else spec.data.size
         rate = self._rate(backbone, size, trained, "")
@@ -87,7 +92,7 @@ class Costs:
         images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)
         images *= (spec.data.size / size) ** 2
         return Estimate(
-            STARTUP_SECONDS + EVALUATION_SECONDS + images / rate.images_per_second,
+            EVALUATION_SECONDS + images / rate.images_per_second,
             rate.device,
             _GUESSED + rate.why,
             "guessed",

@@ -16,6 +16,15 @@ def default_slots(site: Site) -> int:
     return len(slot_names(site))
 
 
+def forked(site: Site) -> frozenset[str]:
+    """Kinds of job whose workers start in milliseconds on this machine, for what jobs will take."""
+    from bench.execution.local import gpus
+    from bench.execution.local.slots import forks
+
+    devices = gpus.visible()
+    return frozenset(kind for kind in ("pretrain", "evaluate") if forks(site.resources(kind), devices))
+
+
 def make(name: str, site: Site) -> Executor:
     """Raises BenchError with the valid names."""
     if name == "inline":

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from bench import plugins
-from bench.costs.estimates import FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total
+from bench.costs.estimates import FORK_SECONDS, FORWARD_SHARE, STARTUP_SECONDS, Costs, disk_total
 from bench.costs.forecast import on_slots
+from bench.execution import executors
+from bench.execution.local import gpus
 from bench.networks import encoders
 from bench.networks.size import feature_dim, parameters
 from bench.planning import graph
@@ -17,6 +19,7 @@ from bench.planning.graph import Job
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder, evaluation
 from bench.runs.folder import Runs
+from bench.settings.site import Site
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 
 PAPER = SCALES["paper"]
@@ -58,6 +61,31 @@ def test_an_augmented_evaluation_costs_a_forward_pass_an_epoch_and_fine_tuning_a
     assert augmented - frozen == pytest.approx(90 * IMAGENET * FORWARD_SHARE / RATE)
     few, more = (seconds(evaluate("semi_supervised", f"simclr_{share}pct"), tmp_path) for share in (1, 10))
     assert more - few == pytest.approx((30 * 0.1 - 60 * 0.01) * IMAGENET / 2 / RATE)
+
+
+def test_a_forked_worker_costs_no_three_seconds(tmp_path: Path) -> None:
+    jobs = graph.plan([("a", evaluate("knn", ""))])
+    started, forked = Costs(Runs(tmp_path), jobs), Costs(Runs(tmp_path), jobs, forked={"evaluate"})
+    saved = {job.kind: started.estimate(job).seconds - forked.estimate(job).seconds for job in jobs}
+    assert saved == pytest.approx({"pretrain": 0, "evaluate": STARTUP_SECONDS - FORK_SECONDS}, abs=1e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+@pytest.mark.parametrize(
+    ("ranks", "threads", "devices", "kinds"),
+    [
+        (1, 1, [], {"pretrain", "evaluate"}),
+        (2, 1, [], {"evaluate"}),
+        (1, 2, [], set()),
+        (1, 1, ["0"], set()),
+    ],
+)
+def test_what_is_forked_is_what_the_executor_forks(
+    ranks: int, threads: int, devices: list[str], kinds: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "visible", lambda: devices)
+    site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path, ranks=ranks, threads=threads)
+    assert executors.forked(site) == kinds
 
 
 def test_wall_clock_packs_chains_into_slots(tmp_path: Path) -> None:

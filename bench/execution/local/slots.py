@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -188,8 +188,7 @@ class LocalExecutor:
             log.flush()
 
     def _forks(self, resources: Resources) -> bool:
-        """With more threads, imports start some (NumPy's BLAS), and to fork a process that has them is not safe."""
-        return resources.ranks == resources.threads == 1 and not self._gpus and sys.platform == "linux"
+        return forks(resources, self._gpus)
 
     def _living_server(self, environment: dict[str, str], log: int) -> ForkServer:
         """The fork server; a new one where the last has ended."""
@@ -250,6 +249,11 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def forks(resources: Resources, devices: Collection[str]) -> bool:
+    """Whether a worker is forked: with more threads imports start some (NumPy's BLAS), and to fork them is not safe."""
+    return resources.ranks == resources.threads == 1 and not devices and sys.platform == "linux"
 
 
 def slot_names(site: Site) -> list[str]:
