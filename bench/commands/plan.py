@@ -9,7 +9,7 @@ from bench import plugins
 from bench.commands.driver import missing_data
 from bench.commands.request import TableRequest, plan_request, skipped
 from bench.costs.estimates import Costs, disk_total
-from bench.costs.forecast import Imagined, on_slots
+from bench.costs.forecast import Imagined, check, on_slots
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
 from bench.execution import executors, readiness
@@ -23,6 +23,8 @@ from bench.wording import duration
 
 def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
     """Print the jobs and what they cost, here and on an `imagined` cluster."""
+    if imagined is not None:
+        check(imagined)
     planned = plan_request(request)
     runs, jobs = planned.runs, planned.graph
     # On a cluster this machine, its login node, is not where jobs run.

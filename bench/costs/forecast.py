@@ -5,6 +5,7 @@ The latter is `bench plan --nodes N --time-limit H --preemption-rate p`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,10 +38,20 @@ def on_slots(todo: Sequence[Job], costs: Costs, slots: int) -> float:
     return simulate(work, Cluster(nodes=1, slots=slots, startup=0)).seconds  # an estimate has its start-up
 
 
+def check(asked: Imagined) -> None:
+    """Raises BenchError for options that describe no cluster."""
+    for option, value, allowed, good in (
+        ("--nodes", asked.nodes, "at least 1", asked.nodes >= 1),
+        ("--time-limit", asked.hours, "more than 0 hours", asked.hours is None or 0 < asked.hours < math.inf),
+        ("--preemption-rate", asked.preemptions, "at least 0 an hour", 0 <= asked.preemptions < math.inf),
+    ):
+        if not good:
+            raise BenchError(f"{option} must be {allowed}, not {value:g}.")
+
+
 def lines(todo: Sequence[Job], costs: Costs, site: Site, asked: Imagined) -> list[str]:
     """The forecast in words. Raises BenchError for impossible options and for a job that could never finish."""
-    if asked.nodes < 1 or (asked.hours is not None and asked.hours <= 0) or asked.preemptions < 0:
-        raise BenchError("--nodes must be at least 1, --time-limit more than 0 hours, --preemption-rate at least 0.")
+    check(asked)
     slots = max(site.slurm.pretrain.gpus, site.slurm.evaluate.gpus) or GPUS_PER_NODE
     limit = asked.hours * 3600 if asked.hours is not None else float("inf")
     cluster = Cluster(nodes=asked.nodes, slots=slots, limit=limit, preemptions=asked.preemptions)

@@ -9,6 +9,7 @@ gaps. An attempt begins with a start-up and ends when the work is done, at the t
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from bench.errors import BenchError
 
 STARTUP_SECONDS = 60.0  # of every attempt: Python, torch, data, the checkpoint
 REQUEUE_SECONDS = 120.0  # Slurm's own wait before a requeued job may start again
+NEVER = 100_000  # attempts: a job that is expected to need more never finishes in practice
+TOO_MANY = 1_000_000  # attempts of all jobs: about ten seconds of simulation
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,8 @@ class Simulated:
 def simulate(jobs: Sequence[Work], cluster: Cluster, seed: int = 0) -> Simulated:
     """Run all jobs, parents before children in `jobs`. The same seed gives the same outcome.
 
-    Raises BenchError for a job that can never finish: more nodes or slots than there are, or a limit that is too short
-    for one that keeps no state.
+    Raises BenchError for a job that can never finish: more nodes or slots than there are, a limit that is too short for
+    one that keeps no state, or preemptions that leave it no time to get on. So every simulation ends, and soon.
     """
     return _Simulation(jobs, cluster, random.Random(seed)).run()
 
@@ -75,6 +78,12 @@ class _Simulation:
         self.jobs = {job.id: job for job in jobs}
         for job in jobs:
             _check(job, cluster)
+        every = sum(_attempts(job, cluster) for job in jobs)
+        if not every <= TOO_MANY:
+            raise BenchError(
+                f"about {every:,.0f} attempts would be needed for {len(jobs):,} jobs, more than the {TOO_MANY:,} that "
+                "are simulated: give a longer time limit, fewer preemptions, or fewer tables."
+            )
         self.left = {job.id: job.seconds for job in jobs}
         self.missing = {job.id: sum(need in self.jobs for need in job.needs) for job in jobs}
         self.children: dict[str, list[str]] = {job.id: [] for job in jobs}
@@ -182,3 +191,31 @@ def _check(job: Work, cluster: Cluster) -> None:
             f"{job.id} needs more than {needs:.2f} h at a stretch, the time limit is {cluster.limit / 3600:.2f} h: "
             "it can never finish."
         )
+    attempts = _attempts(job, cluster)
+    if not attempts <= NEVER:
+        how = "from a checkpoint on" if job.keeps else "at a stretch, as it keeps no state"
+        limit = "no time limit" if math.isinf(cluster.limit) else f"a time limit of {cluster.limit / 3600:g} h"
+        raise BenchError(
+            f"{job.id} needs {job.seconds / 3600:.2f} h {how}, and would take {_count(attempts)} attempts at "
+            f"{cluster.preemptions:g} preemptions an hour and {limit}: it can never finish. At most {NEVER:,} are "
+            "simulated: give fewer preemptions or a longer time limit."
+        )
+
+
+def _attempts(job: Work, cluster: Cluster) -> float:
+    """How many attempts a job is expected to need, about; infinity or NaN where it gets nowhere."""
+    rate = cluster.preemptions / 3600
+    # an attempt must last through its start-up, and where nothing is kept through all the work, to come to the end
+    risk = rate * (cluster.startup + (0.0 if job.keeps else job.seconds))
+    if not risk < 700:  # e to that is about what a float can hold
+        return math.inf
+    if not job.keeps or not job.seconds:
+        return math.exp(risk)
+    stretch = min(cluster.limit - cluster.startup, job.seconds)  # of work in one attempt, if nothing ends it before
+    if rate:
+        stretch = math.exp(-risk) * -math.expm1(-rate * stretch) / rate
+    return job.seconds / stretch if stretch > 0 else math.inf
+
+
+def _count(attempts: float) -> str:
+    return f"about {attempts:,.0f}" if attempts < 1e9 else "more than a billion"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 import time
 from types import SimpleNamespace
@@ -94,6 +95,38 @@ def test_what_can_never_finish_is_named() -> None:
         simulate([Work("a", 3600, keeps=False)], Cluster(nodes=2, limit=3600))
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize("rate", [0.0, 1e-9, 5.0, 1e3, 1e9, float("inf"), float("nan")])
+@pytest.mark.parametrize("limit", [60.0, 60.0 + 1e-9, 61.0, 7200.0, 1e12, float("inf")])
+@pytest.mark.parametrize("seconds", [0.0, 1e-9, 30.0, 3600.0, 1e7, 1e13])
+def test_every_rate_limit_and_length_ends_or_is_said_never_to_end(
+    keeps: bool, rate: float, limit: float, seconds: float
+) -> None:
+    clock = time.process_time()
+    found, said = None, "it can never finish"
+    try:
+        found = simulate([Work("a", seconds, keeps=keeps)], Cluster(nodes=1, limit=limit, preemptions=rate))
+    except BenchError as error:
+        said = str(error)
+    assert said.count("it can never finish") == 1
+    assert "\n" not in said
+    if found is None:
+        assert limit <= 61 or seconds > limit - 60 or rate > 1 or math.isnan(rate)
+    else:
+        assert found.ends.keys() == {"a"}
+        assert found.seconds >= seconds
+    assert time.process_time() - clock < 5
+
+
+def test_a_job_that_is_preempted_faster_than_it_gets_on_is_named() -> None:
+    cluster = Cluster(nodes=2, preemptions=5.0)
+    with pytest.raises(BenchError, match=r"a needs 24\.00 h at a stretch, as it keeps no state, .* never finish"):
+        simulate([Work("a", 86400, keeps=False)], cluster)
+    assert simulate([Work("a", 86400)], cluster).preempted > 50  # with a checkpoint it gets on
+    with pytest.raises(BenchError, match=r"about \d,\d{3},\d{3} attempts would be needed for 2,000 jobs"):
+        simulate([Work(str(number), 8e5) for number in range(2000)], cluster)
+
+
 def test_ten_thousand_jobs_are_simulated_in_seconds() -> None:
     jobs = [Work(f"p{n}", 1000 + n % 7, slots=8) for n in range(2000)]
     jobs += [Work(f"e{n}", 100, (f"p{n // 4}",)) for n in range(8000)]
@@ -118,5 +151,8 @@ def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
     )
     with pytest.raises(BenchError, match="asks for 2 nodes with 4 GPUs each, the cluster has 1"):
         lines(list(graph), costs, site, Imagined(nodes=1))
-    with pytest.raises(BenchError, match="--nodes must be at least 1"):
+    with pytest.raises(BenchError, match="--nodes must be at least 1, not 0"):
         lines(list(graph), costs, site, Imagined(nodes=0))
+    for wrong in (Imagined(1, -3.0), Imagined(1, float("nan")), Imagined(1, None, float("inf")), Imagined(1, None, -1)):
+        with pytest.raises(BenchError, match=r"--(time-limit|preemption-rate) must be .*, not "):
+            lines([], costs, site, wrong)
