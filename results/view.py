@@ -128,7 +128,7 @@ def view(planned: PlannedTable, store: Store) -> TableView:
             if reason := planned.refused.get((row.name, column.name)):
                 cell = replace(cell, status="not asked", message=reason)
             cells[row.name, column.name] = cell
-    compared = [column for column in table.columns if column.printed and column.higher_is_better is not None]
+    compared = [c for c in table.columns if c.printed and c.higher_is_better is not None and scale.ordered]
     return TableView(
         table=table,
         scale=scale.name,

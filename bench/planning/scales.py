@@ -27,6 +27,7 @@ class Scale:
     data: Mapping[str, Data]  # the paper's data set -> the one here
     shrink: float = 1.0  # further factor on the recipe's epochs
     published: bool = False  # whether numbers may be held against the printed ones
+    ordered: bool = True  # whether the order of rows may be held against the printed one
     overrides: Overrides = AS_PUBLISHED  # section [recipe] of bench.toml
     # What the stand-in of a data set needs otherwise in every view, where the paper's view has it at all (is not 0).
     views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -49,8 +50,15 @@ class Scale:
         return (
             f"This is not {' or '.join(dict.fromkeys(NAMES.get(name, name) for name in names))}. At the scale "
             f"{self.name!r} ({self.summary}) {here}, "
-            "so the printed numbers are no target: compare the order of the rows, not the values."
+            f"so the printed numbers are no target: {self.reading}"
         )
+
+    @property
+    def reading(self) -> str:
+        """What a reader may do with numbers that are not held against the printed ones."""
+        if self.ordered:
+            return "compare the order of the rows, not the values."
+        return "the numbers show that everything works here, and neither values nor the order of rows mean anything."
 
 
 def _digits_networks(base: int) -> Mapping[str, Backbone]:
@@ -124,6 +132,7 @@ SCALES: Mapping[str, Scale] = {
             data=_DIGITS,
             views=_DIGIT_VIEWS,
             shrink=1 / 36,
+            ordered=False,
         ),
         Scale(
             name="cifar",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.planning.scales import scale_of
 from reports.words import gap
 from results.table import Column
 from results.view import TableView, number
@@ -30,7 +31,9 @@ class Difference:
 
 def differences(view: TableView) -> Mapping[tuple[str, str], Difference]:
     """By row and column, for every cell that has a printed and a measured value; references have none."""
-    found = {}
+    found: dict[tuple[str, str], Difference] = {}
+    if view.caveat and not scale_of(view.scale).ordered:
+        return found
     for column in view.columns:
         if column.higher_is_better is None:
             continue

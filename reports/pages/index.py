@@ -75,10 +75,10 @@ def matrix_page(views: Sequence[TableView]) -> str:
 
 def _caveat(scale: str) -> str:
     """One for all tables of a scale; each table's page names what stands in for its own data."""
+    known = scale_of(scale)
     return (
-        f"At the scale {scale!r} ({scale_of(scale).summary}) smaller data sets and networks stand in for the "
-        "papers', so the printed numbers "
-        "are no target: compare the order of the rows, not the values. Each table's page names its data."
+        f"At the scale {scale!r} ({known.summary}) smaller data sets and networks stand in for the papers', so the "
+        f"printed numbers are no target: {known.reading} Each table's page names its data."
     )
 
 

@@ -9,6 +9,7 @@ from bench.errors import BenchError
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
+from reports.pages.difference import differences
 from results.cells import CellJob, load_table, plan_table
 from results.store import Store
 from results.table import Column, Row, Table
@@ -161,3 +162,15 @@ def test_kendall_tau_equals_scipy_with_and_without_ties() -> None:
             assert ours == pytest.approx(float(kendalltau([a for a, _ in pairs], [b for _, b in pairs]).statistic))
         else:
             assert len({a for a, _ in pairs}) == 1 or len({b for _, b in pairs}) == 1
+
+
+def test_at_the_smoke_scale_no_order_is_held_against_the_printed_one(runs: Runs) -> None:
+    planned = plan_table(TABLE, scale_of("smoke"), 1)
+    for place, cell in enumerate(planned.cells):
+        finish(runs, cell.job, top1=90.0 + place, top5=90.0 + place)
+    found = view(planned, Store(runs))
+    assert any(cell.mean is not None for cell in found.cells.values())
+    assert found.agreement == ()
+    assert differences(found) == {}
+    assert "compare the order" not in found.caveat
+    assert "neither values nor the order of rows mean anything" in found.caveat
