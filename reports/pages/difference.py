@@ -29,6 +29,9 @@ class Difference:
     shade: str
 
 
+TINY = 1e-9  # what sums of rounded numbers may be off
+
+
 def differences(view: TableView) -> Mapping[tuple[str, str], Difference]:
     """By row and column, for every cell that has a printed and a measured value; references have none."""
     found: dict[tuple[str, str], Difference] = {}
@@ -63,11 +66,12 @@ def _values(view: TableView, column: Column) -> dict[str, Difference]:
 
 def _places(view: TableView, column: Column) -> dict[str, Difference]:
     sign = 1 if column.higher_is_better else -1
-    values = {}
+    values, spread = {}, {}
     for row in view.rows:
         cell = view.cell(row, column)
         printed = number(cell.published)
         if printed is not None and cell.mean is not None:
+            spread[row.name] = round(cell.sd or 0.0, column.digits)
             values[row.name] = (sign * printed, sign * round(cell.mean, column.digits))
     if len(values) < 2:
         return {}
@@ -76,6 +80,11 @@ def _places(view: TableView, column: Column) -> dict[str, Difference]:
         before = 1 + sum(other > printed for other, _ in values.values())
         now = 1 + sum(other > measured for _, other in values.values())
         moved = before - now
+        # the ranks that it could as well have: before and after all rows whose spread meets its own
+        near = [abs(other - measured) <= spread[row] + spread[name] + TINY for row, (_, other) in values.items()]
+        apart = [row for row, close in zip(values, near, strict=True) if not close]
+        best = 1 + sum(values[row][1] > measured for row in apart)
+        covered = best <= before <= best + sum(near) - 1
         share = abs(moved) / (len(values) - 1)
         level = 1 if share <= 0.15 else 2 if share <= 0.4 else 3
         arrow, word, shade = (
@@ -85,6 +94,8 @@ def _places(view: TableView, column: Column) -> dict[str, Difference]:
             if moved > 0
             else ("\N{BLACK DOWN-POINTING TRIANGLE}", "lower than in the paper", f"down-{level}")
         )
+        if moved and covered and any(spread.values()):
+            word, shade = f"{word}, within the spread of the seeds", "same"
         places = f"{abs(moved)} {'place' if abs(moved) == 1 else 'places'} {word}" if moved else word
         found[name] = Difference(
             text=f"{arrow}{abs(moved) or ''} #{now}",

@@ -103,3 +103,24 @@ def test_below_is_good_where_lower_is_better(demo: Demo) -> None:
     column = replace(TOP1, higher_is_better=False, unit="")
     (found,) = differences(with_cells(demo.paper, column, [("10.0", (5.0,))])).values()
     assert (found.text, found.shade) == ("\N{MINUS SIGN}5.0 below", "up-3")
+
+
+def test_a_move_that_the_spread_of_the_seeds_covers_is_grey(demo: Demo) -> None:
+    # 99.9 ± 0.1 and 100.0 ± 0.1 could stand in either order; 70.0 ± 0.1 stands below both for sure.
+    pairs: list[tuple[str, tuple[float, ...]]] = [
+        ("80.0", (99.8, 99.9, 100.0)),
+        ("75.0", (99.9, 100.0, 100.1)),
+        ("90.0", (69.9, 70.0, 70.1)),
+    ]
+    found = differences(with_cells(demo.embedded, TOP1, pairs))
+    assert {row: (one.text, one.shade) for (row, _), one in found.items()} == {
+        "0": ("= #2", "same"),
+        "1": ("▲2 #1", "up-3"),  # third in the paper, and 70.0 is far below
+        "2": ("▼2 #3", "down-3"),
+    }
+    swapped = differences(with_cells(demo.embedded, TOP1, pairs[:2]))
+    assert {one.shade for one in swapped.values()} == {"same"}
+    assert swapped["1", "Top-1"].text == "▲1 #1"
+    assert swapped["1", "Top-1"].spoken.endswith("1 place higher than in the paper, within the spread of the seeds")
+    one_seed = differences(with_cells(demo.embedded, TOP1, [("80.0", (99.9,)), ("75.0", (100.0,))]))
+    assert {one.shade for one in one_seed.values()} == {"up-3", "down-3"}  # of one seed there is no spread to go by
