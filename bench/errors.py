@@ -34,7 +34,8 @@ def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> BenchError:
     names = sorted(allowed)
     nearest = get_close_matches(found, names, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return BenchError(f"unknown {kind} {found!r}.{hint} Allowed: {', '.join(names) or 'none'}.")
+    between = "; " if any("," in name for name in names) else ", "
+    return BenchError(f"unknown {kind} {found!r}.{hint} Allowed: {between.join(names) or 'none'}.")
 
 
 def one_line(error: BaseException) -> str:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import InputCorrupt, one_line, unknown_name
+from bench import plugins
+from bench.errors import BenchError, InputCorrupt, one_line, unknown_name
 from bench.files import read_json, write_json
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
@@ -107,9 +108,16 @@ def _read(path: Path) -> StoredPlan:
 def of_table(runs: Runs, tables: Sequence[str]) -> list[StoredPlan]:
     """Manifests of some tables, all without names. Raises BenchError when a table was never run here."""
     found = read_all(runs)
+    here = {m.table for m in found}
     for table in tables:
-        if table not in {m.table for m in found}:
-            raise unknown_name("table among the runs here", table, {m.table for m in found})
+        if table in here:
+            continue
+        if table in plugins.names("table"):
+            others = f"; run here: {', '.join(sorted(here))}" if here else ""
+            raise BenchError(
+                f"table {table!r} was not run under {runs.root}: `bench run --table {table}` starts it{others}."
+            )
+        raise unknown_name("table", table, {*here, *plugins.names("table")})
     return [m for m in found if not tables or m.table in tables]
 
 

@@ -93,7 +93,14 @@ def test_list_names_what_there_is(workplace: Path) -> None:
         (["list", "method"], "unknown list 'method'. Did you mean 'methods'?"),
         (["logs", "pretrain-1"], "no job 'pretrain-1'"),
         (["cancel"], "cancel needs either a job id or --table."),
-        (["cancel", "--table", "simclr_table6"], "unknown table among the runs here 'simclr_table6'. Allowed: none."),
+        (["cancel", "--table", "simclr_table6"], "/runs: `bench run --table simclr_table6` starts it."),
+        (["status", "--table", "vicreg_table2"], "table 'vicreg_table2' was not run under "),
+        (["status", "--table", "vicreg_table"], "unknown table 'vicreg_table'. Did you mean 'vicreg_table"),
+        (
+            ["plan", "--table", "simclr_table6", "--rows", "SimCLR (ours), ResNet-5"],
+            "CPC v2, ResNet-50; ",  # names with commas need another mark between them
+        ),
+        (["plan", "--table", "simclr_table6", "--nodes", "0"], "--nodes must be at least 1, not 0."),
         (["report"], "nothing was run under"),
         (
             ["run", "--table", "simclr_table6", "--scale", "paper"],
