@@ -114,7 +114,10 @@ def closing(summary: Summary, jobs: JobGraph, site: Site) -> int:
             "then prints the table"
         )
         return int(bool(summary.failed or summary.blocked))
+    if summary.cancelled:
+        print(f"cancelled: {len(summary.cancelled)} jobs; the same command starts them again")
     if summary.stopped:
         print(f"stopped: {len(summary.stopped)} jobs; the same command goes on where they stopped")
+    if summary.stopped or summary.cancelled:
         return 130
     return 0 if summary.complete else 1

@@ -196,7 +196,7 @@ def _job_lines(m: StoredPlan, states: dict[str, str], runs: Runs, view: QueueVie
         notes = [note(job, runs, view.row(job.id), state)]
         if state == "running":
             notes.append(describe(run.last_metrics()))
-        elif state == "failed":
+        elif state in ("failed", "blocked") and run.error_file.exists():
             notes.append(run.failure().message)
         lines.append("  ".join(filter(None, [f"  {state:<9} {job.id:<26} {job.label}", *notes])))
     return lines

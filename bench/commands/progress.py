@@ -46,7 +46,7 @@ class PlainProgress:
         count = ""
         if event.what == "started":
             self._running[event.job] = time.monotonic()
-        elif event.what in ("done", "failed", "blocked", "stopped"):
+        elif event.what in ("done", "failed", "blocked", "stopped", "cancelled"):
             self._ended += 1
             count = f"[{self._ended}/{self._left}] "
         took = ""

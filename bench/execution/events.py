@@ -11,7 +11,7 @@ class Event:
     """Something that happened to a job, for whoever shows progress."""
 
     job: str
-    what: str  # "started", "done", "failed", "blocked", "stopped", "elsewhere", "set aside"
+    what: str  # "started", "done", "failed", "blocked", "stopped", "cancelled", "elsewhere", "set aside"
     message: str = ""
 
 
@@ -35,8 +35,9 @@ class Summary:
     blocked: tuple[str, ...]
     stopped: tuple[str, ...]
     queued: tuple[str, ...] = ()  # left to Slurm
+    cancelled: tuple[str, ...] = ()  # by `bench cancel`
 
     @property
     def complete(self) -> bool:
         """Whether every job is done."""
-        return not (self.failed or self.blocked or self.stopped or self.queued)
+        return not (self.failed or self.blocked or self.stopped or self.queued or self.cancelled)

@@ -52,7 +52,7 @@ class _Driver:
         self.started: set[str] = set()  # by this driver, still running
         self.elsewhere: set[str] = set()  # seen running under another driver
         self.stopping = False
-        self.ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped")}
+        self.ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped", "cancelled")}
         for job in self.order:  # failed in an earlier run and not to be tried again
             if job in self.left and runs[job].state() is State.FAILED:
                 self.settle(job, State.FAILED)
@@ -102,7 +102,7 @@ class _Driver:
     def settle(self, job: str, state: State) -> None:
         """Take a job that has come to an end out of the list, and what can no longer run with it."""
         del self.left[job]
-        what = {State.DONE: "done", State.FAILED: "failed"}.get(state, "stopped")
+        what = state.value if state in (State.DONE, State.FAILED, State.CANCELLED) else "stopped"
         self.ends[what].append(job)
         self.progress.tell(Event(job, what, self.runs[job].failure().message if state is State.FAILED else ""))
         if state is State.DONE:
@@ -113,6 +113,10 @@ class _Driver:
         for lost in self.graph.dependents(job):
             if lost in self.left:
                 del self.left[lost]
+                if state is State.CANCELLED:  # that is no failure of what waits for it: nothing is recorded
+                    self.ends["stopped"].append(lost)
+                    self.progress.tell(Event(lost, "stopped", f"needs {job}, which was cancelled"))
+                    continue
                 self.ends["blocked"].append(lost)
                 self.runs[lost].fail(
                     "blocked", f"needs {job}, which {'failed' if state is State.FAILED else 'was stopped'}"
@@ -139,6 +143,7 @@ class _Driver:
             failed=tuple(ends["failed"]),
             blocked=tuple(ends["blocked"]),
             stopped=tuple(ends["stopped"]),
+            cancelled=tuple(ends["cancelled"]),
         )
 
 

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands.driver import closing
 from bench.costs.estimates import Costs
 from bench.errors import BenchError
 from bench.execution import readiness, scheduler
 from bench.execution.events import Event, Summary
+from bench.execution.exits import STOPPED
 from bench.execution.protocol import Ended
 from bench.execution.readiness import RetryRules
+from bench.execution.slurm.journal import QueueView
+from bench.execution.slurm.settle import states_of
 from bench.planning.graph import JobGraph, plan
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
@@ -121,6 +125,50 @@ def test_what_is_done_is_not_run_again(graph: JobGraph, runs: Runs) -> None:
     assert executor.order == []
     assert events == []
     assert (summary.done, summary.already) == (5, 5)
+
+
+class CancellingExecutor(FakeExecutor):
+    """The user cancels one job as soon as it runs."""
+
+    def __init__(self, victim: str) -> None:
+        super().__init__()
+        self.victim = victim
+
+    def submit(self, run: RunFolder) -> None:
+        if run.job_id == self.victim:
+            run.cancel()
+            self._ended.append(Ended(run.job_id, STOPPED))
+        else:
+            super().submit(run)
+
+
+def test_what_the_user_cancelled_is_no_failure_nor_is_what_waits_for_it(
+    graph: JobGraph, runs: Runs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(iter(graph)).id
+    summary, events = drive(graph, runs, CancellingExecutor(first))
+    assert (summary.failed, summary.blocked) == ((), ())
+    assert summary.cancelled == (first,)
+    assert set(summary.stopped) == set(graph.dependents(first))
+    assert Event(first, "cancelled") in events
+    states = states_of(list(graph), runs, QueueView((), ()))
+    assert states[first] == "cancelled"
+    assert {states[job] for job in graph.dependents(first)} == {"pending"}
+    site = Site(root=runs.root.parent, runs=runs.root, output=runs.root, report=runs.root)
+    assert closing(summary, graph, site) == 130
+    said = capsys.readouterr().out
+    assert "cancelled: 1 jobs; the same command starts them again" in said
+    assert "failed" not in said
+    summary, _ = drive(graph, runs, FakeExecutor())
+    assert summary.complete
+
+
+def test_what_a_failure_blocks_is_blocked_in_status_too(graph: JobGraph, runs: Runs) -> None:
+    first = next(iter(graph)).id
+    drive(graph, runs, FakeExecutor({first: "error"}))
+    states = states_of(list(graph), runs, QueueView((), ()))
+    assert states[first] == "failed"
+    assert {states[job] for job in graph.dependents(first)} == {"blocked"}
 
 
 def test_a_failure_blocks_its_dependents_and_nothing_else(graph: JobGraph, runs: Runs) -> None:

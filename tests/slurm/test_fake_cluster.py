@@ -170,7 +170,7 @@ def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     assert "ended as FAILED: its worker died" in place.runs[first].failure().message
     monitor.show_status(place.site, ["tests"], watch=False)
     out = capsys.readouterr().out
-    assert "tests@tiny: 2 done, 3 failed" in out
+    assert "tests@tiny: 2 done, 1 failed, 2 blocked" in out
     assert f"needs {first}, which failed" in out
     fake_slurm.set(seconds=0.1)
     monitor.retry(place.site, None, ["tests"])

@@ -97,6 +97,8 @@ def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, s
     for job in jobs:
         found, row = runs[job.id].state(), view.row(job.id)
         words[job.id] = found.value
+        if found is State.FAILED and runs[job.id].failure().kind == "blocked":
+            words[job.id] = "blocked"  # as `bench run` and the report have it: it has not failed itself
         if row is None or found in (State.DONE, State.FAILED, State.RUNNING, State.CANCELLED) or row.state == "UNKNOWN":
             continue
         if row.hopeless:

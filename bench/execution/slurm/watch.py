@@ -24,7 +24,7 @@ def watch(graph: JobGraph, runs: Runs, progress: Watcher, poll: float = POLL_SEC
     """Tell of every job that starts or ends until all are over. Interrupted, it leaves them in Slurm."""
     journal = Journal(runs)
     jobs = list(graph)
-    ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped")}
+    ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped", "cancelled")}
     already = [job.id for job in jobs if runs[job.id].result_file.exists()]
     left = {job.id: job for job in jobs if job.id not in set(already)}
     started: set[str] = set()
@@ -55,6 +55,7 @@ def watch(graph: JobGraph, runs: Runs, progress: Watcher, poll: float = POLL_SEC
         failed=tuple(ends["failed"]),
         blocked=tuple(ends["blocked"]),
         stopped=tuple(ends["stopped"]),
+        cancelled=tuple(ends["cancelled"]),
     )
 
 
@@ -89,4 +90,4 @@ def _end(runs: Runs, job: str) -> tuple[str, str]:
     if state is State.FAILED:
         failure = run.failure()
         return ("blocked" if failure.kind == "blocked" else "failed"), failure.message
-    return ("done" if state is State.DONE else "stopped"), ""
+    return (state.value if state in (State.DONE, State.CANCELLED) else "stopped"), ""
