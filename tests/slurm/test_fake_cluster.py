@@ -283,7 +283,10 @@ time = "02:30:00"
         "--job-name='SimCLR-ours-ResNet-50~",
     ):
         assert f"#SBATCH {option}" in first, option
-    assert "module load cuda\nexport OMP_NUM_THREADS=6\n" in first
+    lines = first.splitlines()
+    start = lines.index("module load cuda")  # then what leaks in is taken out, then what a worker has
+    assert lines[start + 1].startswith("unset ")
+    assert lines[start + 2] == "export OMP_NUM_THREADS=6"
     assert "--kill-on-bad-exit=1 --cpus-per-task=6" in first
     assert "wckey" not in first
     for option in (
