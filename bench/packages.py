@@ -9,6 +9,9 @@ from bench.errors import BenchError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "methods", "evals", "results", "reports")
+# A working folder has results/out and reports/out in it: folders without __init__.py, which hide no module of ours. By
+# one module of each that is seen.
+OUTPUTS = {"results": "store", "reports": "words"}
 
 
 def foreign() -> list[str]:
@@ -33,9 +36,16 @@ def _foreign(name: str) -> str:
     if found == ours:
         return ""
     folders = None if spec is None else spec.submodule_search_locations
+    if folders and found is None and name in OUTPUTS and _is_ours(f"{name}.{OUTPUTS[name]}", ours):
+        return ""
     where = found or next(iter(folders or ["nowhere"]))
     return (
         f"the package {name} is imported from {where}, which is not this project's ({ours}): another distribution or "
         "folder has taken its name. Take that folder out of PYTHONPATH, uninstall the distribution, or give this "
         "project an environment of its own."
     )
+
+
+def _is_ours(module: str, folder: Path) -> bool:
+    spec = importlib.util.find_spec(module)
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve().is_relative_to(folder)

@@ -56,6 +56,14 @@ def test_a_folder_in_the_working_folder_that_is_no_package_is_no_other_s(workpla
     assert (found.returncode, found.stderr) == (0, "")
 
 
+def test_outputs_in_the_working_folder_are_no_other_package_where_python_looks_there_first(workplace: Path) -> None:
+    for name in ("results", "reports"):
+        (workplace / name / "out").mkdir(parents=True)
+    code = "import sys; sys.path.insert(0, ''); from bench import packages; packages.check()"  # as python -m pytest
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=workplace)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
 def test_what_asks_for_plug_ins_without_the_command_is_told_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
