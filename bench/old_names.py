@@ -9,9 +9,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_loader
 from types import ModuleType
 
 MOVED: Mapping[str, str | tuple[str, ...]] = {  # a module whose names stand in several now is made of all of them
@@ -45,7 +43,7 @@ MOVED: Mapping[str, str | tuple[str, ...]] = {  # a module whose names stand in 
 }
 
 
-class _Alias(Loader):
+class _Alias:  # a loader; importlib.abc, whose class it could have, takes a tenth of the time of --help
     """Puts the module of the new name in the place of the old one."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -60,7 +58,7 @@ class _Alias(Loader):
             vars(module).update({key: value for key, value in vars(part).items() if not key.startswith("__")})
 
 
-class _Finder(MetaPathFinder):
+class _Finder:
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name not in MOVED:
             return None
@@ -68,7 +66,7 @@ class _Finder(MetaPathFinder):
             f"{name} is called {' and '.join(_new(name))} since version 0.2; the old name goes with the next release."
         )
         warnings.warn(text, FutureWarning, stacklevel=2)
-        return spec_from_loader(name, _Alias())
+        return ModuleSpec(name, _Alias())  # type: ignore[arg-type]
 
 
 def _new(name: str) -> tuple[str, ...]:

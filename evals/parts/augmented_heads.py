@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
@@ -33,6 +34,12 @@ from evals.parts.heads import Heads, Rule
 
 LOGGED_STEPS = 200
 CHUNK = 1000  # images whose logits are in memory at once
+
+
+@cache
+def _hints(config: Any) -> Mapping[str, Any]:
+    """Types of the fields. Evaluating them anew for each of a plan's thousands of protocols takes half a second."""
+    return get_type_hints(config)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,8 @@ class Training:
 
     def __post_init__(self) -> None:
         name = name_of(self)
-        for key, hint in get_type_hints(type(self)).items():
+        kind: Any = type(self)
+        for key, hint in _hints(kind).items():
             if get_origin(hint) is Literal and getattr(self, key) not in get_args(hint):
                 raise unknown_name(f"{key} of {name}", str(getattr(self, key)), map(str, get_args(hint)))
         if not self.learning_rates or not self.weight_decays:

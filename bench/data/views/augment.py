@@ -29,12 +29,18 @@ from bench.errors import BenchError, unknown_name
 from bench.spec import Augment
 
 
+@lru_cache
+def _allowed(name: str) -> tuple[str, ...]:
+    """Values of a field of Augment that is a choice."""
+    return get_args(get_type_hints(Augment)[name])
+
+
 def check_view(spec: Augment) -> None:
     """Raises BenchError for a probability outside [0, 1], an empty range, or a choice that there is not."""
     if spec.policy not in policies.POLICIES:
         raise unknown_name("augmentation policy", spec.policy, policies.POLICIES)
     for name in ("colour", "crop"):
-        allowed = get_args(get_type_hints(Augment)[name])
+        allowed = _allowed(name)
         if getattr(spec, name) not in allowed:
             raise unknown_name(f"augmentation {name}", getattr(spec, name), allowed)
     for name in ("flip", "jitter", "gray", "blur", "solarize"):
