@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from bench import ROOT
 from bench.errors import BenchError
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("bench", "methods", "evals", "results", "reports")
 # A working folder has results/out and reports/out in it: folders without __init__.py, which hide no module of ours. By
 # one module of each that is seen.

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from bench import packages
+from bench import ROOT, packages
 from bench.authors import catalogue
 from bench.data.catalogue import CATALOGUE
 from bench.data.location import check_present
@@ -101,7 +101,7 @@ def _packages() -> Iterator[Check]:
     for sentence in found:
         yield Check("packages", "broken", sentence)
     if not found:
-        yield Check("packages", "ok", f"{', '.join(packages.PACKAGES)} are those of {packages.ROOT}")
+        yield Check("packages", "ok", f"{', '.join(packages.PACKAGES)} are those of {ROOT}")
 
 
 def _processor() -> Iterator[Check]:
