@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from evals.parts.accuracy import top_k
 from evals.parts.augmented_heads import Training, best_epoch, train
-from evals.parts.differences import BICUBIC, PARTIAL_BATCH, TENSORFLOW_CROPS
+from evals.parts.differences import BICUBIC, PARTIAL_BATCH
 
 RESUMES = True
 METRICS = {
@@ -89,7 +89,8 @@ _PAPER = {
     ),
     # arXiv:2002.05709, appendix B.6: Nesterov momentum 0.9, rate 0.1 x 4096 / 256 = 1.6, 90 epochs, no regularisation
     # (README's command has a decay of 1e-6). From google-research/simclr: cosine per step, head initialised at 0
-    # (README), test images cropped to the central 87.5 %, which is 224 of 256.
+    # (README), training crops by tf.image.sample_distorted_bounding_box (data_util.py), test images cropped to the
+    # central 87.5 %, which is 224 of 256.
     "simclr": Config(
         nesterov=True,
         learning_rates=(0.1,),
@@ -97,6 +98,7 @@ _PAPER = {
         batch_size=4096,
         epochs=90,
         schedule="cosine_step",
+        crop_sampler="tensorflow",
         test_resize=1 / 0.875,
         start="zero",
     ),
@@ -144,6 +146,7 @@ _PAPER = {
         epochs=90,
         schedule="cosine_step",
         crop_scale=(0.2, 1.0),
+        crop_sampler="tensorflow",
         test_resize=1 / 0.875,
         start="zero",
     ),
@@ -163,7 +166,6 @@ VARIANTS = {name: {"embedded": _EMBEDDED, "cifar": _CIFAR, "paper": config} for 
 DIFFERENCES = (
     BICUBIC,
     PARTIAL_BATCH,
-    TENSORFLOW_CROPS,
     Difference(
         "Weight decay in SimCLR's setting",
         "1e-6 in the README's command.",

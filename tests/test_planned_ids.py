@@ -6,7 +6,7 @@ import pytest
 
 from tests.planned_ids import digest, planned
 
-DIGEST = "ec40d1393794c3c54cb1e0fed341350a8afc5f60ba9268b3bae3c046942c83d3"
+DIGEST = "ed3bb54d4d3f2a7e0aab7b173d460de03765d3c3f7ec845dcbc7c3945c93120b"
 # Some of every kind, so that a changed digest says what changed: "table scale seed row | column id".
 PINNED = (
     "barlow_table4 paper 0 MoCo-v2 | AP all evaluate-311da2086b9b2eac",
@@ -15,7 +15,7 @@ PINNED = (
     "barlow_table4 embedded 0 MoCo-v2 | AP bb evaluate-ec7696db6c2d10cd",
     "twist_table3 embedded 0 MoCo v2, RN50 | Params pretrain-fc82e1c2031d76d3",
     "vicreg_table5 paper 0 BYOL | SW R50 evaluate-d6595c71e2cff1a2",
-    "simclr_table6 released 0 SimCLR (ours), ResNet-50 (4x) | Top-1 evaluate-d3a8aa34b912e9c4",
+    "simclr_table6 released 0 SimCLR (ours), ResNet-50 (4x) | Top-1 evaluate-62d930ce12488f65",
     "directclr_table1 cifar 0 SimCLR, 2-layer nonlinear projector | Top-1 evaluate-632ceb2489b3ea02",
 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -64,6 +64,10 @@ class Training:
     warmup_epochs: float = 0.0  # the schedule is multiplied by a line from `warmup_start` to 1, step by step
     warmup_start: float = 0.0
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area, in training
+    # How a crop is drawn: as Augment.crop of bench/spec.py.
+    crop_sampler: Literal["torchvision", "tensorflow"] = field(
+        default="torchvision", metadata={"omit_when": "torchvision"}
+    )
     flip: float = 0.5  # probability
     test_resize: float = 256 / 224  # shorter side of test images before the central crop, as a multiple of the crop's
     head: Literal["linear", "batchnorm_linear"] = "linear"
@@ -99,6 +103,10 @@ class Training:
                 f"{name}: {len(self.grid)} heads are chosen on val, so they cannot train on it: expected split "
                 "'train', or one head."
             )
+
+    def view(self, size: int) -> Augment:
+        """The training crop."""
+        return Augment(size=size, crop_scale=self.crop_scale, crop=self.crop_sampler, flip=self.flip, jitter=0.0)
 
     def passes(self) -> tuple[float, float]:
         """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
@@ -156,7 +164,8 @@ class Training:
             ),
             (
                 f"crops of {self.crop_scale[0]:.0%} to {self.crop_scale[1]:.0%} of the "
-                f"area{' and flips' if self.flip else ''}"
+                f"area{' drawn as TensorFlow does' if self.crop_sampler == 'tensorflow' else ''}"
+                f"{' and flips' if self.flip else ''}"
             ),
             f"{optimizer}, {rates}, batch {self.batch_size}, {self.epochs} epochs, {schedule}",
             *([f"{self.warmup_epochs:g} epochs of warm-up"] if self.warmup_epochs else []),
@@ -270,7 +279,7 @@ def _train_heads(
     def state() -> dict[str, Any]:
         return {"heads": heads.state(), "history": history}
 
-    view = Augment(size=context.data.size, crop_scale=config.crop_scale, flip=config.flip, jitter=0.0)
+    view = config.view(context.data.size)
     workers = context.site.loader_workers(device.type)
     batches = train_batches(data, (view,), plan, range(begin, total), device, workers=workers)
     every, logged = max(1, total // LOGGED_STEPS), (begin, time.monotonic())

@@ -18,10 +18,3 @@ PARTIAL_BATCH = Difference(
     "Every step has the same number of images.",
     "None expected: below one step an epoch.",
 )
-TENSORFLOW_CROPS = Difference(
-    "Crops of training images in the settings of SimCLR and FNC",
-    "tf.image.sample_distorted_bounding_box: 0.42 of a square image on average.",
-    "torchvision's area and ratio: 0.48 with the same limits.",
-    "Protocols share one sampler of crops; the choice is an option of pretraining views alone.",
-    "Not known; tenths at most.",
-)

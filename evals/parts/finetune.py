@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -25,12 +24,13 @@ from bench.data.loader import Plan, eval_batches, train_batches
 from bench.data.splits import SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
-from bench.seeding import generator, seed_of
+from bench.seeding import seed_of
 from bench.spec import Augment, Optim
 from bench.training import optim
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
 from evals.parts.accuracy import top_k
+from evals.parts.classifier import Classifier, start
 from evals.parts.features import BATCH
 
 Schedule = Literal["cosine_step", "cosine_epoch", "milestones"]
@@ -58,6 +58,10 @@ class FineTuning:
     factor: float = 0.1
     warmup_epochs: float = 0.0  # linear from 0
     crop_scale: tuple[float, float] = (0.08, 1.0)  # share of the area
+    # How a crop is drawn: as Augment.crop of bench/spec.py.
+    crop_sampler: Literal["torchvision", "tensorflow"] = field(
+        default="torchvision", metadata={"omit_when": "torchvision"}
+    )
     flip: float = 0.5  # probability
     rotation: float = 0.0  # degrees; small images in memory only
     norm: Literal["train", "frozen"] = (
@@ -97,7 +101,14 @@ class FineTuning:
 
     def view(self, size: int) -> Augment:
         """The training crop."""
-        return Augment(size=size, crop_scale=self.crop_scale, flip=self.flip, rotation=self.rotation, jitter=0.0)
+        return Augment(
+            size=size,
+            crop_scale=self.crop_scale,
+            crop=self.crop_sampler,
+            flip=self.flip,
+            rotation=self.rotation,
+            jitter=0.0,
+        )
 
     def steps(self, images: int) -> int:
         """Steps of the run on so many labelled images."""
@@ -132,20 +143,6 @@ class FineTuning:
             f"{name}, rates {self.lr_backbone:g} (network) and {self.lr_head:g} (classifier){decay}, "
             f"batch {self.batch_size}, {length}, {course}, {crops}{norm}{kept}"
         )
-
-
-class Classifier(nn.Module):
-    """A network to fine-tune and its new linear classifier."""
-
-    def __init__(self, backbone: nn.Module, width: int, classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Images in [0, 1] -> logits (B, classes)."""
-        logits: Tensor = self.head(self.backbone(x_BCHW))
-        return logits
 
 
 class Score(NamedTuple):
@@ -222,37 +219,6 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
                 _train_mode(model, config)
             keeper.keep(done, state, stop=context.should_stop())
     return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size)
-
-
-def start(config: FineTuning, subject: Subject, classes: int, seed: int) -> Classifier:
-    """The network (a copy, trainable), the projector layers that are kept, and a new classifier drawn from the seed."""
-    if not any(True for _ in subject.network.parameters()):
-        raise BenchError(
-            "this encoder has no weights to fine-tune; evaluate it with a frozen protocol, such as linear."
-        )
-    backbone, width = deepcopy(subject.network), subject.feature_dim
-    if config.projector_layers:
-        kept, width = _first_layers(subject.projector, config.projector_layers)
-        backbone = nn.Sequential(backbone, *kept)
-    model = Classifier(backbone.requires_grad_(True), width, classes)
-    with torch.no_grad():
-        drawn = torch.randn(model.head.weight.shape, generator=generator(seed, "head"))
-        model.head.weight.copy_(0.01 * drawn if config.head == "normal" else torch.zeros_like(drawn))
-        model.head.bias.zero_()
-    return model
-
-
-def _first_layers(projector: nn.Module | None, count: int) -> tuple[nn.Sequential, int]:
-    """Copies of a projector's first linear maps, each with the norm and ReLU after it, and the width they end with."""
-    parts = list(projector.children()) if isinstance(projector, nn.Sequential) else []
-    linear = [(place, part) for place, part in enumerate(parts) if isinstance(part, nn.Linear)]
-    if len(linear) < count:
-        raise BenchError(
-            f"projector_layers is {count}, but this encoder comes with {len(linear)} such layers: "
-            "evaluate a method that has a projector, or set projector_layers to 0."
-        )
-    end = linear[count][0] if count < len(linear) else len(parts)
-    return deepcopy(nn.Sequential(*parts[:end])), linear[count - 1][1].out_features
 
 
 def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:

@@ -337,3 +337,30 @@ def test_variants_are_one_job_where_they_are_the_same() -> None:
     text = linear_augmented.RECIPES["embedded"].describe()
     assert "best of 7 rates and decays on the held-out split" in text
     assert "flips" not in text
+
+
+def test_the_probes_of_simclr_and_fnc_draw_crops_as_tensorflow_and_the_others_as_torchvision() -> None:
+    """Their codes cut training images with tf.image.sample_distorted_bounding_box also under a frozen network."""
+    drawn_as = {name: config["paper"].view(224).crop for name, config in VARIANTS.items()}
+    assert {name for name, crop in drawn_as.items() if crop == "tensorflow"} == {"simclr", "fnc"}
+    assert {config[scale].view(32).crop for config in VARIANTS.values() for scale in ("embedded", "cifar")} == {
+        "torchvision"
+    }
+    assert "drawn as TensorFlow does" in VARIANTS["simclr"]["paper"].describe()
+    with pytest.raises(BenchError, match="unknown crop_sampler of linear_augmented 'pillow'"):
+        Config(crop_sampler="pillow")  # type: ignore[arg-type]
+
+
+def test_heads_are_trained_on_crops_of_the_sampler_that_was_asked_for(
+    place: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.42 of a square image on average instead of 0.48: the loop hands the choice on to the loader."""
+    asked: list[Augment] = []
+
+    def batches(data: SplitData, views: tuple[Augment, ...], *rest: Any, **more: Any) -> Iterator[Any]:
+        asked.extend(views)
+        return train_batches(data, views, *rest, **more)
+
+    monkeypatch.setattr(augmented_heads, "train_batches", batches)
+    evaluate(replace(ONE, epochs=1, crop_sampler="tensorflow"), subject(), place)
+    assert [view.crop for view in asked] == ["tensorflow"]

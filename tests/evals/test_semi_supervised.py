@@ -21,7 +21,8 @@ from bench.seeding import generator, seed_of
 from bench.spec import Backbone
 from bench.training.health import TrainingFailedError
 from evals import semi_supervised
-from evals.parts.finetune import FineTuning, Tuned, fine_tune, start
+from evals.parts.classifier import start
+from evals.parts.finetune import FineTuning, Tuned, fine_tune
 from evals.semi_supervised import RECIPES, VARIANTS, Config, evaluate, labelled
 
 SHORT = Config(label_fraction=0.1, batch_size=16, epochs=4, lr_backbone=0.05, lr_head=0.2, flip=0.0)
@@ -461,3 +462,13 @@ def test_the_description_names_labels_rates_and_length() -> None:
     assert "LARS" in VARIANTS["fnc_1pct"]["paper"].describe()
     assert "first 1 projector layer" in VARIANTS["fnc_1pct"]["paper"].describe()
     assert isinstance(RECIPES["paper"], FineTuning)
+
+
+def test_simclr_and_fnc_fine_tune_on_crops_drawn_as_tensorflow_does() -> None:
+    drawn_as = {name: config["paper"].view(224).crop for name, config in VARIANTS.items()}
+    assert {name for name, crop in drawn_as.items() if crop == "tensorflow"} == {
+        f"{method}_{share}" for method in ("simclr", "fnc") for share in ("1pct", "10pct")
+    }
+    assert {config["embedded"].view(32).crop for config in VARIANTS.values()} == {"torchvision"}
+    with pytest.raises(BenchError, match="unknown augmentation crop 'pillow'"):
+        Config(crop_sampler="pillow")  # type: ignore[arg-type]
