@@ -21,10 +21,10 @@ else
     if "$python" -c 'import pip, sys; sys.exit([int(part) for part in pip.__version__.split(".")[:2]] < [26, 3])'; then
         "$python" -m pip install $quiet --target "$scratch" 'pip<26.3'
     fi
-    # A new virtual environment of Python 3.11 has a setuptools that cannot build wheels by itself.
+    # A new virtual environment of Python 3.11 has a setuptools that cannot build wheels by itself, of 3.12 and later none.
     "$python" -m pip install $quiet 'setuptools>=77'
     # setup.py imports torch: no isolation. A wheel that was once built without the settings must not be taken from the cache.
     PYTHONPATH=$scratch DIST_EXTRA_CONFIG=$here/detectron2-build.cfg "$python" -m pip install $quiet \
         --use-pep517 --no-cache-dir --no-build-isolation --no-deps -r "$here/detectron2.txt"
 fi
-cd "$here/.." && "$python" -c 'from evals import _detectron2_compat as detectron2; detectron2.require(); print(detectron2.describe())'
+cd "$here/.." && "$python" -c 'from evals.detection import compat; compat.require(); print(compat.describe())'

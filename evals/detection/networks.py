@@ -4,7 +4,7 @@ Detectron2 has no ResNet with one block a stage and no stem but ImageNet's, and 
 modules here keep the encoder's own layers, so their features are the encoder's by construction. They are built from
 `cfg.MODEL.ENCODER` (NAME, CHANNELS, STEM), which is a `bench.spec.Backbone` as far as Detectron2 may know it.
 
-Import this module after `_detectron2_compat.require()`.
+Import this module after `compat.require()`.
 """
 
 from __future__ import annotations
