@@ -1,9 +1,10 @@
-"""The machine that this process runs on: what a result calls its device, and how many cores there are."""
+"""The machine that this process runs on: its device's name, its cores, and how helpers of it start."""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 
@@ -31,3 +32,12 @@ def device_here() -> str:
 def cores() -> int:
     """Cores that this process may use: under Slurm or in a container, fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def start_of_helpers(workers: int) -> str | None:
+    """How the processes that decode images start: what DataLoader wants as its multiprocessing_context.
+
+    Forked on Linux by every Python: since 3.14 the default is a server that imports torch anew for each, and is sent
+    the listing of all images. None, without helpers and elsewhere, leaves it to Python.
+    """
+    return "fork" if workers and sys.platform == "linux" else None

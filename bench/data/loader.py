@@ -32,6 +32,7 @@ from bench.data.views.crops import pixel_box
 from bench.data.views.photo import painter
 from bench.data.views.to_device import sent
 from bench.errors import BenchError
+from bench.machine import start_of_helpers
 from bench.seeding import generator, seed_of
 from bench.spec import CENTRE, Augment, Crop
 
@@ -149,6 +150,7 @@ def _load(
         sampler=numbers,
         num_workers=workers,
         prefetch_factor=PREFETCHED if workers else None,
+        multiprocessing_context=start_of_helpers(workers),
         pin_memory=device.type == "cuda",
         # A generator of our own: the default would draw a base seed from, and so move, the global one.
         generator=torch.Generator().manual_seed(seed_of(seed, "loader")),

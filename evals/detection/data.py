@@ -21,6 +21,7 @@ from bench.contracts import Context
 from bench.data.sets import detection_layouts as layouts
 from bench.errors import BenchError, Stopped
 from bench.identity import digest
+from bench.machine import start_of_helpers
 from bench.seeding import generator, seed_of
 from bench.spec import Data
 from bench.training.ranks import Ranks
@@ -156,7 +157,10 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
         for step in steps
     ]
     mapped = _Mapped(DatasetFromList(scenes.train_items, copy=False), DatasetMapper(cfg, is_train=True), seed)
-    return iter(DataLoader(mapped, batch_sampler=keys, num_workers=workers, collate_fn=list))
+    start = start_of_helpers(workers)
+    return iter(
+        DataLoader(mapped, batch_sampler=keys, num_workers=workers, collate_fn=list, multiprocessing_context=start)
+    )
 
 
 def test_loader(cfg: Any, name: str, workers: int) -> Any:
@@ -164,4 +168,6 @@ def test_loader(cfg: Any, name: str, workers: int) -> Any:
     from detectron2.data import DatasetMapper, build_detection_test_loader, get_detection_dataset_dicts
 
     items = get_detection_dataset_dicts(name, filter_empty=False)
-    return build_detection_test_loader(items, mapper=partial(DatasetMapper(cfg, is_train=False)), num_workers=workers)
+    loader = build_detection_test_loader(items, mapper=partial(DatasetMapper(cfg, is_train=False)), num_workers=workers)
+    loader.multiprocessing_context = start_of_helpers(workers)
+    return loader

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -367,6 +369,13 @@ def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         plan.indices(step).fill_(0)  # whoever changes what it got changes nobody else's
     assert drawn == [1003]
     assert torch.equal(replace(plan, rank=0).indices(0), first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python chooses how processes start")
+def test_processes_that_decode_are_forked_so_that_the_listing_is_neither_sent_nor_kept_twice() -> None:
+    listing = object()
+    there = loader._load(lambda _: [os.getppid(), id(listing)], range(2), CPU, seed=0, workers=1)
+    assert list(there) == [[os.getpid(), id(listing)]] * 2
 
 
 def test_workers_do_not_change_the_batches(files_site: Site) -> None:
