@@ -229,7 +229,7 @@ WRONG: Mapping[str, tuple[Callable[[State], Any], str]] = {
     "NaN": (lambda s: {**s, "bn1.bias": torch.full((4,), torch.nan)}, r"bn1\.bias holds values that are not finite"),
     "foreign objects": (
         lambda s: {"model": s, "where": Path("x")},
-        r"holds objects of pathlib\.\w*Path, which are not rebuilt here",
+        r"holds objects of pathlib\.(_local\.)?\w*Path, which are not rebuilt here",
     ),
 }
 

@@ -358,6 +358,7 @@ def test_embedding_std_is_one_for_isotropic_and_zero_for_constant_embeddings() -
     assert embedding_std(nearly) < health.COLLAPSED_BELOW
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # 3.13.1 mends it
 def test_a_compiled_encoder_is_another_job_with_the_same_weights_file(
     small: Pretrain, place: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:

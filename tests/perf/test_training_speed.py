@@ -160,6 +160,7 @@ def test_loop(
 
 
 @pytest.mark.benchmark(group="training", timer=time.process_time)
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # 3.13.1 mends it
 @pytest.mark.parametrize("setting", ["B", "A"])
 def test_compiled_encoder(benchmark: Any, here: Site, short: bool, rounds: int, setting: str) -> None:
     if short:
