@@ -1,4 +1,4 @@
-# Every target makes .venv itself; nothing else has to be there but Python 3.11 or newer.
+# Every target makes .venv itself; nothing else has to be there but Python 3.11 to 3.14.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
