@@ -10,6 +10,8 @@ from functools import partial
 from hashlib import md5, sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
+from urllib.error import HTTPError
 
 import pytest
 from typer.testing import CliRunner
@@ -248,8 +250,20 @@ def test_a_list_that_cannot_be_had_says_what_to_do(imagenet: Site, server: tuple
     with pytest.raises(
         BenchError,
         match=r'could not be fetched \(HTTPError: .*404.*add `imagenet-1pct = "/path/1percent\.txt"` under \[data\]',
-    ):
+    ) as caught:
         fetch("imagenet-1pct", imagenet)
+    assert cast(HTTPError, caught.value.__cause__).closed  # an answer left open is a warning of Python 3.14
+
+
+def test_an_archive_that_is_not_there_says_so_and_leaves_nothing_open(
+    here: Site, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "url", f"{server[1]}/nothing.tar.gz")
+    with pytest.raises(BenchError, match=r"'cifar10' could not be fetched to .*404") as caught:
+        fetch("cifar10", here)
+    assert cast(HTTPError, caught.value.__cause__).closed
 
 
 def test_what_nobody_may_hand_out_is_got_by_hand(here: Site) -> None:

@@ -49,6 +49,8 @@ def fetch(name: str, site: Site) -> Path:
         for kind, options in _torchvision(name):
             kind(str(root), download=True, **options)
     except Exception as error:  # torchvision raises RuntimeError, URLError, OSError, tarfile's errors
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open answer as well
         raise BenchError(
             f"data set {name!r} could not be fetched to {root}: {one_line(error)[:300]}. The same command tries again."
         ) from error
@@ -96,6 +98,8 @@ def _fetch_list(name: str, site: Site) -> Path:
         with urllib.request.urlopen(known.url, timeout=SECONDS) as answer:
             content: bytes = answer.read(LIMIT)
     except (urllib.error.URLError, OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it is an open answer as well
         raise BenchError(
             f"{known.url} could not be fetched ({one_line(error)}). Fetch it on another machine and add "
             f'`{name} = "/path/{known.file}"` under [data] in bench.toml.'
