@@ -19,6 +19,7 @@ underscore.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -153,6 +154,15 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One attempt at a job: since when it runs, for the seconds that its checkpoints carry to the next attempt."""
+
+    began: float = field(default_factory=time.monotonic)
+    cpu_began: float = field(default_factory=time.process_time)
+    features_cached: bool | None = None  # whether all were there when it began; None: it reads none
+
+
+@dataclass(frozen=True)
 class Context:
     """What an evaluation may use."""
 
@@ -163,6 +173,7 @@ class Context:
     features: Path  # folder of the feature cache
     folder: Path | None = None  # run folder of the job, for bench/training/checkpoint.py; None: nothing is kept
     should_stop: Callable[[], bool] = bool  # bool() is False: never
+    attempt: Attempt = field(default_factory=Attempt)
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def fit(config: Config, train: tuple[NDArray[np.float64], Tensor], context: Cont
     x, present = train[0], train[1].numpy() == 1  # absent and not counted: negative
     classes = present.shape[1]
     tasks = [(number, cost) for number in range(classes) for cost in config.costs]
-    keeper = Keeper(context.folder, len(tasks))
+    keeper = Keeper(context.folder, len(tasks), attempt=context.attempt)
     state = keeper.load() or {"scores": [], "not_converged": 0}
     scores: list[float] = list(state["scores"])
     missed = int(state["not_converged"])

@@ -14,7 +14,7 @@ from bench.costs.history import ANY_WORK, Earlier, Taken, pairs, work
 from bench.costs.rates import Kind, Rate, listed
 from bench.data.catalogue import entry
 from bench.planning.graph import Job, JobGraph
-from bench.runs.features import entries_of
+from bench.runs.features import cached_entries, entries_of
 from bench.runs.folder import Runs
 from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain
 
@@ -23,6 +23,8 @@ FORK_SECONDS = 0.02  # of one that is forked from a process that has imported th
 EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
 FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
 _GUESSED = f"a forward pass as a sixth of training, {EVALUATION_SECONDS:g} s for heads or neighbours; training by "
+
+_CACHED = f"{EVALUATION_SECONDS:g} s for heads or neighbours on cached features"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,11 @@ class Costs:
     """
 
     def __init__(self, runs: Runs, graph: JobGraph, here: str | None = None, forked: Container[str] = ()) -> None:
-        self._forked = forked
+        self._runs, self._graph, self._forked = runs, graph, forked
         self._earlier = Earlier(runs, graph.jobs.keys(), here)
+        self._looked = False
+        self._entries: set[str] = set()  # of the feature cache, once this plan is done
+        self._find: dict[str, bool] = {}  # whether a job of the plan finds its features there
         self._paths: dict[str, float] = {}
         self._estimates: dict[str, Estimate] = {}
 
@@ -52,7 +57,7 @@ class Costs:
         """What one job will take, start-up included."""
         if job.id not in self._estimates:
             spec = job.spec
-            work = self._pretraining(spec) if isinstance(spec, Pretrain) else self._evaluation(spec)
+            work = self._pretraining(spec) if isinstance(spec, Pretrain) else self._evaluation(job, spec)
             startup = FORK_SECONDS if job.resources_as in self._forked else STARTUP_SECONDS
             self._estimates[job.id] = replace(work, seconds=startup + work.seconds)
         return self._estimates[job.id]
@@ -65,17 +70,43 @@ class Costs:
         source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
         return Estimate(images / rate.images_per_second, rate.device, source, rate.kind)
 
-    def _evaluation(self, spec: Evaluate) -> Estimate:
-        guess = self._unmeasured(spec)
-        taken = self._earlier.seconds(spec, guess.device)
+    def _evaluation(self, job: Job, spec: Evaluate) -> Estimate:
+        cached = self._cached(job, spec)
+        guess = self._unmeasured(spec, cached=bool(cached))
+        taken = self._earlier.seconds(spec, guess.device, cached=cached)
         if taken is None:
             return guess
         name = plugins.name_of(spec.protocol)
+        if taken.cached is not None:
+            name += " on cached features" if taken.cached else " with its features to extract"
         network = "pixels" if isinstance(spec.encoder, Pixels) else _name(spec.encoder.backbone)
         source = f"{name} of {network} on {spec.data.name}, {taken.value:,.1f} s{_median_of(taken, self._earlier.here)}"
         return Estimate(taken.value, _counted_as(taken), source, "measured")
 
-    def _unmeasured(self, spec: Evaluate) -> Estimate:
+    def _cached(self, job: Job, spec: Evaluate) -> bool | None:
+        """Whether an evaluation will find its features; None when it says of none that it reads them.
+
+        They are cached now, or by then: of the plan's jobs that read the same, the first extracts them for the others.
+        """
+        splits = plugins.evaluation_of(spec.protocol).features
+        if not splits:
+            return None
+        if not self._looked:
+            self._look()
+        return self._find.get(job.id, self._entries.issuperset(entries_of(spec, splits)))
+
+    def _look(self) -> None:
+        """Which jobs of the plan find the features that they read."""
+        self._looked, self._entries = True, cached_entries(self._runs.features)
+        for job in self._graph:
+            if not isinstance(job.spec, Evaluate) or self._runs[job.id].result_file.exists():
+                continue
+            if splits := plugins.evaluation_of(job.spec.protocol).features:
+                names = entries_of(job.spec, splits)
+                self._find[job.id] = self._entries.issuperset(names)
+                self._entries.update(names)
+
+    def _unmeasured(self, spec: Evaluate, *, cached: bool) -> Estimate:
         """What an evaluation takes by its images and the rate of its network."""
         if isinstance(spec.encoder, Pixels):
             return Estimate(EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
@@ -87,6 +118,8 @@ class Costs:
         trained = spec.encoder if isinstance(spec.encoder, Pretrain) else None
         size = trained.data.size if trained else spec.data.size
         rate = self._rate(backbone, size, trained, "")
+        if cached and evaluation.passes(spec.protocol) is None:
+            return Estimate(EVALUATION_SECONDS, rate.device, _CACHED, "guessed")
         forward, epochs = evaluation.passes(spec.protocol) or (1.0, 0.0)
         # a rate's image has two views
         images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -35,6 +35,7 @@ class Taken:
     value: float  # images a second and rank, of two views of full size; of an evaluation seconds of one rank
     count: int
     device: str  # as provenance names it: "cuda: <name>" or "cpu: <model>"
+    cached: bool | None = None  # whether those evaluations found their features; None: they do not say
 
 
 def work(spec: Pretrain) -> Key:
@@ -59,7 +60,7 @@ class Earlier:
         self._runs = runs
         self._first = first
         self._named = here
-        self._values: dict[Key, list[tuple[str, float]]] = {}
+        self._values: dict[Key, list[tuple[str, float, bool | None]]] = {}
 
     @cached_property
     def here(self) -> str:
@@ -73,19 +74,32 @@ class Earlier:
         """
         return self._taken(self._pretrainings, ("pretrain", to_json(backbone), size, *how), kind)
 
-    def seconds(self, spec: Evaluate, kind: str) -> Taken | None:
-        """Seconds of an evaluation: the same protocol on the same data and an encoder of the same architecture."""
+    def seconds(self, spec: Evaluate, kind: str, *, cached: bool | None) -> Taken | None:
+        """Seconds of an evaluation: the same protocol on the same data and an encoder of the same architecture.
+
+        `cached`: whether it finds its features, None: it reads none. Results that found what this one has to extract,
+        or extracted what this one finds, say nothing of it; those that do not know count where there are no others.
+        """
         if not self._evaluations:
             return None
         network = "pixels" if isinstance(spec.encoder, Pixels) else to_json(spec.encoder.backbone)
-        return self._taken(self._evaluations, ("evaluate", to_json(spec.protocol), to_json(spec.data), network), kind)
+        key = ("evaluate", to_json(spec.protocol), to_json(spec.data), network)
+        for wanted in dict.fromkeys((cached, None)):
+            taken = self._taken(self._evaluations, key, kind, wanted)
+            if taken is not None:
+                return taken
+        return None
 
-    def _taken(self, folders: Mapping[Key, list[Path]], key: Key, kind: str) -> Taken | None:
+    def _taken(
+        self, folders: Mapping[Key, list[Path]], key: Key, kind: str, cached: bool | None = None
+    ) -> Taken | None:
         if key not in folders:
             return None
         if key not in self._values:
             self._values[key] = list(_values(folders[key]))
-        return _median(self._values[key], self.here, kind)
+        alike = [(device, value) for device, value, found in self._values[key] if found is cached]
+        taken = _median(alike, self.here, kind)
+        return taken and replace(taken, cached=cached)
 
     @cached_property
     def _pretrainings(self) -> Mapping[Key, list[Path]]:
@@ -100,7 +114,9 @@ def _median(values: Iterable[tuple[str, float]], here: str, kind: str) -> Taken 
     """Of the device `here` if there are any, else of the newest other: on a GPU of GPUs, then of the kind wanted."""
     by_device: dict[str, list[float]] = {}
     for device, value in values:
-        by_device.setdefault(device, []).append(value)
+        same = by_device.setdefault(device, [])
+        if len(same) < ENOUGH:
+            same.append(value)
     types = ["cuda"] if here.startswith("cuda") else []
     types.append("cuda" if kind == "GPU" else "cpu")
     for device in (here, *(device for wanted in types for device in by_device if device.startswith(f"{wanted}:"))):
@@ -118,7 +134,7 @@ def _by_work(folders: Iterable[Path]) -> Mapping[Key, list[Path]]:
         except (OSError, BenchError, LookupError, TypeError, AttributeError):
             continue  # damaged or of another version: nothing to learn
         same = found.setdefault(key, [])
-        if len(same) < ENOUGH:
+        if len(same) < ENOUGH or key[0] == "evaluate":  # the newest may all have found their features, or none
             same.append(folder)
     return found
 
@@ -150,8 +166,8 @@ def _newest(root: Path, kind: str, first: Container[str]) -> list[Path]:
     return [root / name for _, _, name in sorted(found, reverse=True)[:LOOKED_AT]]
 
 
-def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float]]:
-    """Device, and rate or seconds, of each readable result."""
+def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float, bool | None]]:
+    """Device, rate or seconds, and whether its features were cached, of each readable result."""
     for folder in folders:
         try:
             result = read_result(folder / "result.json")
@@ -160,7 +176,7 @@ def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float]]:
         except (OSError, BenchError, LookupError, TypeError, AttributeError):
             continue
         if value > 0:
-            yield result.provenance.device, value
+            yield result.provenance.device, value, result.provenance.features_cached
 
 
 def _rate(spec: Mapping[str, Any], result: Result) -> float:

@@ -10,7 +10,6 @@ import platform
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import torch
 
 from bench import plugins
 from bench.bench_toml import find_site
-from bench.contracts import Context, Outcome
+from bench.contracts import Attempt, Context, Outcome
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.execution import energy
 from bench.execution.device import prepare_device
@@ -34,12 +33,14 @@ from bench.execution.subject import load_subject
 from bench.files import disk_full, is_disk_full
 from bench.identity import job_id
 from bench.machine import device_name
+from bench.runs import features
 from bench.runs.commit import commit
 from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
 from bench.runs.result import Provenance, Result
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Spec
 from bench.training import loop
+from bench.training.checkpoint import Spent, spent_before
 from bench.training.ranks import Ranks, from_environment, process_group
 
 Done = TypeVar("Done")
@@ -71,7 +72,7 @@ def main(folder: str, slot: str = "") -> int:
 def _work(run: RunFolder, ranks: Ranks) -> int:
     """Everything that can go wrong becomes error.json and an exit code."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock, cpu = time.monotonic(), time.process_time()
+    attempt, before = Attempt(), Spent()
     print(f"--- {started} {run.job_id}", flush=True)
     try:
         if ranks.first:
@@ -87,27 +88,28 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             _stop_on_signal(raises=not _resumes(spec)) as should_stop,
             energy.metered(run, ranks, device) as used,
         ):
-            trained = None
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))
+                before = Spent(trained.seconds, trained.cpu_seconds, trained.resumed)
                 outcome = Outcome(metrics=trained.metrics, details={"weights_sha256": trained.weights_sha256})
             else:
-                outcome = _evaluate(spec, run, site, device, should_stop)
+                outcome, before, attempt = _evaluate(spec, run, site, device, should_stop, attempt)
         if not ranks.first:
             return DONE
-        joules = used()
+        joules, spent = used(), before.after(attempt)
         provenance = Provenance(
             started=started,
-            seconds=round((trained.seconds if trained else 0) + time.monotonic() - clock, 2),
-            cpu_seconds=round((trained.cpu_seconds if trained else 0) + time.process_time() - cpu, 2),
+            seconds=round(spent.seconds, 2),
+            cpu_seconds=round(spent.cpu_seconds, 2),
             host=platform.node(),
             device=device_name(device.type),
             ranks=ranks.world,
             threads=resources.threads,
             commit=commit(),
             versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            resumed=trained.resumed if trained else 0,
+            resumed=spent.resumed,
+            features_cached=spent.features_cached,
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
@@ -145,11 +147,18 @@ def _resumes(spec: Spec) -> bool:
 
 
 def _evaluate(
-    spec: Evaluate, run: RunFolder, site: Site, device: torch.device, should_stop: Callable[[], bool]
-) -> Outcome:
+    spec: Evaluate,
+    run: RunFolder,
+    site: Site,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    attempt: Attempt,
+) -> tuple[Outcome, Spent, Attempt]:
+    """The outcome, what earlier attempts spent on it, and this attempt with what it found cached."""
     runs = Runs(run.path.parent)
     evaluation = plugins.evaluation_of(spec.protocol)
     subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=evaluation.needs_projector)
+    attempt = replace(attempt, features_cached=features.all_cached(spec, subject.key, runs.features))
     context = Context(
         site=site,
         data=spec.data,
@@ -158,12 +167,20 @@ def _evaluate(
         features=runs.features,
         folder=run.path,
         should_stop=should_stop,
+        attempt=attempt,
     )
-    outcome: Outcome = _again(lambda: evaluation.evaluate(spec.protocol, subject, context))
+
+    def evaluate() -> tuple[Spent, Outcome]:
+        before = spent_before(run) if evaluation.resumes else Spent()
+        return before, evaluation.evaluate(spec.protocol, subject, context)
+
+    before, outcome = _again(evaluate)
     unknown = set(outcome.metrics) - set(evaluation.metrics)
     if unknown:
         raise BenchError(f"evaluation {evaluation.name} returned {sorted(unknown)}, which its METRICS do not name.")
-    return replace(outcome, details={**outcome.details, "encoder": dict(subject.origin)}) if subject.origin else outcome
+    if subject.origin:
+        outcome = replace(outcome, details={**outcome.details, "encoder": dict(subject.origin)})
+    return outcome, before, attempt
 
 
 def _record(run: RunFolder, kind: FailureKind, message: str) -> None:

@@ -31,9 +31,23 @@ def entries_of(spec: Evaluate, splits: Iterable[str]) -> list[str]:
     return [entry_name(digest(spec.encoder), spec.data, split, crop) for split in splits]
 
 
+def all_cached(spec: Evaluate, key: str, folder: Path) -> bool | None:
+    """Whether an evaluation of the subject with this key finds all that it reads; None when it says of nothing."""
+    evaluation = plugins.evaluation_of(spec.protocol)
+    if not evaluation.features:
+        return None
+    crop = evaluation.crop(spec.protocol)
+    return all((folder / entry_name(key, spec.data, split, crop)).is_dir() for split in evaluation.features)
+
+
+def cached_entries(folder: Path) -> set[str]:
+    """Names of what is cached, as `entries_of` has them: without the digest of the weights."""
+    named = [path.name.split("-", 2) for path in folder.glob("*-*-*")]
+    return {f"{encoder}-{rest}" for encoder, _, rest in named}
+
+
 def counted(specs: Iterable[Evaluate], folder: Path) -> tuple[int, int]:
     """How many evaluations find all their features in the cache, and how many look there at all."""
-    named = [path.name.split("-", 2) for path in folder.glob("*-*-*")]
-    here = {f"{encoder}-{rest}" for encoder, _, rest in named}  # without the digest of the weights
+    here = cached_entries(folder)
     wanted = [entries_of(spec, splits) for spec in specs if (splits := plugins.evaluation_of(spec.protocol).features)]
     return sum(here.issuperset(names) for names in wanted), len(wanted)

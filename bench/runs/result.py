@@ -26,6 +26,9 @@ class Provenance:
     commit: str  # of the project, with "+dirty" when the checkout was edited; "unknown" outside a checkout
     versions: Mapping[str, str]  # python, torch, ...
     resumed: int = 0  # how often the job went on from a checkpoint
+    # Of an evaluation that reads features: whether it found them all in the cache, else it extracted them. None: it
+    # reads none, or it is not known (older results).
+    features_cached: bool | None = None
     # What the counters in energy_parts say; None: no counter could be read, or the job went on from a checkpoint.
     energy_joules: float | None = None
     # "gpus": those of the job alone. "packages": the processor packages of its node while it ran, everything on them

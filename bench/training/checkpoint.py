@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from bench.contracts import Attempt
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.files import atomic_path, file_sha256
 from bench.identity import job_id
@@ -35,15 +36,54 @@ class TrainingState:
     cpu_seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What the attempts at a job took: of those before, what led to the checkpoint that the next one goes on from."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    resumed: int = 0
+    features_cached: bool | None = None  # whether no attempt had to extract features; None: none reads any, or unknown
+
+    def after(self, attempt: Attempt) -> Spent:
+        """With this attempt, as far as it has come."""
+        cached = attempt.features_cached
+        if self.resumed and cached is not None:
+            cached = None if self.features_cached is None else self.features_cached and cached
+        return replace(
+            self,
+            seconds=self.seconds + time.monotonic() - attempt.began,
+            cpu_seconds=self.cpu_seconds + time.process_time() - attempt.cpu_began,
+            features_cached=cached,
+        )
+
+
+def spent_before(run: RunFolder) -> Spent:
+    """What led to the checkpoint from which an evaluation goes on; nothing when there is none, or it is damaged."""
+    if not run.checkpoint.exists():
+        return Spent()
+    try:  # tensors stay on the disk: an evaluation reads them itself
+        return _spent(torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True))
+    except Exception:  # torch raises many kinds for a damaged file, which `Keeper.load` names and sets aside
+        return Spent()
+
+
+def _spent(state: Mapping[str, Any]) -> Spent:
+    before = Spent(**state.get("attempts", {}))  # older versions wrote none for an evaluation
+    return replace(before, resumed=before.resumed + 1)
+
+
 class Keeper:
     """Saves the state of one job. State is a mapping of tensors, numbers, strings and containers of them.
 
     `folder` None (tests, a call by hand): nothing is kept. `steps`: of the whole job. `writes`: the first rank.
+    `attempt`: that of the evaluation's context; None: it begins now.
     """
 
-    def __init__(self, folder: Path | None, steps: int, *, writes: bool = True) -> None:
+    def __init__(self, folder: Path | None, steps: int, *, writes: bool = True, attempt: Attempt | None = None) -> None:
         self.run = RunFolder(folder) if folder is not None else None
         self.steps, self.writes = steps, writes
+        self.attempt, self.before = attempt or Attempt(), Spent()
         self.saved_at, self.cost = time.monotonic(), 0.0
 
     def load(
@@ -64,6 +104,7 @@ class Keeper:
                 # Pretrainings of older versions have it in one place only.
                 step = int(state["step"] if "step" in state else state["progress"]["step"])
                 restore(state)
+                self.before = _spent(state)
             except Exception as error:  # torch raises many kinds for a damaged file
                 aside = self.run.set_aside(self.run.checkpoint)
                 what = f"checkpoint.pt is damaged ({one_line(error)[:200]})"
@@ -80,7 +121,7 @@ class Keeper:
         if self.run is not None and self.writes and (stop or due):
             begun = time.monotonic()
             with atomic_path(self.run.checkpoint) as temporary:
-                torch.save({**state(), "step": step}, temporary)
+                torch.save({**state(), "step": step, "attempts": asdict(self.before.after(self.attempt))}, temporary)
             self.saved_at, self.cost = time.monotonic(), time.monotonic() - begun
         if stop:
             raise Stopped(f"stopped after step {step} of {self.steps}; the checkpoint is saved")

@@ -37,7 +37,7 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
 
     seed, total, device = seed_of(context.seed, "detection"), int(cfg.SOLVER.MAX_ITER), context.device
     workers = context.site.loader_workers(device.type)
-    keeper = Keeper(context.folder, total, writes=ranks.first)
+    keeper = Keeper(context.folder, total, writes=ranks.first, attempt=context.attempt)
     optimizer = build_optimizer(cfg, model)  # before the norms change: it decays weights by their layer's type
     schedule = build_lr_scheduler(cfg, optimizer)
     before = keeper.load() if ranks.first else None

@@ -269,7 +269,7 @@ def _train_heads(
     )
     heads = Heads(rule, rates, decays, test[0].shape[1], data.classes, generator(seed, "start"), device=device)
     history = torch.zeros(config.epochs, heads.heads, dtype=torch.float64)
-    keeper = Keeper(context.folder, total)
+    keeper = Keeper(context.folder, total, attempt=context.attempt)
     saved = keeper.load()
     begin = 0
     if saved is not None:

@@ -176,7 +176,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     plan = Plan(images=len(images), batch_size=min(config.batch_size, len(images)), seed=seed)
     total = config.steps(len(images))
     test = open_split(context.data, "test", context.site)
-    keeper = Keeper(context.folder, total)
+    keeper = Keeper(context.folder, total, attempt=context.attempt)
     before = keeper.load()
     # What draws from the global generator (a new layer, dropout) is seeded, and the generator left as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

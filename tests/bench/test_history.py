@@ -15,18 +15,27 @@ from bench.data.catalogue import entry
 from bench.files import read_json
 from bench.planning import graph
 from bench.planning.scales import SCALES
+from bench.runs.features import entries_of
 from bench.runs.folder import Runs
 from bench.runs.result import Provenance, Result
 from bench.spec import Evaluate, Pixels, Pretrain, Random, Resources, Spec
 from results.cells import load_table, plan_table
-from tests.conftest import knn_of, tiny_pretrain
+from tests.conftest import knn_of, linear_of, tiny_pretrain
 
 H100, A100, CPU = "cuda: NVIDIA H100 80GB HBM3", "cuda: NVIDIA A100-SXM4-80GB", "cpu: Core i5"
 EPOCHS = 10.0
 clock = iter(range(1, 1_000_000))
 
 
-def done(runs: Runs, spec: Spec, device: str, seconds: float, steps: float = 100.0, ranks: int = 1) -> Path:
+def done(
+    runs: Runs,
+    spec: Spec,
+    device: str,
+    seconds: float,
+    steps: float = 100.0,
+    ranks: int = 1,
+    cached: bool | None = None,
+) -> Path:
     """A finished job; later calls leave newer results."""
     job = list(graph.plan([("x", spec)]))[-1]
     run = runs[job.id]
@@ -41,6 +50,7 @@ def done(runs: Runs, spec: Spec, device: str, seconds: float, steps: float = 100
         threads=1,
         commit="",
         versions={},
+        features_cached=cached,
     )
     Result(job=job.id, metrics={"steps": steps}, provenance=provenance).write(run.result_file)
     when = next(clock)
@@ -146,6 +156,46 @@ def test_an_evaluation_takes_what_the_same_protocol_took_on_an_encoder_of_the_sa
     assert estimate(runs, pixels).kind == "guessed"
     done(runs, replace(pixels, seed=1), CPU, 2.0)
     assert estimate(runs, pixels, here=CPU).seconds == STARTUP_SECONDS + 2
+
+
+def test_an_evaluation_with_cached_features_says_nothing_of_one_that_must_extract_them(runs: Runs) -> None:
+    asked = knn_of(planned())
+    done(runs, knn_of(tiny_pretrain(1)), A100, 90.0, cached=False)
+    assert estimate(runs, asked).seconds == STARTUP_SECONDS + 90
+    for seed in range(2, 15):  # newer ones, more than count
+        done(runs, knn_of(tiny_pretrain(seed)), A100, 2.0, cached=True)
+    found = estimate(runs, asked)
+    assert found.seconds == STARTUP_SECONDS + 90
+    assert found.source.startswith("knn with its features to extract of resnet10 1x on mnist5k, 90.0 s, 1 result")
+    names = entries_of(asked, ("train", "val", "test"))
+    for name in names:
+        encoder, _, rest = name.partition("-")
+        (runs.features / f"{encoder}-0a1b2c-{rest}").mkdir(parents=True)
+    found = estimate(runs, asked)
+    assert found.seconds == STARTUP_SECONDS + 2
+    assert found.source.startswith("knn on cached features of resnet10 1x on mnist5k, 2.0 s, median of 9 results")
+
+
+def test_of_the_jobs_of_a_plan_that_read_the_same_features_the_first_extracts_them(runs: Runs) -> None:
+    knn, linear = knn_of(planned()), linear_of(planned())
+    done(runs, linear_of(tiny_pretrain(1)), A100, 5.0, cached=True)
+    done(runs, knn_of(tiny_pretrain(1)), A100, 90.0, cached=False)
+    jobs = graph.plan([("x", knn), ("y", linear)])
+    costs = Costs(runs, jobs, here=A100)
+    first, second = (costs.estimate(job) for job in jobs if isinstance(job.spec, Evaluate))
+    assert (first.seconds, second.seconds) == (STARTUP_SECONDS + 90, STARTUP_SECONDS + 5)
+    turned = graph.plan([("y", linear), ("x", knn)])
+    costs = Costs(runs, turned, here=A100)
+    first, second = (costs.estimate(job) for job in turned if isinstance(job.spec, Evaluate))
+    assert (first.kind, second.kind) == ("guessed", "guessed")  # neither was measured like that
+    assert second.source == "4 s for heads or neighbours on cached features"
+
+
+def test_results_that_do_not_know_count_where_no_other_does(runs: Runs) -> None:
+    done(runs, knn_of(tiny_pretrain(1)), A100, 7.0)  # of an older version
+    assert estimate(runs, knn_of(planned())).seconds == STARTUP_SECONDS + 7
+    done(runs, knn_of(tiny_pretrain(2)), A100, 30.0, cached=False)
+    assert estimate(runs, knn_of(planned())).seconds == STARTUP_SECONDS + 30
 
 
 def test_damaged_and_unfinished_jobs_are_passed_over(runs: Runs) -> None:

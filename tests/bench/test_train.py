@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bench.contracts import Attempt
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays, Split
 from bench.errors import InputCorrupt, Stopped
@@ -21,11 +23,13 @@ from bench.identity import job_id
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
-from bench.spec import Data, Optim, Pretrain, Resources
+from bench.spec import Data, Evaluate, Optim, Pretrain, Random, Resources, Spec
 from bench.training import checkpoint, health, loop, methods, optim
 from bench.training.health import TrainingFailedError, embedding_std
 from bench.training.loop import Place
+from evals.semi_supervised import Config as FineTuningConfig
 from methods.simclr import Method
+from tests.conftest import DIGITS, TINY, knn_of
 
 Places = Callable[..., Place]
 PARTS = {"wait_ms", "forward_ms", "backward_ms", "optimizer_ms"}
@@ -217,7 +221,7 @@ def as_worker(there: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def job_folder(spec: Pretrain, root: Path) -> RunFolder:
+def job_folder(spec: Spec, root: Path) -> RunFolder:
     (job,) = plan([("small", spec)])
     run = RunFolder(root / job.id)
     run.create(job, Resources())
@@ -294,6 +298,79 @@ def test_a_pickle_in_a_checkpoint_is_never_executed(
     with pytest.raises(InputCorrupt):
         loop.pretrain(small, there)
     assert not (tmp_path / "executed").exists()
+
+
+# -- attempts at evaluations -----------------------------------------------------------------------------------------
+
+
+def attempt(seconds: float, *, cached: bool | None = None) -> Attempt:
+    """One that has taken so many seconds, and a tenth of them of the processor."""
+    return Attempt(time.monotonic() - seconds, time.process_time() - seconds / 10, cached)
+
+
+@pytest.mark.parametrize(
+    ("cached", "told"), [((True, True), True), ((False, True), False), ((None, True), None), ((None, None), None)]
+)
+def test_a_checkpoint_carries_what_all_attempts_before_took(
+    tmp_path: Path, cached: tuple[bool | None, bool | None], told: bool | None
+) -> None:
+    run = RunFolder(tmp_path)
+    assert checkpoint.spent_before(run) == checkpoint.Spent()
+    for number, seconds in enumerate((1e5, 2e5)):
+        keeper = checkpoint.Keeper(tmp_path, steps=9, attempt=attempt(seconds, cached=cached[number]))
+        keeper.load()
+        with pytest.raises(Stopped):
+            keeper.keep(number + 1, lambda: {"step": 7}, stop=True)
+    spent = checkpoint.spent_before(run).after(attempt(4e5, cached=cached[1]))
+    assert (spent.seconds // 1e4, spent.cpu_seconds // 1e3, spent.resumed) == (70, 70, 2)
+    assert spent.features_cached is told
+    run.checkpoint.write_bytes(b"damaged")
+    assert checkpoint.spent_before(run) == checkpoint.Spent()
+
+
+def test_what_an_older_versions_checkpoint_took_is_not_known(tmp_path: Path) -> None:
+    torch.save({"step": 3, "model": {}}, tmp_path / "checkpoint.pt")
+    assert checkpoint.spent_before(RunFolder(tmp_path)) == checkpoint.Spent(resumed=1)
+
+
+@contextmanager
+def at_once(*, raises: bool) -> Iterator[Callable[[], bool]]:
+    """In place of the worker's signals: a stop is asked for."""
+    yield lambda: True
+
+
+def test_the_result_of_a_resumed_evaluation_has_the_seconds_of_all_its_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = FineTuningConfig(label_fraction=0.05, batch_size=16, epochs=2)
+    spec = Evaluate(encoder=Random(backbone=TINY), protocol=tuning, data=DIGITS)
+    run = job_folder(spec, tmp_path / "runs")
+    with as_worker(tmp_path, monkeypatch):
+        with monkeypatch.context() as stopping:
+            stopping.setattr(worker, "_stop_on_signal", at_once)
+            assert worker.main(str(run.path)) == exits.STOPPED
+        state = torch.load(run.checkpoint, weights_only=True)
+        assert state["attempts"]["seconds"] > 0
+        state["attempts"]["seconds"] += 1e6
+        state["attempts"]["cpu_seconds"] += 1e5
+        torch.save(state, run.checkpoint)
+        assert worker.main(str(run.path)) == exits.DONE
+    made = run.result().provenance
+    assert (made.resumed, made.seconds // 1e6, made.cpu_seconds // 1e5) == (1, 1, 1)
+    assert made.features_cached is None
+
+
+def test_the_result_says_whether_an_evaluation_found_its_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (replace(knn_of(Random(backbone=TINY)), seed=seed) for seed in (0, 1))
+    found = []
+    with as_worker(tmp_path, monkeypatch):
+        for spec in (first, second):
+            run = job_folder(spec, tmp_path / "runs")
+            assert worker.main(str(run.path)) == exits.DONE
+            found.append(run.result().provenance.features_cached)
+    assert found == [False, True]
 
 
 # -- health ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench.contracts import Attempt
 from bench.data.sets import scenes
 from bench.errors import BenchError, Stopped
+from bench.runs.folder import RunFolder
 from bench.spec import Data
 from bench.training import checkpoint
 from evals import detection_coco, detection_voc
@@ -175,8 +178,10 @@ def test_a_stopped_job_goes_on_and_ends_bit_identical(
     whole = parts.run(kind, parts.context_of(tmp_path, kind, folder="whole"), **changes)
     asked = iter([False, False, True])
     monkeypatch.setattr(checkpoint, "SECONDS", 1e9)
+    long = Attempt(began=time.monotonic() - 1e6)
     with pytest.raises(Stopped, match="after step 3"):
-        parts.run(kind, parts.context_of(tmp_path, kind, lambda: next(asked)), **changes)
+        parts.run(kind, replace(parts.context_of(tmp_path, kind, lambda: next(asked)), attempt=long), **changes)
+    assert checkpoint.spent_before(RunFolder(tmp_path / "job")).seconds > 1e6
     again = parts.run(kind, parts.context_of(tmp_path, kind), **changes)
     assert dict(again.metrics) == dict(whole.metrics)
     lines = [

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from bench.contracts import Context, Subject
+from bench.contracts import Attempt, Context, Subject
 from bench.data import datasets
 from bench.data.splits import Arrays, Split, SplitData
 from bench.errors import Stopped
+from bench.runs.folder import RunFolder
+from bench.training.checkpoint import spent_before
 from evals.linear_transfer import METRICS, RECIPES, VARIANTS, Config, evaluate
 from tests.evals.known_answers import CLASSES, own_place, small, splits, subject, told
 
@@ -83,7 +86,13 @@ def test_a_resumed_run_keeps_the_statistics_of_the_batch_norm(
     whole, broken = own_place(place, tmp_path / "whole"), own_place(place, tmp_path / "broken")
     expected = evaluate(weak, subject(), whole)
     with pytest.raises(Stopped):
-        evaluate(weak, subject(), replace(broken, should_stop=lambda: True))
+        evaluate(
+            weak,
+            subject(),
+            replace(broken, should_stop=lambda: True, attempt=Attempt(began=time.monotonic() - 1e6)),
+        )
+    assert broken.folder is not None
+    assert spent_before(RunFolder(broken.folder)).seconds > 1e6
     assert evaluate(weak, subject(), broken) == expected
 
 

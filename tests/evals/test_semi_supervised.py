@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contracts import Context, Subject
+from bench.contracts import Attempt, Context, Subject
 from bench.data import datasets
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Arrays, labelled_subset
 from bench.errors import BenchError, Stopped
 from bench.networks import encoders
+from bench.runs.folder import RunFolder
 from bench.seeding import generator, seed_of
 from bench.spec import Backbone
+from bench.training.checkpoint import spent_before
 from bench.training.health import TrainingFailedError
 from evals import semi_supervised
 from evals.parts.classifier import start
@@ -330,8 +333,11 @@ def test_a_resumed_run_ends_as_an_undisturbed_one(
         (folder / "state").mkdir(parents=True)
     whole = tuned(config, tiny, replace(context, folder=folders["whole"]))
     for steps in (3, 4):  # the second stop falls after the first test
+        long = replace(context, folder=folders["parts"], attempt=Attempt(began=time.monotonic() - 1e6))
         with pytest.raises(Stopped):
-            tuned(config, tiny, replace(context, folder=folders["parts"], should_stop=StopAfter(steps)))
+            tuned(config, tiny, replace(long, should_stop=StopAfter(steps)))
+    spent = spent_before(RunFolder(folders["parts"]))
+    assert (spent.resumed, spent.seconds // 1e6) == (2, 2)  # of both attempts
     parts = tuned(config, tiny, replace(context, folder=folders["parts"]))
     assert same(whole.model, parts.model)
     assert whole.scores == parts.scores

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,11 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
-from bench.contracts import Context, Subject
+from bench.contracts import Attempt, Context, Subject
 from bench.errors import BenchError, Stopped
+from bench.runs.folder import RunFolder
 from bench.spec import CENTRE, Crop
+from bench.training.checkpoint import spent_before
 from evals import knn, svm
 from evals.svm import Config, Fitted
 
@@ -259,8 +262,10 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_numbers(
     monkeypatch.setattr(svm, "cross_validated", counted)
     folder = tmp_path / "run"
     folder.mkdir()
+    long = replace(context, folder=folder, attempt=Attempt(began=time.monotonic() - 1e6))
     with pytest.raises(Stopped):
-        svm.evaluate(config, subject, replace(context, folder=folder, should_stop=lambda: len(calls) == 5))
+        svm.evaluate(config, subject, replace(long, should_stop=lambda: len(calls) == 5))
+    assert spent_before(RunFolder(folder)).seconds > 1e6
     assert svm.evaluate(config, subject, replace(context, folder=folder)) == undisturbed
     assert len(calls) == CLASSES * len(config.costs)  # none twice
 
