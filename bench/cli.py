@@ -154,12 +154,12 @@ def evaluate(
 @app.command()
 def status(
     table: Tables = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep showing until nothing runs any more.")] = False,
 ) -> None:
     """The state of every table that was run here; with --table, of every job."""
-    from bench.commands import jobs
+    from bench.commands import watching
 
-    jobs.show_status(_site(), table or [], watch=watch)
+    raise typer.Exit(watching.status(_site(), table or [], watch=watch))
 
 
 @app.command()

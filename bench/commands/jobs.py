@@ -7,7 +7,8 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from bench.commands.progress import describe
 from bench.errors import BenchError, one_line
@@ -18,36 +19,40 @@ from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.plans import StoredJob, StoredPlan
 from bench.settings.site import Site
 
-WATCH_SECONDS = 2.0
 ORDER = (*(state.value for state in State), "queued", "starting", "ending", "blocked", "lost")
-UNFINISHED = ("running", "queued", "starting", "ending")
 
 
-def show_status(site: Site, tables: Sequence[str], *, watch: bool) -> None:
-    """One line a table, or with names one line a job; `watch` repeats it until nothing runs.
+@dataclass(frozen=True)
+class Standing:
+    """How things stand: what is printed, and by plan and job the word for its state."""
 
-    Slurm is asked once a round.
-    """
-    runs = Runs(site.runs)
-    while True:
-        found = plans.of_table(runs, tables)
-        if not found:
-            print(f"nothing was run under {runs.root}: `bench run --table simclr_table6` starts the first table")
-            return
-        unfinished = False
-        view = _view(runs, [job.id for m in found for job in m.jobs])
-        for m in found:
-            states = states_of(m.jobs, runs, view)
-            unfinished = unfinished or any(state in UNFINISHED for state in states.values())
-            print(f"{m.name}: {_counts(states)}", flush=True)
-            if tables:
-                for line in _job_lines(m, states, runs, view):
-                    print(line, flush=True)
-        if view.unknown:
-            print(f"Slurm does not answer ({view.unknown}): what stands here is from the run folders alone", flush=True)
-        if not watch or not unfinished:
-            return
-        time.sleep(WATCH_SECONDS)
+    lines: tuple[str, ...]
+    states: Mapping[str, Mapping[str, str]]
+    slurm: bool = False  # whether Slurm was asked
+
+
+def show_status(site: Site, tables: Sequence[str]) -> None:
+    """One line a table, or with names one line a job. Slurm is asked once."""
+    for line in standing_of(Runs(site.runs), tables).lines:
+        print(line, flush=True)
+
+
+def standing_of(runs: Runs, tables: Sequence[str]) -> Standing:
+    """The state of these tables, all without names. Raises BenchError for one that was never run here."""
+    found = plans.of_table(runs, tables)
+    if not found:
+        return Standing(
+            (f"nothing was run under {runs.root}: `bench run --table simclr_table6` starts the first table",), {}
+        )
+    view = _view(runs, [job.id for m in found for job in m.jobs])
+    states = {m.name: states_of(m.jobs, runs, view) for m in found}
+    lines = []
+    for m in found:
+        lines.append(f"{m.name}: {_counts(states[m.name])}")
+        lines += _job_lines(m, states[m.name], runs, view) if tables else []
+    if view.unknown:
+        lines.append(f"Slurm does not answer ({view.unknown}): what stands here is from the run folders alone")
+    return Standing(tuple(lines), states, slurm=bool(view.submissions))
 
 
 def show_log(site: Site, job: str, *, follow: bool) -> None:

@@ -9,7 +9,7 @@ from bench.commands.request import PlannedRequest, TableRequest, forced_jobs, pl
 from bench.errors import BenchError
 from bench.execution import executors
 from bench.files import make_folder
-from bench.runs import plans
+from bench.runs import drivers, plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from results.store import Store
@@ -22,6 +22,11 @@ def run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bo
     On Slurm the jobs are only submitted, and the tables come with `watch` or when the same request finds all jobs done.
     """
     driver.check_executor(executor)
+    with drivers.at_work(Runs(request.site.runs), [f"{table}@{request.scale}" for table in request.tables]):
+        return _run(request, executor, force, watch=watch)
+
+
+def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bool) -> int:
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     site = request.site

@@ -35,7 +35,8 @@ from bench.identity import job_id
 from bench.machine import device_name
 from bench.runs import features
 from bench.runs.commit import commit
-from bench.runs.folder import HEARTBEAT_SECONDS, FailureKind, RunFolder, Runs, State
+from bench.runs.folder import FailureKind, RunFolder, Runs, State
+from bench.runs.heartbeat import beating
 from bench.runs.result import Provenance, Result
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Spec
@@ -63,7 +64,7 @@ def main(folder: str, slot: str = "") -> int:
         print("another process has this job, or it is done", flush=True)
         return TAKEN
     try:
-        with _heartbeat(run):
+        with beating(run):
             return _work(run, ranks)
     finally:
         run.release()
@@ -188,27 +189,6 @@ def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
         run.fail(kind, message)
     except BenchError as error:  # the disk is full: the driver reads the log instead
         print(one_line(error), flush=True)
-
-
-@contextmanager
-def _heartbeat(run: RunFolder) -> Iterator[None]:
-    """Touch the heartbeat from a thread of its own until the work is over."""
-    over = threading.Event()
-
-    def beat() -> None:
-        while not over.wait(HEARTBEAT_SECONDS):
-            try:
-                run.beat()
-            except OSError as error:  # a full disk or a lost mount must not kill the work
-                print(f"heartbeat: {one_line(error)}", flush=True)
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def test_no_answer_from_slurm_submits_nothing(
     (fake_slurm.home / "down").touch()
     assert "Unable to contact slurm controller" in place.error(graph)
     plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
-    monitor.show_status(place.site, ["tests"], watch=False)
+    monitor.show_status(place.site, ["tests"])
     out = capsys.readouterr().out
     assert (
         "Slurm does not answer (squeue failed: squeue: error: Unable to contact slurm controller (connect failure))"
@@ -168,7 +168,7 @@ def test_a_dead_job_fails_its_row_with_slurms_word_and_its_children_are_blocked(
     summary = watch(graph, place.runs, shown, poll=0.1)
     assert (summary.done, len(summary.failed), len(summary.blocked)) == (2, 1, 2)
     assert "ended as FAILED: its worker died" in place.runs[first].failure().message
-    monitor.show_status(place.site, ["tests"], watch=False)
+    monitor.show_status(place.site, ["tests"])
     out = capsys.readouterr().out
     assert "tests@tiny: 2 done, 1 failed, 2 blocked" in out
     assert f"needs {first}, which failed" in out

@@ -205,7 +205,7 @@ def test_a_failing_parent_ends_its_dependents_and_nothing_else(
     assert row is not None
     assert row.state == "CANCELLED"  # kill-on-invalid-dep: not pending for ever
     assert place.submit(graph).new == ()  # it would diverge again
-    monitor.show_status(place.site, ["tests"], watch=False)
+    monitor.show_status(place.site, ["tests"])
     assert f"needs {summary.failed[0]}, which failed" in capsys.readouterr().out
     monitor.retry(place.site, summary.failed[0], [])  # unless one insists
     assert "2 jobs submitted again" in capsys.readouterr().out
@@ -230,7 +230,7 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     real_slurm.ask("scancel", row.id)
     wait_until(lambda: set(look_states(place, graph)) == {"CANCELLED"}, lambda: look_states(place, graph))
     capsys.readouterr()
-    monitor.show_status(place.site, ["tests"], watch=False)
+    monitor.show_status(place.site, ["tests"])
     out = capsys.readouterr().out
     assert (
         "ended on 127.0.0.1 as CANCELLED: it was cancelled from outside (scancel); it goes on from its checkpoint"

@@ -1,0 +1,31 @@
+"""The heartbeat of whoever works on a run folder, from a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bench.errors import one_line
+from bench.runs.folder import HEARTBEAT_SECONDS, RunFolder
+
+
+@contextmanager
+def beating(run: RunFolder) -> Iterator[None]:
+    """Touch the heartbeat until the work is over."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            try:
+                run.beat()
+            except OSError as error:  # a full disk or a lost mount must not kill the work
+                print(f"heartbeat: {one_line(error)}", flush=True)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
