@@ -323,7 +323,7 @@ def _request(
     if not all_ and not table:
         raise BenchError(f"which table? --table NAME or --all. Tables: {', '.join(plugins.names('table'))}.")
     tables = plugins.names("table") if all_ else list(dict.fromkeys(table or []))
-    return TableRequest(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()), released)
+    return TableRequest(_site(), tuple(tables), scale, seeds, tuple(rows or ()), tuple(columns or ()), released, all_)
 
 
 if __name__ == "__main__":

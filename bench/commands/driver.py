@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal, get_args
 
 from bench import plugins
 from bench.commands import progress
 from bench.costs.estimates import Costs, disk_total
 from bench.data.location import check_present
 from bench.data.share import check_share
-from bench.errors import BenchError, unknown_name
+from bench.errors import BenchError, one_line, unknown_name
 from bench.execution import executors, readiness, scheduler
 from bench.execution.events import Summary
 from bench.execution.protocol import Executor
-from bench.planning.graph import JobGraph
+from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate
@@ -26,26 +29,71 @@ def check_executor(name: str) -> None:
         raise unknown_name("executor", name, executors.NAMES)
 
 
+_What = Literal["package", "data", "labels"]
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """Something that a job needs and that may not be here: an evaluation's package, a data set, a share of labels."""
+
+    what: _What
+    name: str  # of the evaluation or the data set
+    share: float = 1.0
+
+    def absent(self, site: Site) -> BenchError | None:
+        """Why it cannot be used here."""
+        try:
+            if self.what == "package":
+                reason = plugins.evaluation(self.name).missing()
+                return BenchError(reason) if reason else None
+            if self.what == "data":
+                check_present(self.name, site)
+            else:
+                check_share(self.name, self.share, site)
+        except BenchError as error:
+            return error
+        return None
+
+
+def _needed(job: Job) -> list[_Needed]:
+    data = job.spec.data.name
+    if not isinstance(job.spec, Evaluate):
+        return [_Needed("data", data)]
+    evaluation = plugins.evaluation_of(job.spec.protocol)
+    share = evaluation.label_fraction(job.spec.protocol)
+    return [_Needed("package", evaluation.name), _Needed("data", data), _Needed("labels", data, share)]
+
+
 def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
-    """One error per data set, and per package of an evaluation (its MISSING), that is not there."""
-    found = []
-    evaluations = {plugins.name_of(job.spec.protocol) for job in jobs if isinstance(job.spec, Evaluate)}
-    reasons = {plugins.evaluation(name).missing() for name in evaluations}
-    found += [BenchError(reason) for reason in sorted(reasons) if reason]
-    for name in dict.fromkeys(job.spec.data.name for job in jobs):
-        try:
-            check_present(name, site)
-        except BenchError as error:
-            found.append(error)
-    protocols = [(job.spec.data.name, job.spec.protocol) for job in jobs if isinstance(job.spec, Evaluate)]
-    for name, fraction in dict.fromkeys(
-        (name, plugins.evaluation_of(protocol).label_fraction(protocol)) for name, protocol in protocols
-    ):
-        try:
-            check_share(name, fraction, site)
-        except BenchError as error:
-            found.append(error)
+    """One error per package of an evaluation (its MISSING), data set and list of labels that is not there."""
+    needed = sorted(dict.fromkeys(n for job in jobs for n in _needed(job)), key=lambda n: get_args(_What).index(n.what))
+    found = [error for each in needed if (error := each.absent(site))]
+    return list({str(error): error for error in found}.values())
+
+
+def cannot_run(jobs: JobGraph, site: Site, forced: frozenset[str] = frozenset()) -> dict[str, BenchError]:
+    """Jobs to run whose data set or package is not here, and what waits for them; with the reason."""
+    runs, absent = Runs(site.runs), cache(lambda needed: needed.absent(site))
+    found: dict[str, BenchError] = {}
+    for job in jobs:
+        if runs[job.id].result_file.exists() and job.id not in forced:
+            continue
+        reasons = [*map(absent, _needed(job)), *map(found.get, job.needs)]
+        reason = next(filter(None, reasons), None)
+        if reason is not None:
+            found[job.id] = reason
     return found
+
+
+def set_apart(jobs: JobGraph, why: Mapping[str, BenchError], site: Site, executor: str) -> None:
+    """Record in the folders of these jobs why they cannot run here, and say so; the next `bench run` tries again."""
+    runs = Runs(site.runs)
+    for job, reason in why.items():
+        if runs[job].state() is not State.RUNNING:  # elsewhere
+            runs[job].create(jobs.jobs[job], site.resources(jobs.jobs[job].resources_as, executor))
+            runs[job].fail("blocked", one_line(reason))
+    for text, count in Counter(map(str, why.values())).items():
+        print(f"{count} {'jobs' if count > 1 else 'job'} cannot run here: {text}", flush=True)
 
 
 def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = "local") -> None:
@@ -108,12 +156,14 @@ def closing(summary: Summary, jobs: JobGraph, site: Site) -> int:
         print(f"failed: {jobs.jobs[job].label}: {runs[job].failure().message}\n        log: {runs[job].log}")
     if summary.blocked:
         print(f"blocked by that: {len(summary.blocked)} jobs")
+    if summary.missing:
+        print(f"cannot run here, as said above: {len(summary.missing)} {'jobs' if len(summary.missing) > 1 else 'job'}")
     if summary.queued:
         print(
             f"{len(summary.queued)} jobs are in Slurm's hands: `bench status` says where they are, the same command "
             "then prints the table"
         )
-        return int(bool(summary.failed or summary.blocked))
+        return int(bool(summary.failed or summary.blocked or summary.missing))
     if summary.cancelled:
         print(f"cancelled: {len(summary.cancelled)} jobs; the same command starts them again")
     if summary.stopped:

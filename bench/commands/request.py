@@ -26,6 +26,7 @@ class TableRequest:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     released: bool = False  # take the authors' weights instead of pretraining
+    everything: bool = False  # --all: what cannot run here does not stop the rest
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.commands import driver
 from bench.commands.request import PlannedRequest, TableRequest, forced_jobs, plan_request, skipped
@@ -34,17 +35,18 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
     if place is not None and not all(plans.is_known(Runs(site.runs), table, request.scale) for table in request.tables):
         place.get_ready()  # a table that never ran here has something to run
     planned = plan_request(request)
-    for problem in driver.missing_data(planned.graph, site):
-        raise problem
     forced = forced_jobs(force, planned.graph) if not request.released else frozenset()
+    _check_needs(planned, forced)
     _check_folders(site)
     if request.released:  # now that all else is in order: their hashes make the job ids
         planned = plan_request(request, download=True)
         forced = forced_jobs(force, planned.graph)
         for line in skipped(planned):
             print(line, flush=True)
-    jobs = planned.graph
+    apart = driver.cannot_run(planned.graph, site, forced) if request.everything else {}
+    jobs = planned.graph.without(apart)
     driver.prepare(jobs, site, forced, executor)
+    driver.set_apart(planned.graph, apart, site, executor)
     for table in planned.tables:
         plans.write(
             planned.runs,
@@ -62,11 +64,24 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
     if place is None:
         summary = driver.drive_slurm(jobs, site, forced, [table.name for table in planned.tables], watch=watch)
         if summary.queued:
-            return driver.closing(summary, jobs, site)
+            return driver.closing(replace(summary, missing=tuple(apart)), jobs, site)
     else:
         summary = driver.drive(jobs, site, place)
     _publish(planned)
-    return driver.closing(summary, jobs, site)
+    return driver.closing(replace(summary, missing=tuple(apart)), jobs, site)
+
+
+def _check_needs(planned: PlannedRequest, forced: frozenset[str]) -> None:
+    """Refuse what has no data or package here: tables by name whatever they lack, --all when nothing at all can run."""
+    problems = driver.missing_data(planned.graph, planned.request.site)
+    if not problems:
+        return
+    if not planned.request.everything:
+        raise problems[0]
+    apart = driver.cannot_run(planned.graph, planned.request.site, forced)
+    todo = {job for job in planned.graph.jobs if job in forced or not planned.runs[job].result_file.exists()}
+    if apart and todo == apart.keys():
+        raise problems[0]
 
 
 def _check_folders(site: Site) -> None:

@@ -36,8 +36,10 @@ class Summary:
     stopped: tuple[str, ...]
     queued: tuple[str, ...] = ()  # left to Slurm
     cancelled: tuple[str, ...] = ()  # by `bench cancel`
+    missing: tuple[str, ...] = ()  # whose data set or package is not here
 
     @property
     def complete(self) -> bool:
         """Whether every job is done."""
-        return not (self.failed or self.blocked or self.stopped or self.queued or self.cancelled)
+        ends = (self.failed, self.blocked, self.stopped, self.queued, self.cancelled, self.missing)
+        return not any(ends)

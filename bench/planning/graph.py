@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from bench import plugins
 from bench.identity import job_id
@@ -44,6 +44,10 @@ class JobGraph:
 
     def __len__(self) -> int:
         return len(self.jobs)
+
+    def without(self, left_out: Container[str]) -> JobGraph:
+        """The graph without these jobs, all that depend on them among them."""
+        return replace(self, jobs={name: job for name, job in self.jobs.items() if name not in left_out})
 
     def dependents(self, job: str) -> list[str]:
         """All jobs that cannot run when `job` fails, direct and indirect, in topological order."""
