@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from bench.execution.events import Event
 from bench.execution.slurm import journal, settle
 from bench.execution.slurm.journal import Journal, Submission, look
 from bench.execution.slurm.snapshot import take
-from bench.execution.slurm.watch import watch
+from bench.execution.slurm.watch import standing, watch
 from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State
@@ -191,6 +192,44 @@ def test_neither_driver_nor_files_are_the_bottleneck(workplace: Path, fake_slurm
     assert len(submissions) <= 5  # two records, two scripts, the lock
     place.submit(graph)
     assert [path.name for path in (place.runs.root / "slurm").iterdir()] == ["lock"]  # what is over is cleared away
+
+
+def test_what_the_user_cancelled_is_no_failure_nor_is_what_slurm_drops_with_it(
+    workplace: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settle, "MOUNT_SECONDS", 0.3)
+    place, graph = Place(workplace), chain()
+    first = next(iter(graph)).id
+    plans.write(place.runs, plans.StoredPlan("tests", "tiny", 1, (), (), plans.of_graph(graph)))
+    fake_slurm.set(seconds=1000)
+    place.submit(graph)
+    monitor.cancel(place.site, first, [])
+    capsys.readouterr()
+    monitor.show_status(place.site, ["tests"])
+    assert "tests@tiny: 2 pending, 1 cancelled, 1 queued, 1 starting" in capsys.readouterr().out
+    fake_slurm.set(seconds=0.1)
+    summary = watch(graph, place.runs, Silent(), poll=0.1)
+    assert (summary.done, summary.failed, summary.blocked, summary.cancelled) == (2, (), (), (first,))
+    assert set(summary.stopped) == set(graph.dependents(first))
+    assert [job.id for job in graph if place.runs[job.id].error_file.exists()] == []
+    assert standing(list(graph.jobs), place.runs).cancelled == (first,)
+    assert len(place.submit(graph).new) == 3  # the same command starts them again
+    assert watch(graph, place.runs, Silent(), poll=0.1).complete
+
+
+def test_what_waits_for_a_cancelled_job_at_any_distance_is_told_from_what_a_failure_blocks(
+    workplace: Path, fake_slurm: FakeSlurm
+) -> None:
+    place = Place(workplace)
+    start = tiny_pretrain(0)
+    graph = plan([("a | kNN", knn_of(replace(tiny_pretrain(1), start=start)))])
+    first, second, _ = graph
+    fake_slurm.set(seconds=1000)
+    place.submit(graph)
+    place.runs[first.id].cancel()
+    assert settle.waits_for_cancelled([second.id], place.runs)
+    place.runs[second.id].fail("error", "its own")
+    assert not settle.waits_for_cancelled([second.id], place.runs)
 
 
 def test_ctrl_c_while_watching_leaves_the_jobs_alone(workplace: Path, fake_slurm: FakeSlurm) -> None:

@@ -54,7 +54,8 @@ def settle(jobs: Iterable[Job], runs: Runs, view: QueueView) -> None:
     """Record why each job that has left Slurm's queue without a result did so, unless its worker said so itself.
 
     `jobs` in topological order. A job that Slurm dropped because its parent failed is blocked; one that would wait for
-    ever (where kill-on-invalid-dep is not heeded) is taken out of the queue.
+    ever (where kill-on-invalid-dep is not heeded) is taken out of the queue. What waited for a job that `bench cancel`
+    cancelled has not failed, and nothing is recorded of it, as on this machine.
     """
     hopeless = []
     for job in jobs:
@@ -65,11 +66,24 @@ def settle(jobs: Iterable[Job], runs: Runs, view: QueueView) -> None:
             hopeless.append(row.id)
         lost = next((need for need in job.needs if not runs[need].result_file.exists()), None)
         if lost is not None and (row.hopeless or row.state in ("CANCELLED", "GONE")):
-            run.fail_if_nobody_works("blocked", f"needs {lost}, which {_fate(runs[lost])}")
+            if not waits_for_cancelled(job.needs, runs):
+                run.fail_if_nobody_works("blocked", f"needs {lost}, which {_fate(runs[lost])}")
         elif run.state() is not State.CANCELLED:
             run.fail_if_nobody_works("crashed", sentence(row, run))
     if hopeless:
         state.call(["scancel", *hopeless])
+
+
+def waits_for_cancelled(needs: Iterable[str], runs: Runs) -> bool:
+    """Whether one of these jobs was cancelled, or waits for one that was."""
+    for run in (runs[need] for need in needs):
+        found = run.state()
+        if found is State.CANCELLED:
+            return True
+        waiting = found in (State.PENDING, State.STOPPED) and run.job_file.exists()
+        if waiting and waits_for_cancelled(run.needs, runs):
+            return True
+    return False
 
 
 def sentence(row: QueueRow, run: RunFolder) -> str:
@@ -92,7 +106,11 @@ def ended_for_sure(row: QueueRow | None, run: RunFolder, gone_since: dict[str, f
 
 
 def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, str]:
-    """One word a job: the run folder's or, if it says too little, Slurm's: queued, starting, ending, blocked, lost."""
+    """One word a job: the run folder's or, if it says too little, Slurm's: queued, starting, ending, blocked, lost.
+
+    What Slurm dropped because the job that it waited for was cancelled keeps its own: it is pending.
+    """
+    dropped: set[str] = set()
     words: dict[str, str] = {}
     for job in jobs:
         found, row = runs[job.id].state(), view.row(job.id)
@@ -101,7 +119,9 @@ def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, s
             words[job.id] = "blocked"  # as `bench run` and the report have it: it has not failed itself
         if row is None or found in (State.DONE, State.FAILED, State.RUNNING, State.CANCELLED) or row.state == "UNKNOWN":
             continue
-        if row.hopeless:
+        if not row.alive and any(words.get(need) == "cancelled" or need in dropped for need in job.needs):
+            dropped.add(job.id)
+        elif row.hopeless:
             words[job.id] = "blocked"
         elif row.alive:
             words[job.id] = {"RUNNING": "starting", "CONFIGURING": "starting", "COMPLETING": "ending"}.get(
@@ -109,9 +129,7 @@ def states_of(jobs: Collection[Job], runs: Runs, view: QueueView) -> dict[str, s
             )
         else:
             words[job.id] = (
-                "blocked"
-                if any(words.get(need) in ("failed", "blocked", "cancelled", "lost") for need in job.needs)
-                else "lost"
+                "blocked" if any(words.get(need) in ("failed", "blocked", "lost") for need in job.needs) else "lost"
             )
     return words
 

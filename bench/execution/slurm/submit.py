@@ -25,7 +25,7 @@ from bench.errors import BenchError
 from bench.execution import environment
 from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt, look, prune
-from bench.execution.slurm.settle import Job, settle
+from bench.execution.slurm.settle import Job, settle, waits_for_cancelled
 from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import atomic_path, write_atomic
 from bench.runs.commit import commit
@@ -76,7 +76,8 @@ def submit(
                 continue
             lost = [need for need in job.needs if need not in ids and not runs[need].result_file.exists()]
             if lost:
-                run.fail("blocked", f"needs {lost[0]}, which failed")
+                if not waits_for_cancelled(lost, runs):
+                    run.fail("blocked", f"needs {lost[0]}, which failed")
                 continue
             ids[job.id] = ""  # known when its level has been submitted
             todo.append(job)

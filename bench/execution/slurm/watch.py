@@ -60,7 +60,7 @@ def watch(graph: JobGraph, runs: Runs, progress: Watcher, poll: float = POLL_SEC
 
 
 def standing(jobs: Sequence[str], runs: Runs) -> Summary:
-    """How things stand without waiting: what has failed, what is still to come (as `stopped`)."""
+    """How things stand without waiting: what is done, has failed or was cancelled."""
     states = {job: runs[job].state() for job in jobs}
     failed = [job for job, state in states.items() if state is State.FAILED]
     blocked = [job for job in failed if runs[job].failure().kind == "blocked"]
@@ -71,6 +71,7 @@ def standing(jobs: Sequence[str], runs: Runs) -> Summary:
         failed=tuple(job for job in failed if job not in blocked),
         blocked=tuple(blocked),
         stopped=(),
+        cancelled=tuple(job for job, state in states.items() if state is State.CANCELLED),
     )
 
 
