@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -36,6 +37,14 @@ def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> BenchError:
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     between = "; " if any("," in name for name in names) else ", "
     return BenchError(f"unknown {kind} {found!r}.{hint} Allowed: {between.join(names) or 'none'}.")
+
+
+def first_words(error: BaseException) -> str:
+    """What a library's error says before it goes on with advice to its own callers."""
+    _, found, text = str(error).rpartition("WeightsUnpickler error: ")  # torch.load's own, between two of advice
+    text = text.strip().partition("\n")[0] if found else " ".join(text.split())
+    text = printable(re.split(r"\.(?: |$)", text, maxsplit=1)[0])[:100]
+    return text if " " in text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def one_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 
+from bench import plugins
 from bench.errors import BenchError, one_line
 from bench.runs import plans
 from bench.runs.folder import Runs
@@ -38,10 +39,16 @@ def views_of(runs: Runs, planned: Mapping[str, PlannedTable] = MappingProxyType(
         try:
             views.append(view(planned.get(m.name) or plan_again(m), Store(runs)))
         except BenchError as error:  # a table of a plug-in folder that is not there today, say
-            print(f"left out of the report: {m.name}: {one_line(error)}", flush=True)
+            print(f"left out of the report: {m.name}: {_reason(m.table, error)}", flush=True)
     if not views:
         raise BenchError(f"no table under {runs.root} can be shown.")
     return views
+
+
+def _reason(table: str, error: BenchError) -> str:
+    if table in plugins.names("table"):
+        return one_line(error)
+    return "no file of tables/ has this name, here or in a folder of BENCH_PLUGINS"
 
 
 def build_site(

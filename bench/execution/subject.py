@@ -8,7 +8,7 @@ import torch
 
 from bench import plugins
 from bench.contracts import Subject
-from bench.errors import InputCorrupt, one_line
+from bench.errors import InputCorrupt, first_words
 from bench.identity import digest, job_id
 from bench.networks import encoders
 from bench.runs.folder import Runs
@@ -51,7 +51,7 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
         for file in (parent.weights, parent.result_file):
             parent.set_aside(file)
         raise InputCorrupt(
-            f"{parent.weights} is damaged ({one_line(error)}) and set aside: the same command trains it again."
+            f"{parent.weights} is damaged ({first_words(error)}) and set aside: the same command trains it again."
         ) from error
     return Subject(
         key=f"{digest(spec)}-{weights_key(network)}",

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bench.contracts import Attempt
-from bench.errors import BenchError, InputCorrupt, Stopped, one_line
+from bench.errors import BenchError, InputCorrupt, Stopped, first_words
 from bench.files import atomic_path, file_sha256
 from bench.identity import job_id
 from bench.runs.folder import RunFolder
@@ -107,7 +107,7 @@ class Keeper:
                 self.before = _spent(state)
             except Exception as error:  # torch raises many kinds for a damaged file
                 aside = self.run.set_aside(self.run.checkpoint)
-                what = f"checkpoint.pt is damaged ({one_line(error)[:200]})"
+                what = f"checkpoint.pt is damaged ({first_words(error)})"
                 print(f"{what}; set aside as {aside and aside.name}, starting anew", flush=True)
                 raise InputCorrupt(f"{self.run.checkpoint} was damaged and is set aside") from error
             print(f"going on after step {step} of {self.steps}", flush=True)
@@ -153,9 +153,7 @@ def load_start(network: nn.Module, start: Pretrain, run: RunFolder) -> None:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["method"]
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise BenchError(
-            f"{path} cannot be read ({one_line(error)[:200]}): the same command trains it again."
-        ) from error
+        raise BenchError(f"{path} cannot be read ({first_words(error)}): the same command trains it again.") from error
     found = network.load_state_dict(state, strict=False)
     if found.missing_keys or found.unexpected_keys:
         raise BenchError(

@@ -32,12 +32,13 @@ import torch
 from torch import Tensor
 
 from bench import authors
-from bench.errors import BenchError, one_line, unknown_name
+from bench.errors import BenchError, unknown_name
 from bench.files import Json
 from bench.networks import encoders
 from bench.networks.network import Network
 from bench.spec import Backbone, Released
 from bench.weights.candidates import Candidate, candidates
+from bench.weights.recognise import damage, no_checkpoint, resnet
 from bench.weights.released import OWN, find, folder_of, tensorflow_index
 from bench.weights.tensorflow import Bundle, is_layer, torchvision_arrays
 
@@ -125,7 +126,7 @@ def load(backbone: Backbone, path: Path, part: str = "") -> tuple[Network, KeyRe
     tried = [(_compare(own, one), one) for one in found]
     fitting = [pair for pair in tried if _fits(pair[0], own)]
     report, taken = fitting[0] if fitting else max(tried, key=lambda pair: pair[0].matched)
-    _refuse(report, backbone, path, own)
+    _refuse(report, backbone, path, own, _likeness(taken.tensors, backbone))
     values = {name: _value(name, ours, taken) for name, ours in own.items()}
     others = [one for _, one in fitting[1:] if not all(_value(n, own[n], one).equal(v) for n, v in values.items())]
     rivals = [one.part for one in others if one.rank == taken.rank]
@@ -177,18 +178,9 @@ def _read(path: Path) -> Any:
     Nothing in it is executed, and of foreign classes only argparse.Namespace is rebuilt.
     """
     try:
-        with path.open("rb") as file:
-            head = file.read(512).lstrip().lower()
-        if head.startswith((b"<!doctype", b"<html")):
-            raise BenchError(
-                f"{path} is a web page, not a checkpoint: a download that asked for a confirmation. Get it again in "
-                "a browser."
-            )
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):  # TWIST's "args"
             warnings.simplefilter("ignore")  # of torch about sparse and old tensors: what it reads is checked here
             return torch.load(path, map_location="cpu", weights_only=True)
-    except BenchError:
-        raise
     except FileNotFoundError as error:
         raise BenchError(f"{path} is not there.") from error
     except Exception as error:  # torch raises many kinds for a damaged file
@@ -199,9 +191,10 @@ def _read(path: Path) -> Any:
                 "code: "
                 "save its tensors alone, torch.save(state_dict, file), where you trust it."
             ) from error
-        reason = _plain(one_line(error)[:120])
+        if other := no_checkpoint(path):
+            raise BenchError(f"{path} is {other}.") from error
         raise BenchError(
-            f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({reason})."
+            f"{path} cannot be read as a checkpoint, it is cut off or another kind of file ({damage(path, error)})."
         ) from error
 
 
@@ -262,7 +255,20 @@ def _larger(report: KeyReport, own: Iterable[str]) -> list[str]:
     ]
 
 
-def _refuse(report: KeyReport, backbone: Backbone, path: Path, own: Mapping[str, Tensor]) -> None:
+def _likeness(tensors: Mapping[str, Tensor], backbone: Backbone) -> str:
+    """What the network in a file looks like, "" where that is not known or is the one asked for."""
+    found = resnet(tensors)
+    if found is None or (*found, 64, "imagenet") == (
+        backbone.name,
+        backbone.width,
+        backbone.base_channels,
+        backbone.stem,
+    ):
+        return ""
+    return f" It looks like a {found[0]} {found[1]}x: --scale paper --network {found[0]} --width {found[1]}."
+
+
+def _refuse(report: KeyReport, backbone: Backbone, path: Path, own: Mapping[str, Tensor], like: str) -> None:
     """Raises BenchError unless the backbone is matched in full and is not part of a larger one."""
     what = f"{backbone.name} {backbone.width}x"
     if report.unusable:
@@ -275,17 +281,18 @@ def _refuse(report: KeyReport, backbone: Backbone, path: Path, own: Mapping[str,
     if report.misshapen:
         raise BenchError(
             f"{path} ({report.layout}) is not a {what}: {report.misshapen[0]}; {len(report.misshapen)} tensors "
-            "differ. Another width?"
+            f"differ.{like or ' Another width?'}"
         )
     if report.missing:
         raise BenchError(
             f"{path} ({report.layout}) holds no whole {what}: {len(report.missing)} keys are missing, "
-            f"{_some(report.missing)}."
+            f"{_some(report.missing)}.{like}"
         )
     larger = _larger(report, own)
     if larger:
         raise BenchError(
             f"{path} ({report.layout}) holds another network than {what}: {len(larger)} keys too many, {_some(larger)}."
+            f"{like}"
         )
 
 

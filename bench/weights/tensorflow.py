@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import BenchError
+from bench.errors import BenchError, first_words
 from bench.networks.encoders import RESNETS
 from bench.weights.released import tensorflow_index
 
@@ -51,7 +53,7 @@ class Bundle:
     def __init__(self, path: Path) -> None:
         self.path = path
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            with _opened(path) as archive:
                 self.prefix = _index_in(path, archive.namelist()).removesuffix(".index")
                 index = archive.read(f"{self.prefix}.index")
         else:
@@ -87,16 +89,24 @@ class Bundle:
         try:
             if zipfile.is_zipfile(self.path):
                 if name not in self._unpacked:
-                    with zipfile.ZipFile(self.path) as archive:
+                    with _opened(self.path) as archive:
                         self._unpacked[name] = archive.read(name)
                 return self._unpacked[name][entry.offset : entry.offset + entry.size]
             with Path(name).open("rb") as file:
                 file.seek(entry.offset)
                 return file.read(entry.size)
-        except zipfile.BadZipFile as error:
-            raise BenchError(f"{self.path} is damaged: {error}.") from error
         except (KeyError, FileNotFoundError) as error:
             raise BenchError(f"{self.path}: the data file {Path(name).name} is missing beside the index.") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive. Raises BenchError for a damaged list of members, or a member that cannot be unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise BenchError(f"{path} is damaged: {first_words(error)}.") from error
 
 
 def torchvision_arrays(bundle: Bundle, network: str) -> dict[str, NDArray[np.float32]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import urllib.request
 from pathlib import Path
@@ -139,3 +140,16 @@ def test_nothing_was_run(tmp_path: Path) -> None:
 
     with pytest.raises(BenchError, match="nothing was run under"):
         reporting.views_of(Runs(tmp_path / "runs"))
+
+
+def test_a_table_whose_file_is_not_here_is_left_out_in_one_short_line(
+    own_demo: Demo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plans.write(own_demo.runs, plans.StoredPlan("worked_example", "smoke", 1, (), (), ()))
+    with contextlib.suppress(BenchError):  # no other table can be shown either
+        reporting.views_of(own_demo.runs)
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "worked_example" in line)
+    assert line == (
+        "left out of the report: worked_example@smoke: no file of tables/ has this name, here or in a folder of "
+        "BENCH_PLUGINS"
+    )
