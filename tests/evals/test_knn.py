@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -65,6 +66,40 @@ def test_accuracy_equals_naive_loops(
     assert found["top1"] == pytest.approx(100 * right[1] / 40)
     if config.neighbours > 5:  # with one neighbour, all other classes tie at no votes
         assert found["top5"] == pytest.approx(100 * right[5] / 40)
+
+
+def test_votes_at_the_papers_scale_are_those_of_the_formula_in_numpy(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, classes = np.random.default_rng(4), 12
+    splits = {}
+    for name, n in (("train", 900), ("test", 300)):
+        labels = rng.integers(classes, size=n)
+        x = rng.normal(size=(n, 16)) + 0.6 * np.eye(16)[labels]
+        splits[name] = (torch.from_numpy(x).float(), torch.from_numpy(labels))
+    given(splits, monkeypatch, classes)
+    (memory, told), (x, labels) = ((x.double().numpy(), y.numpy()) for x, y in splits.values())
+    cosine = (x / np.linalg.norm(x, axis=1)[:, None]) @ (memory / np.linalg.norm(memory, axis=1)[:, None]).T
+    for config in (Config(), Config(neighbours=20, temperature=0.1)):
+        near = np.argsort(-cosine, axis=1)[:, : config.neighbours]
+        weight = np.exp(np.take_along_axis(cosine, near, axis=1) / config.temperature)
+        votes = np.stack([(weight * (told[near] == c)).sum(axis=1) for c in range(classes)], axis=1)
+        ranks = (votes > votes[np.arange(300), labels][:, None]).sum(axis=1)
+        found = knn.evaluate(config, subject, context).metrics
+        assert found["top1"] == pytest.approx(100 * (ranks < 1).mean(), abs=1e-9)
+        assert found["top5"] == pytest.approx(100 * (ranks < 5).mean(), abs=1e-9)
+
+
+def test_of_two_classes_with_equal_votes_one_is_right_and_not_both(
+    subject: Subject, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = torch.eye(4)[[0, 0, 0, 0, 1]]  # twice class 0 and twice class 1 in the same place
+    found = []
+    for label in (0, 1):
+        splits = {"train": (memory, torch.tensor([0, 1, 1, 0, 2])), "test": (torch.eye(4)[:1], torch.tensor([label]))}
+        given(splits, monkeypatch)
+        found.append(knn.evaluate(Config(neighbours=4), subject, context).metrics["top1"])
+    assert sorted(found) == [0.0, 100.0]
 
 
 def test_an_image_among_its_own_class_is_recognised(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,35 @@ def test_a_head_is_that_of_scikit_learn(penalty: float) -> None:
     torch.testing.assert_close(ours.weight_DC, torch.from_numpy(theirs.coef_.T), rtol=1e-4, atol=1e-6)
     bias = torch.from_numpy(theirs.intercept_)  # known up to a constant
     torch.testing.assert_close(ours.bias_C - ours.bias_C.mean(), bias - bias.mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("penalty", [100.0, 1.0, 0.01])
+def test_newtons_method_in_numpy_ends_at_the_same_weights(penalty: float) -> None:
+    """The sum of the cross entropies plus penalty / 2 times the squared weights, that is C = 1 / penalty."""
+    x, y = (value.numpy() for value in numbered(1.0)["train"])
+    x, classes = x.astype(np.float64), 5
+    n, d = x.shape
+    design, wanted = np.hstack([x, np.ones((n, 1))]), np.eye(classes)[y]
+    decay = np.repeat(penalty * np.r_[np.ones(d), 0], classes)  # biases are free
+    w = np.zeros((d + 1, classes))
+
+    def gradient(w: Any) -> tuple[Any, Any]:
+        logits = design @ w
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return (design.T @ (p - wanted)).ravel() + decay * w.ravel(), p
+
+    for _ in range(30):
+        slope, p = gradient(w)
+        curvature = np.einsum("ni,nk,kl,nj->ikjl", design, p, np.eye(classes), design, optimize=True)
+        curvature -= np.einsum("ni,nk,nl,nj->ikjl", design, p, p, design, optimize=True)
+        hessian = curvature.reshape(len(decay), len(decay)) + np.diag(decay)
+        w = w - (np.linalg.pinv(hessian) @ slope).reshape(w.shape)  # the biases' common part is not determined
+    head = last(EXACT, (torch.from_numpy(x), torch.from_numpy(y)), classes, [penalty])
+    ours = np.vstack([head.weight_DC.numpy(), head.bias_C.numpy()])
+    assert np.abs(gradient(ours)[0]).max() < 1e-5  # of a sum over 300 images
+    np.testing.assert_allclose(ours[:-1], w[:-1], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours[-1] - ours[-1].mean(), w[-1] - w[-1].mean(), rtol=0, atol=1e-6)
 
 
 def test_more_features_than_images_are_fitted_too() -> None:
