@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
@@ -13,6 +14,7 @@ from typing import TypeAlias
 
 from bench.errors import BenchError, InputCorrupt
 
+FULL_BYTES = 16e6  # a disk with less is full
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 
@@ -22,7 +24,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
     Raises BenchError when the disk is full; the old file, if any, is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{own_suffix()}.tmp")
     make_folder(path.parent)
     try:
         yield temporary
@@ -31,10 +33,16 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.rename(path)
     except Exception as error:
+        full = as_full_disk(error, path)
         temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
-            raise disk_full(path) from error
+        if full is not None:
+            raise full from error
         raise
+
+
+def own_suffix() -> str:
+    """For the name of what only this call writes: containers that share a disk have equal process numbers."""
+    return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def make_folder(folder: Path) -> None:
@@ -42,11 +50,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise (
-            disk_full(folder)
-            if is_disk_full(error)
-            else BenchError(f"the folder {folder} cannot be made: {error.strerror}.")
-        ) from error
+        other = BenchError(f"the folder {folder} cannot be made: {error.strerror}.")
+        raise as_full_disk(error, folder) or other from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise BenchError(f"the folder {folder} cannot be written to.")
 
@@ -91,18 +96,63 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def disk_full(path: Path) -> BenchError:
-    """The one line for a full disk."""
+def as_full_disk(error: BaseException, path: Path) -> BenchError | None:
+    """The one line for a full disk, when that is why `path` could not be written; else None.
+
+    What fails meanwhile on another disk, which its own name tells, is not the disk of `path`.
+    """
+    if not _is_for_want_of_room(error):
+        return None
+    return _disk_full(Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else path)
+
+
+def want_of_room(error: BaseException, folder: Path) -> BenchError | None:
+    """The one line for an error of unknown origin that says that there is no room, when a job writes to `folder`.
+
+    None for any other error. A disk is called full only where it is.
+    """
+    if not _is_for_want_of_room(error):
+        return None
+    if isinstance(error, OSError) and error.filename:
+        return _disk_full(Path(os.fsdecode(error.filename)))
+    for place in (folder, Path(tempfile.gettempdir())):
+        if _is_full(place):
+            return _disk_full(place)
+    return BenchError(
+        f"no room for something that is not a file of this job, whose disk has {_free(folder) / 1e9:.1f} GB: "
+        f"{' '.join(str(error).split())}"
+    )
+
+
+def _disk_full(path: Path) -> BenchError:
     return BenchError(
         f"the disk is full: could not write {path}. Free some space and run the same command again; nothing finished "
         "is lost."
     )
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether the error comes from a full disk or an exceeded quota (torch wraps it in a RuntimeError)."""
+def _is_for_want_of_room(error: BaseException) -> bool:
+    """Whether it says that a disk is full or a quota exceeded (torch wraps it in a RuntimeError)."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, RuntimeError) and (
-        "No space left" in str(error) or "file write failed" in str(error) or "unexpected pos" in str(error)
-    )
+    text = str(error)
+    if not isinstance(error, RuntimeError) or "shared memory" in text:  # that is /dev/shm, not a disk
+        return False
+    return any(words in text for words in ("No space left", "file write failed", "unexpected pos"))
+
+
+def _is_full(folder: Path) -> bool:
+    """Too little room for anything, or no further file: what could not be written may be gone again."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize < FULL_BYTES or bool(found.f_files and not found.f_favail)
+
+
+def _free(folder: Path) -> float:
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0.0
+    return float(found.f_bavail * found.f_frsize)

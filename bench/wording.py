@@ -23,6 +23,14 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
+def size(count: float) -> str:
+    """Bytes: `3 kB`, `38 MB`, `1.2 GB`."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6)):
+        if count >= 0.95 * one:
+            return f"{count / one:.{int(count < 9.95 * one)}f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
 def duration(seconds: float) -> str:
     """`3.2 s`, `42 s`, `3 min 05 s`, `7 h 12 min`, `4.2 d`."""
     if seconds < 9.95:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.files import disk_full, is_disk_full
+from bench.files import as_full_disk, own_suffix
 from bench.runs.folder import Runs
 from bench.wording import printable
 from reports.folder import MARKER, check_target
@@ -40,16 +40,14 @@ def build(views: Sequence[TableView], runs: Runs, out: Path, *, memory: Memory |
     for scale, table in seen:
         if seen.count((scale, table)) > 1:
             raise BenchError(f"table {table} at scale {scale} was given twice to one report.")
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
+    fresh = target.with_name(f".{target.name}.{own_suffix()}.new")
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         _write(views, runs, fresh, memory or Memory())
         _swap(fresh, target)
     except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(target) from error
-        raise
+        raise as_full_disk(error, target) or error from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return out / "index.html"
@@ -115,7 +113,7 @@ def _swap(fresh: Path, target: Path) -> None:
 
 
 def _replace(fresh: Path, target: Path) -> None:
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    old = target.with_name(f".{target.name}.{own_suffix()}.old")
     shutil.rmtree(old, ignore_errors=True)
     if not target.exists():
         fresh.rename(target)

@@ -20,6 +20,7 @@ from typing import Literal
 
 from bench import ROOT, packages
 from bench.authors import catalogue
+from bench.commands import memory
 from bench.data.catalogue import CATALOGUE
 from bench.data.location import check_present
 from bench.data.sets.lists import PUBLISHED, list_file, read_list
@@ -60,6 +61,7 @@ def checks(site: Site) -> Iterator[Check]:
         ("versions", _versions),
         ("packages", _packages),
         ("processor", _processor),
+        ("memory", lambda: _memory(site)),
         ("GPU", _gpu),
         ("site", lambda: _site(site)),
         ("disk", lambda: _disk(site)),
@@ -116,19 +118,17 @@ def _processor() -> Iterator[Check]:
             "off",
             f"{', '.join(inherited)} of this shell: workers set their own from bench.toml, so it does no harm",
         )
-    memory = _memory_bytes()
-    if memory is not None:
-        few = memory < 2e9
+
+
+def _memory(site: Site) -> Iterator[Check]:
+    available = memory.available_bytes()
+    if available is not None:
+        few = available < 2e9
         advice = "close something, or set [local] slots = 1" if few else ""
-        yield Check("memory", "broken" if few else "ok", f"{memory / 1e9:.1f} GB available", advice)
-
-
-def _memory_bytes() -> float | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+        yield Check("memory", "broken" if few else "ok", f"{available / 1e9:.1f} GB available", advice)
+    for shared in memory.shared_memory(site):
+        state: Literal["ok", "off", "broken"] = "ok" if shared.enough else "broken" if shared.wanted else "off"
+        yield Check("memory", state, f"shared: {shared.text}", shared.advice)
 
 
 def _gpu() -> Iterator[Check]:

@@ -14,29 +14,26 @@ readable image of the same global batch takes its place, whoever decodes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bench.contracts import Batch
 from bench.data.decoding import UnreadableImageError, read_image
+from bench.data.shared_memory import PAGE, Batches, whole_pages
 from bench.data.splits import Arrays, Files, SplitData
 from bench.data.views import augment, draws, exact
 from bench.data.views.crops import pixel_box
 from bench.data.views.photo import painter
 from bench.data.views.to_device import sent
+from bench.data.workers import PREFETCHED, load
 from bench.errors import BenchError
-from bench.machine import start_of_helpers
-from bench.seeding import generator, seed_of
+from bench.seeding import generator
 from bench.spec import CENTRE, Augment, Crop
-
-PREFETCHED = 2  # batches that a worker makes ahead
 
 
 @dataclass(frozen=True)
@@ -124,43 +121,6 @@ def one_channel(images_BCHW: Tensor) -> Tensor:
     return first.contiguous() if torch.equal(images_BCHW, first.expand_as(images_BCHW)) else images_BCHW
 
 
-class _Items(torch.utils.data.Dataset[Any]):
-    """What DataLoader wants: batches by number.
-
-    A damaged file comes back as an item: raised in a worker, torch would put a traceback into it.
-    """
-
-    def __init__(self, batch: Callable[[int], Any]) -> None:
-        self.batch = batch
-
-    def __getitem__(self, number: int) -> Any:
-        try:
-            return self.batch(number)
-        except BenchError as error:
-            return error
-
-
-def _load(
-    batch: Callable[[int], Any], numbers: Sequence[int], device: torch.device, *, seed: int, workers: int
-) -> Iterator[Any]:
-    """`batch` of every number, made by worker processes. Raises the BenchError of a damaged file."""
-    loader = DataLoader(
-        _Items(batch),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        prefetch_factor=PREFETCHED if workers else None,
-        multiprocessing_context=start_of_helpers(workers),
-        pin_memory=device.type == "cuda",
-        # A generator of our own: the default would draw a base seed from, and so move, the global one.
-        generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
-    )
-    for item in loader:
-        if isinstance(item, BenchError):
-            raise item
-        yield item
-
-
 class FileViews:
     """Batch `step`: this rank's images decoded once each, and the uint8 views cut from them.
 
@@ -197,6 +157,12 @@ class FileViews:
         if self.finish:
             self._paint(drawn, made)
         return made, indices, tuple(unreadable)
+
+    def shared(self, steps: int) -> Batches:
+        """What workers keep in shared memory: the places of _memory, and which images they are."""
+        count = self.plan.batch_size // self.plan.world
+        each = whole_pages([3 * count * view.size**2 for view in self.views] + [8 * count])
+        return Batches(each, per_worker=PREFETCHED + 1, held=0, most=steps)
 
     def _memory(self, count: int) -> list[Tensor]:
         """Where a batch's views are written: the same few places in turn, as fresh memory costs a sixth of a batch.
@@ -248,7 +214,7 @@ def _file_batches(made: FileViews, steps: range, device: torch.device, *, worker
     views, plan, labels = made.views, made.plan, made.split.labels
     if any(view.rotation for view in views):
         raise BenchError("rotation is made for small images in memory; it is not available for data on disk.")
-    loaded = _load(made.batch, steps, device, seed=plan.seed, workers=workers)
+    loaded = load(made.batch, steps, device, seed=plan.seed, workers=workers, shared=made.shared(len(steps)))
     for step, (parts, indices, unreadable) in zip(steps, loaded, strict=True):
         finished = []
         for number, (view, part) in enumerate(zip(views, parts, strict=True)):
@@ -293,7 +259,11 @@ def eval_batches(
             yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
         return
     crops = _CentreCrops(split, size, batch_size, crop)
-    for images, labels in _load(crops.batch, range(0, len(split), batch_size), device, seed=0, workers=workers):
+    starts = range(0, len(split), batch_size)
+    # a batch is made anew each time: beside those that are made ahead, one is looked at and one just received
+    each = whole_pages([3 * min(batch_size, len(split)) * size**2, PAGE])
+    shared = Batches(each, per_worker=PREFETCHED, held=2, most=len(starts))
+    for images, labels in load(crops.batch, starts, device, seed=0, workers=workers, shared=shared):
         yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
 
 

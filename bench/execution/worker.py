@@ -25,12 +25,13 @@ import torch
 from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Attempt, Context, Outcome
+from bench.data.workers import in_a_worker
 from bench.errors import BenchError, InputCorrupt, Stopped, one_line
 from bench.execution import energy
 from bench.execution.device import prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.subject import load_subject
-from bench.files import disk_full, is_disk_full
+from bench.files import want_of_room
 from bench.identity import job_id
 from bench.machine import device_name
 from bench.runs import features
@@ -124,7 +125,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
     except Exception as error:
         if not isinstance(error, BenchError):
             traceback.print_exc()
-        shown = disk_full(run.path) if is_disk_full(error) else error
+        shown = in_a_worker(error) or want_of_room(error, run.path) or error
         print(f"failed: {one_line(shown)}", flush=True)
         # the rank that fails first knows why; the others see a lost connection
         if ranks.first or not run.error_file.exists():

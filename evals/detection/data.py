@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.contracts import Context
 from bench.data.sets import detection_layouts as layouts
+from bench.data.workers import batches_of, speak_up
 from bench.errors import BenchError, Stopped
 from bench.identity import digest
 from bench.machine import start_of_helpers
@@ -157,10 +158,15 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
         for step in steps
     ]
     mapped = _Mapped(DatasetFromList(scenes.train_items, copy=False), DatasetMapper(cfg, is_train=True), seed)
-    start = start_of_helpers(workers)
-    return iter(
-        DataLoader(mapped, batch_sampler=keys, num_workers=workers, collate_fn=list, multiprocessing_context=start)
+    loader = DataLoader(
+        mapped,
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=speak_up,
+        multiprocessing_context=start_of_helpers(workers),
     )
+    return batches_of(loader)
 
 
 def test_loader(cfg: Any, name: str, workers: int) -> Any:
@@ -169,5 +175,6 @@ def test_loader(cfg: Any, name: str, workers: int) -> Any:
 
     items = get_detection_dataset_dicts(name, filter_empty=False)
     loader = build_detection_test_loader(items, mapper=partial(DatasetMapper(cfg, is_train=False)), num_workers=workers)
+    loader.worker_init_fn = speak_up  # there is no argument for it
     loader.multiprocessing_context = start_of_helpers(workers)
     return loader

@@ -25,7 +25,7 @@ from bench.data.datasets import open_split
 from bench.data.loader import eval_batches
 from bench.data.splits import SPLITS, Split
 from bench.errors import BenchError
-from bench.files import disk_full, is_disk_full, make_folder, read_json, write_json
+from bench.files import as_full_disk, make_folder, read_json, write_json
 from bench.runs.features import entry_name
 from bench.spec import CENTRE, Crop
 
@@ -113,7 +113,7 @@ def _write(folder: Path, features: Tensor, labels: Tensor) -> None:
             if not folder.is_dir():
                 raise
     except OSError as error:
-        raise disk_full(folder) if is_disk_full(error) else error from error
+        raise as_full_disk(error, folder) or error from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

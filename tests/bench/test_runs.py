@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import files
 from bench.errors import BenchError, InputCorrupt
-from bench.files import atomic_path, read_json, set_aside, write_atomic, write_json
+from bench.files import as_full_disk, atomic_path, read_json, set_aside, want_of_room, write_atomic, write_json
 from bench.planning.graph import Job
 from bench.runs.folder import STALE_SECONDS, RunFolder, Runs, State
 from bench.runs.result import FORMAT, Provenance, Result, read_result
@@ -194,6 +198,28 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     ):
         device.write("x" * 10_000)
     assert not list(tmp_path.iterdir())
+
+
+def full_at(path: object = None) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def test_a_disk_is_called_full_only_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+    assert as_full_disk(shared, tmp_path) is None
+    assert want_of_room(shared, tmp_path) is None
+    assert want_of_room(ValueError("No space left on device"), tmp_path) is None
+    monkeypatch.setattr(files, "FULL_BYTES", 0)  # no disk here is full
+    other = want_of_room(full_at(), tmp_path)
+    assert re.search(r"not a file of this job, whose disk has [\d.]+ GB: .*No space left", str(other))
+    for named in (
+        want_of_room(full_at("/elsewhere/file"), tmp_path),
+        as_full_disk(full_at("/elsewhere/file"), tmp_path),
+    ):
+        assert str(named).startswith("the disk is full: could not write /elsewhere/file.")
+    monkeypatch.setattr(files, "FULL_BYTES", math.inf)  # all are
+    assert str(want_of_room(full_at(), tmp_path)).startswith(f"the disk is full: could not write {tmp_path}.")
+    assert str(as_full_disk(full_at(), tmp_path)).startswith(f"the disk is full: could not write {tmp_path}.")
 
 
 def test_files_set_aside_never_overwrite_each_other(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, transforms
 
-from bench.data.loader import FileViews, Plan, _load, decode
+from bench.data.loader import FileViews, Plan, decode
 from bench.data.splits import Files
+from bench.data.workers import load
 from bench.spec import Augment
 from tests.perf.pairs import Spent, Usual, pairs, timed
 
@@ -182,7 +183,7 @@ def test_through_a_data_loader_with_one_worker(
     pairs(
         benchmark,
         f"through a DataLoader with one worker: {CASES[name].what}",
-        timed(lambda: all_of(_load(views.batch, range(epochs), CPU, seed=0, workers=1))),
+        timed(lambda: all_of(load(views.batch, range(epochs), CPU, seed=0, workers=1, shared=views.shared(epochs)))),
         Usual(name="the same with float32 images and the default collation", spent=timed(usual)),
         unit="ms an image",
         images=IMAGES * epochs,

@@ -29,6 +29,7 @@ from bench.data import loader
 from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays, Files, SplitData
+from bench.data.workers import load
 from bench.errors import BenchError, Stopped
 from bench.execution.device import prepare_device
 from bench.execution.executors import default_slots
@@ -197,7 +198,9 @@ def _loading(loop: training.Loop, workers: int) -> Callable[[], object]:
     if isinstance(loop.split, Arrays):
         return partial(next, loader.train_batches(loop.split, views, plan, range(FOREVER), device, workers=0))
     made = loader.FileViews(loop.split, views, plan, replace_unreadable=True, finish=device.type == "cpu")
-    return partial(next, loader._load(made.batch, range(FOREVER), device, seed=plan.seed, workers=workers))
+    steps = range(FOREVER)
+    shared = made.shared(len(steps))
+    return partial(next, load(made.batch, steps, device, seed=plan.seed, workers=workers, shared=shared))
 
 
 class _Kept(loader.FileViews):

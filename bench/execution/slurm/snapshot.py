@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from bench import ROOT
+from bench.files import own_suffix
 from bench.packages import PACKAGES
 from bench.runs.folder import Runs
 
@@ -47,7 +48,7 @@ def take(runs: Runs, commit: str) -> Snapshot:
 
 
 def _write(folder: Path, content: dict[Path, bytes], empty: list[Path]) -> None:
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary = folder.with_name(f".{folder.name}.{own_suffix()}")
     for part in empty:
         (temporary / part).mkdir(parents=True, exist_ok=True)
     for name, data in content.items():

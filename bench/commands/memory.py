@@ -1,0 +1,65 @@
+"""Memory of this machine, for `bench doctor`: what is free, and what workers that decode images take of shared memory.
+
+What they take is worked out as the loader does before it starts, for the size of image that most papers have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.data.shared_memory import ADVICE, SHARED, Batches, room, whole_pages
+from bench.execution.executors import default_slots
+from bench.settings.site import Site
+from bench.wording import size
+
+SIDE = 224  # pixels of an image
+STEP = 256  # images of a pretraining's step, in two views
+
+
+@dataclass(frozen=True)
+class SharedMemory:
+    """How much of it there is, whether that is enough, and what to do."""
+
+    text: str
+    enough: bool
+    wanted: bool  # the site reads images from disk, with workers
+    advice: str = ""
+
+
+def available_bytes() -> float | None:
+    """Memory that new processes can have; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+
+
+def shared_memory(site: Site) -> Iterator[SharedMemory]:
+    """One, or none where the system has no /dev/shm with a limit."""
+    import torch
+
+    from bench.data.workers import PREFETCHED
+    from evals.parts.features import BATCH
+
+    there = room()
+    if there is None:
+        return
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    workers, slots = site.loader_workers(device), default_slots(site)
+    if not workers:
+        yield SharedMemory(f"{there} in {SHARED}; no workers decode images here, so it is not needed", True, False)
+        return
+    image, many = 3 * SIDE**2, 1 << 30
+    evaluation = Batches(whole_pages([BATCH * image]), PREFETCHED, held=2, most=many).take(workers)
+    pretraining = Batches(whole_pages([STEP * image] * 2), PREFETCHED + 1, held=0, most=many).take(workers)
+    at_once = f"{slots} evaluations at once take" if slots > 1 else "an evaluation takes"
+    text = (
+        f"{there} in {SHARED}; with {workers} workers that decode images {at_once} {size(slots * evaluation)}, "
+        f"a pretraining {size(pretraining)} for each {STEP} images of a step ({SIDE} px)"
+    )
+    enough = max(slots * evaluation, pretraining) <= there.free
+    wanted = site.workers is not None or bool(site.data)
+    yield SharedMemory(text, enough, wanted, "" if enough else ADVICE)

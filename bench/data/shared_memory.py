@@ -1,0 +1,113 @@
+"""Room in shared memory, through which workers that decode images hand over their batches. Imports no torch.
+
+A container has 64 MB of it unless it is told otherwise, and PyTorch, like the C library, makes its files in /dev/shm.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.wording import size
+
+SHARED = Path("/dev/shm")  # shm_open of the C library knows no other place
+PAGE = 4096
+ADVICE = "give a container more (docker run --shm-size=8g), or set [local] workers in bench.toml lower, 0 for none"
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of shared memory on this machine or in this container."""
+
+    whole: int
+    free: int
+
+    def __str__(self) -> str:
+        return f"{size(self.free)} of its {size(self.whole)} free"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What lies in shared memory at once: `each` bytes a batch, `held` batches and `per_worker` of every worker.
+
+    Never more than `most` batches: all that there are.
+    """
+
+    each: int
+    per_worker: int
+    held: int
+    most: int
+
+    def count(self, workers: int) -> int:
+        """Batches of so many workers."""
+        return min(self.most, self.per_worker * workers + self.held) if workers else 0
+
+    def take(self, workers: int) -> int:
+        """Bytes of so many workers."""
+        return self.count(workers) * self.each
+
+
+def room() -> Room | None:
+    """What there is; None where it is another way (macOS), or without a limit of its own."""
+    try:
+        found = os.statvfs(SHARED)
+    except OSError:
+        return None
+    return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize) if found.f_blocks else None
+
+
+def whole_pages(sizes: Sequence[int]) -> int:
+    """Bytes that tensors of these sizes take: each has a file of its own."""
+    return sum(-(-bytes_ // PAGE) * PAGE for bytes_ in sizes)
+
+
+def check_room(workers: int, batches: Batches) -> None:
+    """Raises BenchError when the batches of so many workers do not fit into what is free.
+
+    Ranks on one machine share it: together they must fit into the whole.
+    """
+    there, ranks = room(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if there is None or (batches.take(workers) <= there.free and ranks * batches.take(workers) <= there.whole):
+        return
+    fewer = next(
+        n
+        for n in range(workers - 1, -1, -1)
+        if batches.take(n) <= there.free and ranks * batches.take(n) <= there.whole
+    )
+    processes = f"{ranks} ranks of {workers} workers" if ranks > 1 else f"{workers} workers"
+    needed = ranks * batches.take(workers)
+    wanted = math.ceil(1.1 * (needed + there.whole - there.free) / 2**30)
+    raise BenchError(
+        f"{SHARED} (shared memory) is too small for the workers that decode images: it has {there}, {processes} take "
+        f"{size(needed)} ({ranks * batches.count(workers)} batches of {size(batches.each)}). Give a container more "
+        f"(docker run --shm-size={wanted}g), or set workers = {fewer} "
+        "under [local] in bench.toml."
+    )
+
+
+def cannot_send(reason: str) -> BenchError:
+    """The one line for a batch that a worker could make but not hand over, or for the want of shared memory.
+
+    `reason` is what the system said.
+    """
+    there = room()
+    if is_shortage(reason) or "Bus error" in reason:
+        state = f" ({there})" if there else ""
+        return BenchError(
+            f"{SHARED} (shared memory) has no room for a batch of a worker that decodes images{state}: {ADVICE}."
+        )
+    more = " (`ulimit -n` raises that limit)" if "Too many open files" in reason else ""
+    return BenchError(
+        f"a worker that decodes images could not hand over its batch: {reason}{more}. With workers = 0 under [local] "
+        "in bench.toml the job itself decodes them."
+    )
+
+
+def is_shortage(reason: str) -> bool:
+    """Whether what the system or PyTorch said means that shared memory is full."""
+    asked = "shared memory" in reason or "(shm)" in reason or "/torch_" in reason
+    return asked and any(word in reason for word in ("No space left", "Cannot allocate", "Bus error"))
