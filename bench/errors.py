@@ -30,6 +30,10 @@ class Stopped(BaseException):
     """
 
 
+class ClaimLost(Stopped):
+    """Another process has taken this worker's job over: it ends and leaves the run folder as it is."""
+
+
 def unknown_name(kind: str, found: str, allowed: Iterable[str]) -> BenchError:
     """The error for a name that does not exist: what was found, what is allowed, the nearest."""
     names = sorted(allowed)

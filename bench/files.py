@@ -32,7 +32,7 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.rename(path)
-    except Exception as error:
+    except BaseException as error:  # also where the job is asked to stop just now
         full = as_full_disk(error, path)
         temporary.unlink(missing_ok=True)
         if full is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -143,8 +142,8 @@ def _cancel(run: RunFolder) -> bool:
     claim = run.claim_holder()
     # those are ended with scancel
     if state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm"):
-        if claim.host != socket.gethostname():
-            raise BenchError(f"{run.job_id} runs on {claim.host}: run `bench cancel` there.")
+        if not claim.is_here:  # its process number is another process's here
+            raise BenchError(f"{run.job_id} runs on {claim.where}: run `bench cancel` there.")
         try:
             os.kill(claim.pid, signal.SIGTERM)
         except ProcessLookupError:

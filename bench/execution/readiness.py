@@ -101,7 +101,7 @@ def prepare(
 def holder(run: RunFolder) -> str:
     """Who works on a job, in words; "" when nobody does."""
     claim = run.claim_holder()
-    return f"process {claim.pid} on {claim.host} works on it" if claim else ""
+    return f"process {claim.pid} on {claim.where} works on it" if claim else ""
 
 
 def describe(job: Job, state: State, runs: Runs) -> str:

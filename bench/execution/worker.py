@@ -26,7 +26,7 @@ from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Attempt, Context, Outcome
 from bench.data.workers import in_a_worker
-from bench.errors import BenchError, InputCorrupt, Stopped, one_line
+from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
 from bench.execution.device import prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
@@ -58,21 +58,21 @@ def main(folder: str, slot: str = "") -> int:
     run = RunFolder(Path(folder).resolve())
     ranks = from_environment()
     if not ranks.first:
-        return _work(run, ranks)
+        return _work(run, ranks, threading.Event())
     if run.state() is State.CANCELLED:
         return STOPPED
     if not run.claim(slot):
         print("another process has this job, or it is done", flush=True)
         return TAKEN
     try:
-        with beating(run):
-            return _work(run, ranks)
+        with beating(run) as lost:
+            return _work(run, ranks, lost)
     finally:
         run.release()
 
 
-def _work(run: RunFolder, ranks: Ranks) -> int:
-    """Everything that can go wrong becomes error.json and an exit code."""
+def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
+    """Everything that can go wrong becomes error.json and an exit code; `lost` is set when another has the job."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     attempt, before = Attempt(), Spent()
     print(f"--- {started} {run.job_id}", flush=True)
@@ -87,9 +87,13 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
         device = prepare_device(resources, ranks)
         with (
             process_group(ranks, device),
-            _stop_on_signal(raises=not _resumes(spec)) as should_stop,
+            _stop_on_signal(raises=not _resumes(spec)) as asked,
             energy.metered(run, ranks, device) as used,
         ):
+
+            def should_stop() -> bool:
+                return asked() or lost.is_set()
+
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))
@@ -115,10 +119,14 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
         )
+        run.check_claim()
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(
             run.result_file
         )
         run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
+    except ClaimLost as taken:
+        print(taken, flush=True)
+        return TAKEN
     except Stopped as stopped:
         print(stopped, flush=True)
         return STOPPED
@@ -130,7 +138,7 @@ def _work(run: RunFolder, ranks: Ranks) -> int:
         # the rank that fails first knows why; the others see a lost connection
         if ranks.first or not run.error_file.exists():
             _record(run, getattr(error, "kind", "error"), one_line(shown))
-        return FAILED
+        return TAKEN if run.has_lost_claim() else FAILED
     print("done", flush=True)
     return DONE
 
@@ -186,6 +194,8 @@ def _evaluate(
 
 
 def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
+    if run.has_lost_claim():  # whatever went wrong here, the job is another's now
+        return
     try:
         run.fail(kind, message)
     except BenchError as error:  # the disk is full: the driver reads the log instead

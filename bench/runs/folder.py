@@ -1,7 +1,7 @@
 """Run folders: `runs/<job id>/`. The files are the truth, so any number of processes on any node agree.
 
 job.json        spec, label, needs, resources          log.txt        what the worker printed
-state/claim     who works on the job (host, pid)       metrics.jsonl  one line per logged step
+state/claim     who works on the job: claims.py        metrics.jsonl  one line per logged step
 state/heartbeat touched every few seconds meanwhile    checkpoint.pt  to go on from; gone when the job is done
 state/cancelled the user said stop                     weights.pt     what a pretraining leaves
 result.json     the job is done                        error.json     the job has failed, and why
@@ -9,13 +9,8 @@ result.json     the job is done                        error.json     the job ha
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -26,13 +21,12 @@ from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json, set_aside, write_json
 from bench.identity import canonical, from_json
 from bench.planning.graph import Job
+from bench.runs.claims import Claim, Claims
 from bench.runs.result import Result, read_result
 from bench.spec import Resources, Spec
 from bench.wording import printable
 
 FORMAT = 1  # of job.json
-HEARTBEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # a claim from another node without a heartbeat for so long is dead
 
 FailureKind = Literal["error", "crashed", "diverged", "collapsed", "blocked"]
 
@@ -56,18 +50,8 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True)
-class Claim:
-    """Who works on a job. `born` is the process start time, so that a recycled pid is not taken for the owner."""
-
-    host: str
-    pid: int
-    born: int
-    slot: str = ""
-
-
 class RunFolder:
-    """The folder of one job. Reading never changes anything; writing is atomic."""
+    """The folder of one job. Reading changes nothing that is read; writing is atomic."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -78,8 +62,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.pt"
         self.weights = path / "weights.pt"
-        self._claim = path / "state" / "claim"
-        self._heartbeat = path / "state" / "heartbeat"
+        self._claims = Claims(path / "state")
         self._cancelled = path / "state" / "cancelled"
 
     @property
@@ -137,7 +120,7 @@ class RunFolder:
         if self.result_file.exists():
             return State.DONE
         claim = self.claim_holder()
-        if claim is not None and self._alive(claim):
+        if claim is not None and self._claims.is_alive(claim):
             return State.RUNNING
         if self.result_file.exists():  # finished between the two looks
             return State.DONE
@@ -168,9 +151,8 @@ class RunFolder:
 
     def fail_if_nobody_works(self, kind: FailureKind, message: str) -> bool:
         """Record a failure unless a living process has the job, or it is done, or has said itself why it failed."""
-        with self._mutex():
-            holder = self.claim_holder()
-            if self.result_file.exists() or self.error_file.exists() or (holder is not None and self._alive(holder)):
+        with self._claims.mutex():
+            if self.result_file.exists() or self.error_file.exists() or self._claims.living():
                 return False
             self.fail(kind, message)
             return True
@@ -188,7 +170,7 @@ class RunFolder:
 
     def set_aside(self, file: Path) -> Path | None:
         """Keep a damaged file under another name; None when another process did so first."""
-        with self._mutex():
+        with self._claims.mutex():
             return set_aside(file) if file.exists() else None
 
     def cancel(self) -> None:
@@ -200,49 +182,31 @@ class RunFolder:
 
     def claim(self, slot: str = "") -> bool:
         """Take the job for this process; False when it is done or a living process has it."""
-        with self._mutex():
+        with self._claims.mutex():
             holder = self.claim_holder()
-            if self.result_file.exists() or (holder is not None and self._alive(holder)):
+            if self.result_file.exists() or (holder is not None and self._claims.is_alive(holder)):
                 return False
-            self.beat()
-            write_json(
-                self._claim,
-                asdict(Claim(host=socket.gethostname(), pid=os.getpid(), born=_born(os.getpid()), slot=slot)),
-            )
-            return True
+            return self._claims.take(slot, holder)
+
+    def check_claim(self) -> None:
+        """Before the holder writes. Raises ClaimLost when another process has taken the job over."""
+        self._claims.check()
+
+    def has_lost_claim(self) -> bool:
+        """Whether another process has taken over the job that this one had."""
+        return self._claims.is_lost()
 
     def release(self) -> None:
-        """Give the job back. Only the holder may call this."""
-        self._claim.unlink(missing_ok=True)
-        self._heartbeat.unlink(missing_ok=True)
+        """Give the job back, if this process still has it."""
+        self._claims.release()
 
     def beat(self) -> None:
         """Say that the holder is alive."""
-        self._heartbeat.parent.mkdir(parents=True, exist_ok=True)
-        self._heartbeat.touch()
+        self._claims.beat()
 
     def claim_holder(self) -> Claim | None:
         """Who claimed the job, dead or alive."""
-        try:
-            return Claim(**read_json(self._claim))  # type: ignore[arg-type]
-        except (FileNotFoundError, InputCorrupt, TypeError):
-            return None
-
-    def _alive(self, claim: Claim) -> bool:
-        if claim.host == socket.gethostname():
-            return _born(claim.pid) == claim.born
-        try:
-            return time.time() - self._heartbeat.stat().st_mtime < STALE_SECONDS
-        except FileNotFoundError:
-            return False
-
-    @contextmanager
-    def _mutex(self) -> Iterator[None]:
-        """Serialises the few lines that read a claim and replace it. The kernel frees it when its holder dies."""
-        self._claim.parent.mkdir(parents=True, exist_ok=True)
-        with (self._claim.parent / "mutex").open("w") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX)
-            yield
+        return self._claims.holder()
 
     # -- what it says ------------------------------------------------------------------------------------------
 
@@ -308,22 +272,3 @@ class Runs:
     def features(self) -> Path:
         """Where features of frozen encoders are kept."""
         return self.root / "features"
-
-
-def _born(pid: int) -> int:
-    """Start time of a process in clock ticks since boot, 0 when it does not run (or is a zombie)."""
-    try:
-        tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if tail[0] == "Z" else int(tail[19])
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return 0
-    except (IndexError, ValueError, ProcessLookupError):
-        return 0
-    try:  # no /proc (macOS): the pid alone has to do
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return 0
-    except PermissionError:
-        return 1
-    return 1

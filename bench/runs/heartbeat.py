@@ -7,17 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bench.errors import one_line
-from bench.runs.folder import HEARTBEAT_SECONDS, RunFolder
+from bench.runs.claims import HEARTBEAT_SECONDS
+from bench.runs.folder import RunFolder
 
 
 @contextmanager
-def beating(run: RunFolder) -> Iterator[None]:
-    """Touch the heartbeat until the work is over."""
-    over = threading.Event()
+def beating(run: RunFolder) -> Iterator[threading.Event]:
+    """Touch the heartbeat until the work is over, or the job is another's: then the event is set."""
+    over, lost = threading.Event(), threading.Event()
 
     def beat() -> None:
         while not over.wait(HEARTBEAT_SECONDS):
             try:
+                if run.has_lost_claim():
+                    lost.set()
+                    return
                 run.beat()
             except OSError as error:  # a full disk or a lost mount must not kill the work
                 print(f"heartbeat: {one_line(error)}", flush=True)
@@ -25,7 +29,7 @@ def beating(run: RunFolder) -> Iterator[None]:
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield
+        yield lost
     finally:
         over.set()
         thread.join()

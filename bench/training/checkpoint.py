@@ -120,8 +120,10 @@ class Keeper:
         due = time.monotonic() - self.saved_at > max(SECONDS, 50 * self.cost)
         if self.run is not None and self.writes and (stop or due):
             begun = time.monotonic()
+            self.run.check_claim()
             with atomic_path(self.run.checkpoint) as temporary:
                 torch.save({**state(), "step": step, "attempts": asdict(self.before.after(self.attempt))}, temporary)
+                self.run.check_claim()  # to write it may have taken long
             self.saved_at, self.cost = time.monotonic(), time.monotonic() - begun
         if stop:
             raise Stopped(f"stopped after step {step} of {self.steps}; the checkpoint is saved")
@@ -129,6 +131,7 @@ class Keeper:
     def log_line(self, line: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; `step` and `steps` among the keys, so that progress is shown."""
         if self.run is not None and self.writes:
+            self.run.check_claim()
             append_metrics(self.run.metrics, line)
 
 
@@ -141,6 +144,7 @@ def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:
     # their hash.
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         torch.save({"encoder": encoder.state_dict(), "method": method.state_dict()}, file)
+        RunFolder(path.parent).check_claim()
     return file_sha256(path)
 
 

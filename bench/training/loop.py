@@ -151,6 +151,8 @@ class Loop:
         )
         for step, batch in zip(steps, batches, strict=True):
             if isinstance(self.split, Files):
+                if batch.unreadable:
+                    place.run.check_claim()
                 self.unreadable.add(step, [self.split.paths[index] for index in batch.unreadable])
             yield step, batch
 

@@ -19,8 +19,10 @@ from bench.data import decoding, loader
 from bench.data.datasets import open_split
 from bench.data.loader import Plan
 from bench.data.sets.class_folders import scan_folder
+from bench.data.shared_memory import Batches
 from bench.data.splits import SPLITS, Arrays, Files, SplitData, labelled_subset
 from bench.data.views import crops, draws
+from bench.data.workers import load
 from bench.errors import BenchError
 from bench.seeding import generator
 from bench.settings.site import Site
@@ -374,7 +376,8 @@ def test_an_epochs_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python chooses how processes start")
 def test_processes_that_decode_are_forked_so_that_the_listing_is_neither_sent_nor_kept_twice() -> None:
     listing = object()
-    there = loader._load(lambda _: [os.getppid(), id(listing)], range(2), CPU, seed=0, workers=1)
+    nothing = Batches(0, per_worker=0, held=0, most=0)
+    there = load(lambda _: [os.getppid(), id(listing)], range(2), CPU, seed=0, workers=1, shared=nothing)
     assert list(there) == [[os.getpid(), id(listing)]] * 2
 
 

@@ -18,7 +18,8 @@ from bench import files
 from bench.errors import BenchError, InputCorrupt
 from bench.files import as_full_disk, atomic_path, read_json, set_aside, want_of_room, write_atomic, write_json
 from bench.planning.graph import Job
-from bench.runs.folder import STALE_SECONDS, RunFolder, Runs, State
+from bench.runs.claims import STALE_SECONDS
+from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.result import FORMAT, Provenance, Result, read_result
 from bench.spec import Resources
 
