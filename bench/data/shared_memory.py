@@ -97,9 +97,12 @@ def cannot_send(reason: str) -> BenchError:
     there = room()
     if is_shortage(reason) or "Bus error" in reason:
         state = f" ({there})" if there else ""
-        return BenchError(
-            f"{SHARED} (shared memory) has no room for a batch of a worker that decodes images{state}: {ADVICE}."
-        )
+        if "nccl" in reason.lower():
+            what, then = "what NCCL shares between the ranks", "give a container more (docker run --shm-size=8g)"
+        else:
+            what, then = "a batch of a worker that decodes images", ADVICE
+        other = "" if is_shortage(reason) else " Or a file of the data was cut while it was read."
+        return BenchError(f"{SHARED} (shared memory) has no room for {what}{state}: {then}.{other}")
     more = " (`ulimit -n` raises that limit)" if "Too many open files" in reason else ""
     return BenchError(
         f"a worker that decodes images could not hand over its batch: {reason}{more}. With workers = 0 under [local] "
@@ -110,4 +113,4 @@ def cannot_send(reason: str) -> BenchError:
 def is_shortage(reason: str) -> bool:
     """Whether what the system or PyTorch said means that shared memory is full."""
     asked = "shared memory" in reason or "(shm)" in reason or "/torch_" in reason
-    return asked and any(word in reason for word in ("No space left", "Cannot allocate", "Bus error"))
+    return asked and "No space left" in reason

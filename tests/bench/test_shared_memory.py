@@ -84,8 +84,19 @@ def test_a_worker_that_is_killed_is_named_with_the_likely_reason(number: signal.
         list(loaded(lambda step: end_oneself(number)))
 
 
+def test_what_ranks_share_is_not_taken_for_a_batch() -> None:
+    error = RuntimeError(
+        "NCCL error in: NCCLUtils.cpp:94, unhandled system error, Last error: Error while creating shared memory "
+        "segment /dev/shm/nccl-JFs1vl (size 9637888), error: No space left on device (28)"
+    )
+    said = str(in_a_worker(error))
+    assert "has no room for what NCCL shares between the ranks" in said
+    assert "--shm-size" in said
+
+
 def test_other_errors_of_a_job_are_not_taken_for_those_of_a_worker() -> None:
     assert in_a_worker(RuntimeError("CUDA error: out of memory")) is None
+    assert in_a_worker(RuntimeError("unable to mmap 8 bytes from file </torch_1>: Cannot allocate memory (12)")) is None
     assert in_a_worker(ValueError("shared memory: No space left")) is None
 
 
