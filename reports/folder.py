@@ -32,7 +32,7 @@ def is_current(index: Path, runs: Runs, jobs: Iterable[str]) -> bool:
         return False
     ids = list(jobs)
     made_from = [file for job in ids for file in (runs[job].result_file, runs[job].error_file)]
-    made_from += [*(runs.root / "plans").glob("*.json")]
+    made_from += [*(runs.root / "plans").glob("[!.]*.json")]
     made_from += ROOT.glob("ssl_tables-*.dist-info")  # new with each installation, whose files may be dated before it
     for package in ("reports", "results", "bench"):
         made_from += [file for file in (ROOT / package).rglob("*") if file.suffix in {".py", ".j2", ".css"}]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,37 @@ def test_imports_go_one_way(path: Path) -> None:
         other = name.partition(".")[0]
         assert other not in LEVEL or other == house or LEVEL[other] < LEVEL[house], f"{module} looks up to {name}"
         assert not is_in(name, ROOF), f"{module} imports the roof: {name}"
+
+
+READERS = ("read_text", "write_text")
+
+
+def in_the_locales_encoding(call: ast.Call) -> bool:
+    """Whether a call opens a text file and does not say how its characters are written."""
+    said = {word.arg for word in call.keywords}
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if name in READERS:
+        return "encoding" not in said and len(call.args) < 1 + (name == "write_text")
+    modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+    text = any(set(mode) <= set("rwax+t") for mode in modes) or (isinstance(call.func, ast.Attribute) and not call.args)
+    return name == "open" and "encoding" not in said and text
+
+
+def test_every_text_file_is_read_and_written_as_utf_8_whatever_the_locale() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and in_the_locales_encoding(node)
+    ]
+    assert found == []
+
+
+def test_files_that_macos_leaves_beside_others_are_in_no_listing() -> None:
+    """A Mac writes `._x.json` beside x.json on disks of others; `*` in a pattern of pathlib takes it."""
+    pattern = re.compile(r"""glob\(f?["']\*\.""")
+    found = [str(path.relative_to(ROOT)) for path in files() if pattern.search(path.read_text(encoding="utf-8"))]
+    assert found == []
 
 
 def test_nothing_goes_round() -> None:

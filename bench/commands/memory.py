@@ -31,7 +31,7 @@ class SharedMemory:
 def available_bytes() -> float | None:
     """Memory that new processes can have; None where the system does not say."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)

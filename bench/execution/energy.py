@@ -52,11 +52,15 @@ class Packages:
         # Zones below a package (cores, memory) have a second number; `psys`, the whole board, holds the package once
         # more.
         zones = [
-            zone for zone in sorted(root.glob("intel-rapl:*")) if (zone / "name").read_text().startswith("package")
+            zone
+            for zone in sorted(root.glob("intel-rapl:*"))
+            if (zone / "name").read_text(encoding="utf-8").startswith("package")
         ]
         if not zones:
             raise OSError(f"no processor package under {root}")
-        self._zones = {zone / "energy_uj": int((zone / "max_energy_range_uj").read_text()) for zone in zones}
+        self._zones = {
+            zone / "energy_uj": int((zone / "max_energy_range_uj").read_text(encoding="utf-8")) for zone in zones
+        }
         self._clock, self._at = clock, clock()
         self._last = self._values()
         self._total = 0
@@ -79,7 +83,7 @@ class Packages:
         return self._total / 1e6
 
     def _values(self) -> list[int]:
-        return [int(file.read_text()) for file in self._zones]
+        return [int(file.read_text(encoding="utf-8")) for file in self._zones]
 
 
 class Gpus:

@@ -222,7 +222,7 @@ def _whereabouts() -> tuple[str | None, str]:
     The namespace is None where /proc shows another one's processes.
     """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         boot = ""
     own = Path("/proc/self")
@@ -250,7 +250,7 @@ def _runs(claim: Claim) -> bool | None:
 def _born(pid: int) -> int:
     """Start time of a process in clock ticks since boot, 0 when it does not run (or is a zombie)."""
     try:
-        tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        tail = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return 0 if tail[0] == "Z" else int(tail[19])
     except FileNotFoundError:
         if Path("/proc/self/stat").exists():

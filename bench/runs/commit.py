@@ -25,7 +25,7 @@ def commit() -> str:
         return f"ssl-tables {__version__}"
     pinned = ROOT / "COMMIT"
     if pinned.is_file():
-        return pinned.read_text()
+        return pinned.read_text(encoding="utf-8")
 
     def git(*args: str) -> str:
         return subprocess.run(

@@ -232,7 +232,7 @@ class RunFolder:
         if not self.metrics.exists():
             return []
         found = []
-        for line in self.metrics.read_text(errors="replace").splitlines():
+        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 found.append(json.loads(line))
             except ValueError:

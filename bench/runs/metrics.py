@@ -11,7 +11,7 @@ from bench.files import write_atomic
 
 def append_metrics(metrics: Path, line: Mapping[str, float]) -> None:
     """One more line; `step` and `steps` among its keys, so that progress is shown."""
-    with metrics.open("a") as file:
+    with metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(dict(line)) + "\n")
 
 
@@ -20,7 +20,7 @@ def truncate_metrics(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text(errors="replace").splitlines():
+    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

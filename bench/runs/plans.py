@@ -79,7 +79,7 @@ def of_graph(graph: JobGraph) -> tuple[StoredJob, ...]:
 def read_all(runs: Runs) -> list[StoredPlan]:
     """All remembered runs, by name; a file that cannot be read is named on stderr and left out."""
     found = []
-    for path in sorted((runs.root / "plans").glob("*.json")):
+    for path in sorted((runs.root / "plans").glob("[!.]*.json")):
         try:
             found.append(_read(path))
         except (InputCorrupt, KeyError, TypeError) as error:

@@ -95,7 +95,7 @@ def register(path: Path, folder: Path, *, read: bool = False) -> str:
     """
     files = parts(path)
     body = {"path": str(path.resolve()), "stamp": [_stamp(file) for file in files]}
-    for note in () if read else sorted(folder.glob("*.json")):
+    for note in () if read else sorted(folder.glob("[!.]*.json")):
         try:
             if read_json(note) == body:
                 return note.stem

@@ -57,9 +57,9 @@ def unpack(runs: Runs, references: Path = reference.ROOT) -> int:
     A record that no table asks for any more stays unused. Raises BenchError when there are no records.
     """
     used = set()
-    for path in sorted(folder_of(references).glob("*.jsonl")):
+    for path in sorted(folder_of(references).glob("[!.]*.jsonl")):
         scale, found = scale_of(path.stem), {result.job: result for result in read(path)}
-        for file in sorted((references / scale.name).glob("*.csv")):
+        for file in sorted((references / scale.name).glob("[!.]*.csv")):
             if file.stem == reference.DEVIATIONS:
                 continue
             seeds = max((cell.n for cell in reference.read(file)), default=1)

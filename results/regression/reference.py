@@ -132,7 +132,7 @@ def _cell(line: dict[str, str]) -> Measured:
 
 def read_others(table: str, scale: str, root: Path = ROOT) -> list[Measured]:
     """The cells of every other table's reference at the scale. Raises BenchError when one is damaged."""
-    paths = sorted((root / scale).glob("*.csv"))
+    paths = sorted((root / scale).glob("[!.]*.csv"))
     return [cell for path in paths if path.stem not in (table, DEVIATIONS) for cell in read(path)]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -22,11 +24,15 @@ from bench.data.sets.scenes import scene_folder
 from bench.data.splits import SPLITS, Files
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, one_line
-from bench.runs.folder import RunFolder
+from bench.runs import plans
+from bench.runs.folder import RunFolder, Runs
 from bench.settings.site import Site
 from bench.spec import Data
+from bench.weights import released
 from bench.wording import printable
+from results.regression import kept, reference
 from tests.bench.data_trees import class_folders, inat, places, save, site_with, sun, voc
+from tests.conftest import ROOT
 
 APPLE_DOUBLE = bytes.fromhex("00051607 00020000") + bytes(62)
 LATIN = os.fsdecode(b"caf\xe9_1.JPEG")  # no UTF-8
@@ -246,3 +252,52 @@ def test_failures_and_logs_with_any_bytes_are_read_as_text(tmp_path: Path) -> No
     run.log.write_bytes(b"caf\xe9\n")
     assert run.failure().message == r"caf\xe9_1.JPEG"
     assert run.log_tail() == r"caf\xe9"
+
+
+def test_what_macos_leaves_among_plans_records_references_and_notes_is_none_of_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, references = Runs(tmp_path / "runs"), tmp_path / "reference"
+    plans.write(runs, plans.StoredPlan("simclr_table6", "smoke", 1, (), (), ()))
+    (references / "smoke").mkdir(parents=True)
+    reference.write(reference.path_of("simclr_table6", "smoke", references), [])
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    digest = released.register(weights, tmp_path / "notes")
+    kept.folder_of(references).mkdir(exist_ok=True)
+    for file in (
+        runs.root / "plans" / "._simclr_table6@smoke.json",
+        references / "smoke" / "._simclr_table6.csv",
+        kept.folder_of(references) / "._smoke.jsonl",
+        tmp_path / "notes" / f"._{digest}.json",
+    ):
+        file.write_bytes(APPLE_DOUBLE)
+    assert [plan.name for plan in plans.read_all(runs)] == ["simclr_table6@smoke"]
+    assert capsys.readouterr().err == ""
+    assert reference.read_others("vicreg_table2", "smoke", references) == []
+    assert released.register(weights, tmp_path / "notes") == digest
+    with pytest.raises(BenchError, match="no records"):
+        kept.unpack(Runs(tmp_path / "other"), references)
+
+
+def test_a_list_of_images_with_names_in_another_encoding_is_read_in_every_locale(tmp_path: Path) -> None:
+    folder = tmp_path / "VOC2007" / "ImageSets" / "Main"
+    folder.mkdir(parents=True)
+    (folder / "trainval.txt").write_bytes(b"caf\xe9_1\ncaf\xc3\xa9_2\n")
+    (folder / "test.txt").write_bytes(b"")
+    code = f"""
+from pathlib import Path
+from bench.data.sets import detection_layouts
+
+print(detection_layouts.numbers(Path({str(tmp_path)!r}), coco=False))
+"""
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **plain},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (found.stdout, found.stderr) == ("(2, 0)\n", "")

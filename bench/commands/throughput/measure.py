@@ -258,7 +258,7 @@ def _together(
         training.pretrain(
             replace(spec, epochs=every * training.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over)
         )
-    lines = [json.loads(line) for line in place.run.metrics.read_text().splitlines()][1:]
+    lines = [json.loads(line) for line in place.run.metrics.read_text(encoding="utf-8").splitlines()][1:]
     each = math.ceil(len(lines) / SLICES)
     rates = [
         harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)

@@ -95,7 +95,7 @@ def numbers(root: Path, *, coco: bool) -> tuple[int, int]:
         train, test = (len(_read_coco(root, split)[1]) for split in COCO_SPLITS)
         return train, test
     lists = [root / f"VOC{year}" / "ImageSets" / "Main" / f"{split}.txt" for year, split in VOC_SPLITS]
-    counts = [len(file.read_text().split()) if file.is_file() else 0 for file in lists]
+    counts = [len(_listed(file)) if file.is_file() else 0 for file in lists]
     return counts[0] + counts[1], counts[2]
 
 
@@ -165,11 +165,16 @@ def _coco_problems(
         )
 
 
+def _listed(file: Path) -> list[str]:
+    """The names in a list of images, which may be in any encoding: they are names of files."""
+    return file.read_text(encoding="utf-8", errors="surrogateescape").split()
+
+
 def _read_voc(folder: Path, split: str, classes: Sequence[str]) -> tuple[list[str], list[Picture]]:
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
     if not listed.is_file():
         return [f"{listed} is missing."], []
-    names = listed.read_text().split()
+    names = _listed(listed)
     problems = [] if names else [f"{listed} lists no image."]
     pictures = []
     for name in names:

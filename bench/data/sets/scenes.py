@@ -194,7 +194,8 @@ def _write_coco(root: Path) -> None:
         file.write_text(
             json.dumps(
                 {"info": {}, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
-            )
+            ),
+            encoding="utf-8",
         )
 
 
@@ -210,7 +211,9 @@ def _write_voc(root: Path) -> None:
         for part in ("ImageSets/Main", "Annotations", "JPEGImages"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         names = [f"{split}_{number:06d}" for number in range(1, len(scenes) + 1)]
-        (folder / "ImageSets/Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        (folder / "ImageSets/Main" / f"{split}.txt").write_text(
+            "".join(f"{name}\n" for name in names), encoding="utf-8"
+        )
         for name, scene in zip(names, scenes, strict=True):
             Image.fromarray(scene.image_HW.numpy()).convert("RGB").save(
                 folder / "JPEGImages" / f"{name}.jpg", quality=95

@@ -30,7 +30,7 @@ def main(folder: str) -> int:
     except FileExistsError:
         print("was run before", flush=True)
         return 0
-    jobs = (Path(folder) / "jobs").read_text().split()
+    jobs = (Path(folder) / "jobs").read_text(encoding="utf-8").split()
     counts = Counter(runs[job].state() for job in jobs)
     message = (
         f"{', '.join(submission.titles) or 'jobs'}: "
