@@ -175,7 +175,7 @@ class Claims:
     def mutex(self) -> Iterator[None]:
         """Serialises the few lines that read a claim and replace it. The kernel frees it when its holder dies."""
         self._mutex.parent.mkdir(parents=True, exist_ok=True)
-        with self._mutex.open("w") as file:
+        with self._mutex.open("wb") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX)
             except OSError as error:  # a file system without locks: `take` is exclusive without it
