@@ -29,23 +29,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from bench.data.names import SHARD
 from bench.errors import BenchError
 
-SHARD = ".pack"  # an image of a packed data set has the path SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
 _JPEG = b"\xff\xd8\xff"
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
-# What Pillow 10 to 13 reads by itself: the names that its formats register, less those that it hands to another program
-# or only recognizes (PostScript, MPEG, WMF, BUFR, GRIB, HDF5). As a list, so that a data set has the same images
-# whatever the version and build of Pillow; what a build lacks is then an error that names the file.
-# fmt: off
-SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".jfif", ".jpe", ".mpo", ".avif", ".avifs",
-    ".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".apng", ".blp", ".bw", ".cur", ".dcx", ".dds", ".dib", ".fit",
-    ".fits", ".flc", ".fli", ".ftc", ".ftu", ".gbr", ".icb", ".icns", ".ico", ".iim", ".im", ".msp", ".pbm", ".pcd",
-    ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd", ".pxr", ".qoi", ".ras", ".rgb", ".rgba", ".sgi", ".tga", ".vda",
-    ".vst", ".xbm", ".xpm",
-)
-# fmt: on
 _TIFF_PHOTOMETRIC, _TIFF_BITS = 262, 258  # tags: 0 is "white is zero"; bits of a sample
 
 

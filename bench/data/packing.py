@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.data.decoding import SHARD, decode_bytes, read_bytes
+from bench.data.decoding import decode_bytes, read_bytes
 from bench.data.location import fetch_folder, root_of
+from bench.data.names import SHARD
 from bench.data.sets import packed
 from bench.data.sets.packed import FORMAT, QUALITY, list_in
 from bench.data.splits import SPLITS, Files, Split, SplitData, compact

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.data.decoding import SUFFIXES, UnreadableImageError, decode_bytes, read_image
+from bench.data.decoding import UnreadableImageError, decode_bytes, read_image
+from bench.data.names import SUFFIXES
 
 GRAY = np.arange(256, dtype=np.uint8).reshape(16, 16)[::-1].copy()
 STUBS = {

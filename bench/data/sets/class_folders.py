@@ -8,17 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.data.decoding import SUFFIXES
+from bench.data.names import SUFFIXES, is_hidden
 from bench.errors import BenchError
-
-MACOS = "__MACOSX"  # what archives made by macOS unpack beside the data
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a path of a list or a folder's entry is hidden, as AppleDouble's `._1.jpg` is: no data, wherever met."""
-    if name[:1] != "." and "/." not in name and MACOS not in name:  # nearly all of millions
-        return False
-    return any((part.startswith(".") and part not in {".", ".."}) or part == MACOS for part in name.split("/"))
 
 
 @dataclass

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.data.fingerprint import PLACES_IMAGES, PLACES_LISTS
 from bench.data.location import root_of
 from bench.data.sets.class_folders import Tree, names_in, scan_folder, without_hidden
 from bench.data.splits import Files, Paths, Split, SplitData, hold_out
@@ -33,11 +34,6 @@ VOC_CLASSES = (
 )
 # fmt: on
 VOC_VALUES = {"1": 1, "-1": 0, "0": -1}  # of the lists: present, absent, present but difficult
-# as the archive unpacks, and without its path
-PLACES_IMAGES = (
-    "data/vision/torralba/deeplearning/images256",
-    "images256",
-)
 CALTECH_TRAIN = 30  # images a class
 DIGITS = 9  # of a class number; more are no class number
 
@@ -53,7 +49,7 @@ def load_places205(site: Site, size: int) -> Mapping[Split, SplitData]:
     A list has a path and a class number a line.
     """
     root = root_of("places205", site)
-    return _places_lists(root) if (root / "trainvalsplit_places205").is_dir() else _image_folder(root)
+    return _places_lists(root) if (root / PLACES_LISTS).is_dir() else _image_folder(root)
 
 
 def load_inat18(site: Site, size: int) -> Mapping[Split, SplitData]:
@@ -123,8 +119,8 @@ def _places_lists(root: Path) -> Mapping[Split, SplitData]:
             f"{root} has the lists of Places205 but no images: expected {root / PLACES_IMAGES[0]} or "
             f"{root / PLACES_IMAGES[1]}."
         )
-    train = _listed(root / "trainvalsplit_places205" / "train_places205.csv", images)
-    test = _listed(root / "trainvalsplit_places205" / "val_places205.csv", images)
+    train = _listed(root / PLACES_LISTS / "train_places205.csv", images)
+    test = _listed(root / PLACES_LISTS / "val_places205.csv", images)
     if train.classes != test.classes:
         raise BenchError(
             f"{root / 'trainvalsplit_places205'}: the training list has {train.classes} classes, the validation list "

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
-from bench.data.decoding import SHARD
 from bench.data.location import root_of
+from bench.data.names import SHARD
 from bench.data.splits import SPLITS, Files, Paths, Split, SplitData
 from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json

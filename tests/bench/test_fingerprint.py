@@ -1,0 +1,194 @@
+"""What a data set holds: true copies are alike, and what a reader would see otherwise is seen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.data import listing
+from bench.data.catalogue import CATALOGUE
+from bench.data.fingerprint import DataHere, Fingerprint
+from bench.settings.site import Site
+from tests.bench import data_trees
+
+
+def of(site: Site, name: str, root: Path) -> Fingerprint:
+    found = DataHere(replace(site, data={name: root})).fingerprint(name)
+    assert found is not None
+    return found
+
+
+def tree(root: Path) -> Path:
+    """ImageNet's layout with two classes; nobody opens an image."""
+    for part, count in (("train", 3), ("val", 1)):
+        for name in ("n01", "n02"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                (root / part / name / f"{number}.JPEG").write_bytes(b"x" * (100 + number))
+    return root
+
+
+def test_a_true_copy_elsewhere_is_the_same_data_set(here: Site, tmp_path: Path) -> None:
+    first = of(here, "imagenet", tree(tmp_path / "first"))
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    os.utime(tmp_path / "copy/train/n01/0.JPEG", (0, 0))
+    assert of(here, "imagenet", tmp_path / "copy") == first
+    assert (first.files, first.bytes) == (8, 2 * (100 + 101 + 102) + 2 * 100)
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "a byte more": lambda root: (root / "train/n01/1.JPEG").write_bytes(b"x" * 105),
+    "two files change places": lambda root: [
+        (root / "train/n01/0.JPEG").rename(root / "0"),
+        (root / "train/n02/1.JPEG").rename(root / "train/n01/0.JPEG"),
+        (root / "0").rename(root / "train/n02/1.JPEG"),
+    ],
+    "gone": lambda root: (root / "train/n02/2.JPEG").unlink(),
+    "new": lambda root: (root / "val/n02/9.png").write_bytes(b""),
+    "another name": lambda root: (root / "val/n02/0.JPEG").rename(root / "val/n02/1.JPEG"),
+    "another class": lambda root: (root / "train/n02").rename(root / "train/n03"),
+    "a link to nothing": lambda root: (root / "train/n02/7.JPEG").symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_the_reader_would_see_otherwise_is_seen(here: Site, tmp_path: Path, change: str) -> None:
+    root = tree(tmp_path / "data")
+    first = of(here, "imagenet", root)
+    CHANGES[change](root)
+    assert of(here, "imagenet", root) != first
+
+
+LEFT_OUT = ("train/n01/._1.JPEG", "train/n01/notes.txt", "train/.DS_Store", "val/list.txt", "README.md", "test/1.JPEG")
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_no_reader_takes_changes_nothing(here: Site, tmp_path: Path, name: str) -> None:
+    root = tree(tmp_path / "data")
+    first = of(here, "imagenet", root)
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_bytes(b"12345")
+    assert of(here, "imagenet", root) == first
+
+
+def test_a_file_overwritten_in_place_is_seen_though_its_folder_looks_the_same(here: Site, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    first, folder = of(here, "imagenet", root), (root / "train/n01").stat()
+    with (root / "train/n01/0.JPEG").open("ab") as file:
+        file.write(b"more")
+    assert (root / "train/n01").stat().st_mtime_ns == folder.st_mtime_ns
+    assert of(here, "imagenet", root) != first
+
+
+def test_links_are_followed_and_one_upwards_ends(here: Site, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    first = of(here, "imagenet", root)
+    (root / "train/n02").rename(tmp_path / "elsewhere")
+    (root / "train/n02").symlink_to(tmp_path / "elsewhere")
+    assert of(here, "imagenet", root) == first
+    (root / "train/n02/self").symlink_to(root)
+    found = listing.look(root, [listing.Scope("", "tree")], listing.Contents(None))
+    assert found.files == 8
+
+
+def test_many_slow_answers_give_the_same_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tree(tmp_path / "data")
+    scopes = [listing.Scope("train", "classes"), listing.Scope("val", "classes")]
+    first = listing.look(root, scopes, listing.Contents(None))
+    monkeypatch.setattr(listing, "PROBE", 1)
+    monkeypatch.setattr(listing, "SLOW", 0.0)
+    monkeypatch.setattr(listing, "CHUNK", 2)
+    assert listing.look(root, scopes, listing.Contents(None)) == first
+
+
+def test_names_are_bytes(here: Site, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    for name in (b"caf\xe9.JPEG", "straße.JPEG".encode(), b"line\nbreak.JPEG"):
+        (Path(os.fsdecode(os.fsencode(root / "train/n01") + b"/" + name))).write_bytes(b"1")
+    code = (
+        "import sys; from pathlib import Path; from bench.data import listing as l;"
+        "print(l.look(Path(sys.argv[1]), [l.Scope('train', 'classes')], l.Contents(None)).digest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(root)],
+            env={"LC_ALL": locale, "PYTHONUTF8": utf8, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for locale, utf8 in (("C.UTF-8", "1"), ("C", "0"), ("POSIX", "0"))
+    }
+    assert len(found) == 1
+
+
+def test_lists_and_annotations_count_by_their_content(here: Site, tmp_path: Path) -> None:
+    root = data_trees.voc(tmp_path / "voc")
+    first = of(here, "voc2007", root)
+    lists = root / "VOCdevkit/VOC2007/ImageSets/Main/aeroplane_train.txt"
+    body = lists.read_text()
+    lists.write_text(body.replace(" 1\n", " 0\n", 1) if " 1\n" in body else body.replace("-1\n", " 1\n", 1))
+    assert lists.stat().st_size == len(body)
+    assert of(here, "voc2007", root) != first
+
+
+def test_a_list_is_read_again_only_when_the_file_system_knows_of_a_change(
+    here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data_trees.voc(tmp_path / "voc")
+    here.runs.mkdir()
+    monkeypatch.setattr(listing, "SETTLED", -1.0)
+    first = of(here, "voc2007", root)
+    assert (here.runs / "data/voc2007-contents.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "file_digest", None)
+        assert of(here, "voc2007", root) == first
+    (here.runs / "data/voc2007-contents.json").write_text("{ damaged")
+    assert of(here, "voc2007", root) == first
+
+
+@pytest.mark.parametrize("name", [name for name, known in CATALOGUE.items() if known.package])
+def test_a_data_set_of_a_package_is_its_file(here: Site, name: str) -> None:
+    found = DataHere(here).fingerprint(name)
+    assert found is not None
+    assert found.files == 1
+    assert found.bytes > 50_000
+    assert not here.runs.exists()  # a look leaves nothing
+
+
+def test_what_is_not_here_has_none_and_no_one_fails(here: Site, tmp_path: Path) -> None:
+    data = DataHere(here)
+    assert data.fingerprint("imagenet") is None
+    assert "imagenet" in data.problems
+
+
+def test_differences_are_counted_and_named(here: Site, tmp_path: Path) -> None:
+    root = tree(tmp_path / "data")
+    site = replace(here, data={"imagenet": root})
+    here.runs.mkdir()
+    before = DataHere(site)
+    first = before.fingerprint("imagenet")
+    assert first is not None
+    before.remember("imagenet")
+    (root / "train/n02/1.JPEG").write_bytes(b"x" * 1305)
+    assert _difference(site, first) == "1 file differs, e.g. train/n02/1.JPEG: 101 bytes then, 1,305 bytes now"
+    (root / "train/n01/2.JPEG").unlink()
+    (root / "val/n01/5.JPEG").write_bytes(b"x")
+    assert _difference(site, first) == (
+        "3 files differ (of them 1 gone and 1 new), e.g. train/n02/1.JPEG: 101 bytes then, 1,305 bytes now"
+    )
+    shutil.rmtree(here.runs / "data")  # a result that came from another machine
+    assert _difference(site, first) == "8 files of 806 bytes then, 8 of 1,909 now"
+
+
+def _difference(site: Site, then: Fingerprint) -> str:
+    now = DataHere(site)
+    assert now.fingerprint("imagenet") != then
+    return now.difference("imagenet", then)
