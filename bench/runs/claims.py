@@ -16,7 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
@@ -28,7 +28,6 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # a claim from elsewhere without a heartbeat for so long is dead
 CLOCK_SECONDS = 30.0  # for so long the difference between two clocks is taken as known
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 _held: dict[Path, str] = {}  # token of each claim of this process, by its file
 _ahead: dict[int, tuple[float, float]] = {}  # by file system: when it was looked at, seconds before our clock
@@ -74,6 +73,7 @@ class Claims:
         self._heartbeat = state / "heartbeat"
         self._clock = state / "clock"
         self._mutex = state / "mutex"
+        self._taking = state / "taking"
 
     def holder(self) -> Claim | None:
         """Who claimed the job, dead or alive."""
@@ -90,12 +90,16 @@ class Claims:
             runs = _runs(claim)
             if runs is not None:
                 return runs
+        return self._is_young(self._heartbeat)
+
+    def _is_young(self, file: Path) -> bool:
+        """Whether it was touched in the last STALE_SECONDS, by the clock of its file system."""
         try:
-            with self._heartbeat.open("rb") as file:  # opened: NFS may remember the time of a file for a minute
-                beaten = os.fstat(file.fileno()).st_mtime
+            with file.open("rb") as opened:  # as NFS may remember the time of a file for a minute
+                touched = os.fstat(opened.fileno()).st_mtime
         except OSError:
             return False
-        return abs(self._now() - beaten) < STALE_SECONDS  # one from the future is of a clock that was put right
+        return abs(self._now() - touched) < STALE_SECONDS  # one from the future is of a clock that was put right
 
     def take(self, slot: str, dead: Claim | None) -> bool:
         """Claim for this process; the caller has the `mutex`, and has found that the holder, if any, is dead.
@@ -116,30 +120,32 @@ class Claims:
         prepared = self._file.with_name(f".claim.{own_suffix()}")
         write_json(prepared, asdict(claim))
         try:
-            if not self._put_away(dead):
-                return False
-            with suppress(FileExistsError):
-                _link(prepared, self._file)
+            with self._turn() as ours:
+                if not ours or self.holder() != dead:
+                    return False
+                prepared.rename(self._file)
         finally:
             prepared.unlink(missing_ok=True)
-        if self.holder() != claim:
-            return False
         _held[self._file] = claim.token
         return True
 
-    def _put_away(self, dead: Claim | None) -> bool:
-        """Make room for a new claim; False when what lies there is no longer the dead one."""
-        aside = self._file.with_name(f".claim.{own_suffix()}.old")
+    @contextmanager
+    def _turn(self) -> Iterator[bool]:
+        """Whether it is this process that may replace the claim now: a file that only one can create.
+
+        Beside the lock, which does not work on every file system. One that a crash left counts for STALE_SECONDS.
+        """
         try:
-            self._file.rename(aside)
-        except FileNotFoundError:
-            return dead is None
-        same = _read(aside) == dead
-        if not same:
-            with suppress(OSError):
-                os.link(aside, self._file)
-        aside.unlink(missing_ok=True)
-        return same
+            os.close(os.open(self._taking, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            if not self._is_young(self._taking):
+                self._taking.unlink(missing_ok=True)  # the next try has it
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._taking.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give the job back, unless another process has it by now."""
@@ -203,16 +209,6 @@ def _read(file: Path) -> Claim | None:
         return Claim(**{key: value for key, value in read_json(file).items() if key in known})  # type: ignore[arg-type]
     except (FileNotFoundError, InputCorrupt, TypeError):
         return None
-
-
-def _link(prepared: Path, file: Path) -> None:
-    """Put a whole file in its place. Raises FileExistsError when there is one, where the file system has links."""
-    try:
-        os.link(prepared, file)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        prepared.rename(file)
 
 
 @cache
