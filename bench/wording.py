@@ -31,6 +31,11 @@ def size(count: float) -> str:
     return f"{count / 1e3:.0f} kB"
 
 
+def counted(number: float, thing: str) -> str:
+    """`1 job`, `3 jobs`, `2.5 epochs`."""
+    return f"{number if isinstance(number, int) else format(number, 'g')} {thing}{'' if number == 1 else 's'}"
+
+
 def duration(seconds: float) -> str:
     """`3.2 s`, `42 s`, `3 min 05 s`, `7 h 12 min`, `4.2 d`."""
     if seconds < 9.95:

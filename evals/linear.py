@@ -22,6 +22,7 @@ from bench.data.share import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator, seed_of
+from bench.wording import counted
 from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
 
@@ -53,8 +54,8 @@ class Config:
         )
         grid = len(self.learning_rates) * len(self.weight_decays)
         return (
-            f"linear classifier on frozen features, {labels}, {self.epochs} epochs, best of {grid} heads on the "
-            "held-out split, last epoch"
+            f"linear classifier on frozen features, {labels}, {counted(self.epochs, 'epoch')}, best of {grid} heads "
+            "on the held-out split, last epoch"
         )
 
 

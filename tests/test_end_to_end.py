@@ -267,7 +267,7 @@ def test_a_worker_that_dies_fails_its_row_and_nothing_else(
     )
     assert found.returncode == 1, found.stdout + found.stderr
     assert words in found.stdout
-    assert "blocked by that: 1 jobs" in found.stdout
+    assert "blocked by that: 1 job\n" in found.stdout
     failed = [path.parent for path in workplace.glob("runs/pretrain-*/error.json")]
     assert len(failed) == 1
     assert str(failed[0] / "log.txt") in found.stdout

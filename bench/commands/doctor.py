@@ -32,6 +32,7 @@ from bench.runs.commit import commit, installed
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmSettings
 from bench.weights import released
+from bench.wording import counted
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "pandas", "matplotlib", "submitit")
 LEAST_DISK = 2e9  # bytes: an embedded table with three seeds takes about one
@@ -160,7 +161,10 @@ def _gpu() -> Iterator[Check]:
 def _site(site: Site) -> Iterator[Check]:
     where = str(site.file) if site.file else f"no bench.toml at or above {site.root}: defaults"
     yield Check(
-        "site", "ok", f"{where}; {default_slots(site)} slots, {site.threads} threads and {site.ranks} ranks a job"
+        "site",
+        "ok",
+        f"{where}; {counted(default_slots(site), 'slot')}, {counted(site.threads, 'thread')} and "
+        f"{counted(site.ranks, 'rank')} a job",
     )
     for name, folder in (("runs", site.runs), ("output", site.output), ("report", site.report)):
         near = next((f for f in (folder, *folder.parents) if f.exists()), Path("/"))

@@ -21,6 +21,7 @@ from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate
+from bench.wording import counted
 
 
 def check_executor(name: str) -> None:
@@ -93,7 +94,7 @@ def set_apart(jobs: JobGraph, why: Mapping[str, BenchError], site: Site, executo
             runs[job].create(jobs.jobs[job], site.resources(jobs.jobs[job].resources_as, executor))
             runs[job].fail("blocked", one_line(reason))
     for text, count in Counter(map(str, why.values())).items():
-        print(f"{count} {'jobs' if count > 1 else 'job'} cannot run here: {text}", flush=True)
+        print(f"{counted(count, 'job')} cannot run here: {text}", flush=True)
 
 
 def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = "local") -> None:
@@ -111,10 +112,11 @@ def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
     runs = Runs(site.runs)
     todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     if not todo:
-        print(f"all {len(jobs)} jobs are done already: nothing to compute", flush=True)
+        what = f"all {len(jobs)} jobs are" if len(jobs) > 1 else "the job is"
+        print(f"{what} done already: nothing to compute", flush=True)
         return Summary(done=len(jobs), already=len(jobs), failed=(), blocked=(), stopped=())
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
-    print(f"{len(jobs)} jobs{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
+    print(f"{counted(len(jobs), 'job')}{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
         return scheduler.drive(jobs, runs, place, Costs(runs, jobs, forked=executors.forked(site)), shown)
 
@@ -133,7 +135,7 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
     made = submit.submit(list(jobs), runs, site, ready, titles)
     before = standing(list(jobs.jobs), runs)
     queue = f"{len(made.active)} in Slurm's queue already, {len(made.new)} submitted now ({made.calls} sbatch calls)"
-    print(f"{len(jobs)} jobs: {before.done} done, {queue}", flush=True)
+    print(f"{counted(len(jobs), 'job')}: {before.done} done, {queue}", flush=True)
     left = (*made.active, *made.new)
     if not (watch and left):
         return replace(before, queued=left)
@@ -155,19 +157,19 @@ def closing(summary: Summary, jobs: JobGraph, site: Site) -> int:
     for job in summary.failed:
         print(f"failed: {jobs.jobs[job].label}: {runs[job].failure().message}\n        log: {runs[job].log}")
     if summary.blocked:
-        print(f"blocked by that: {len(summary.blocked)} jobs")
+        print(f"blocked by that: {counted(len(summary.blocked), 'job')}")
     if summary.missing:
-        print(f"cannot run here, as said above: {len(summary.missing)} {'jobs' if len(summary.missing) > 1 else 'job'}")
+        print(f"cannot run here, as said above: {counted(len(summary.missing), 'job')}")
     if summary.queued:
         print(
-            f"{len(summary.queued)} jobs are in Slurm's hands: `bench status` says where they are, the same command "
-            "then prints the table"
+            f"{counted(len(summary.queued), 'job')} in Slurm's hands: `bench status` says where they are, the same "
+            "command then prints the table"
         )
         return int(bool(summary.failed or summary.blocked or summary.missing))
     if summary.cancelled:
-        print(f"cancelled: {len(summary.cancelled)} jobs; the same command starts them again")
+        print(f"cancelled: {counted(len(summary.cancelled), 'job')}; the same command starts them again")
     if summary.stopped:
-        print(f"stopped: {len(summary.stopped)} jobs; the same command goes on where they stopped")
+        print(f"stopped: {counted(len(summary.stopped), 'job')}; the same command goes on where they stopped")
     if summary.stopped or summary.cancelled:
         return 130
     return 0 if summary.complete else 1

@@ -17,6 +17,7 @@ from bench.runs import plans
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.plans import StoredJob, StoredPlan
 from bench.settings.site import Site
+from bench.wording import counted
 
 ORDER = (*(state.value for state in State), "queued", "starting", "ending", "blocked", "lost")
 
@@ -86,7 +87,10 @@ def cancel(site: Site, job: str | None, tables: Sequence[str]) -> None:
         from bench.execution.slurm import submit
 
         submit.cancel(runs, [run.job_id for run in cancelled])
-    print(f"cancelled {len(cancelled)} of {len(unique)} jobs; done ones stay, `bench run` starts the others again")
+    print(
+        f"cancelled {len(cancelled)} of {counted(len(unique), 'job')}; done ones stay, `bench run` starts the others "
+        "again"
+    )
 
 
 def _check_one(command: str, job: str | None, tables: Sequence[str]) -> None:
@@ -117,7 +121,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
                 run.give(site.resources(j.resources_as, "slurm"))
 
     made = submit.submit(jobs, runs, site, ready, [m.name for m in remembered])
-    print(f"{len(made.new)} jobs submitted again, {len(made.active)} are in Slurm's queue already")
+    print(f"{counted(len(made.new), 'job')} submitted again, {len(made.active)} in Slurm's queue already")
 
 
 def _around(wanted: str, jobs: Sequence[StoredJob]) -> list[StoredJob]:

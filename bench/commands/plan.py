@@ -18,7 +18,7 @@ from bench.runs import features
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
-from bench.wording import duration
+from bench.wording import counted, duration
 
 
 def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
@@ -47,7 +47,7 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
         print(line)
     edges = sum(len(job.needs) for job in jobs)
     print(
-        f"\n{jobs.asked} jobs asked for, {len(jobs)} after each is taken once, {edges} edges; "
+        f"\n{counted(jobs.asked, 'job')} asked for, {len(jobs)} after each is taken once, {counted(edges, 'edge')}; "
         f"{len(jobs) - len(todo)} done, {len(todo)} to run"
     )
     for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
@@ -69,7 +69,8 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
         hours = sum(e.seconds for e in estimates if e.device == device) / 3600
         yield f"about {hours:,.2f} {device}-hours"
     slots = executors.default_slots(site)
-    yield f"about {duration(on_slots(todo, costs, slots))} on {slots} slots of this machine, nothing else running"
+    here = f"{counted(slots, 'slot')} of this machine, nothing else running"
+    yield f"about {duration(on_slots(todo, costs, slots))} on {here}"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
     by_source: dict[tuple[str, str, str], list[float]] = {}
@@ -79,7 +80,7 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     for (kind, device, source), part in sorted(
         by_source.items(), key=lambda item: (kinds.index(item[0][0]), -sum(item[1]))
     ):
-        yield f"  {kind}: {sum(part):,.2f} {device}-hours of {len(part)} {'jobs' if len(part) > 1 else 'job'}: {source}"
+        yield f"  {kind}: {sum(part):,.2f} {device}-hours of {counted(len(part), 'job')}: {source}"
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
@@ -96,8 +97,8 @@ def _recipe(spec: Pretrain) -> str:
     vectors = "" if spec.optim.vector_lr is None else f" (biases and norms {spec.optim.vector_lr:g})"
     return (
         f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
-        f"weight decay {spec.optim.weight_decay:g}, {spec.epochs:g} epochs, warm-up {spec.optim.warmup_epochs:g}, "
-        f"{spec.precision}, seed {spec.seed}"
+        f"weight decay {spec.optim.weight_decay:g}, {counted(spec.epochs, 'epoch')}, "
+        f"warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
         + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
         + (", compiled" if spec.compile else "")
         + (", views by Pillow" if any(view.exact for view in spec.views) else "")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from bench.execution.events import Event, Watcher
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
-from bench.wording import duration
+from bench.wording import counted, duration
 
 PLAIN_SECONDS = 30.0  # between progress lines in a pipe
 SHOWN = 24  # lines of the live view; running jobs first
@@ -113,7 +113,10 @@ class LiveProgress:
         self._drawn = time.monotonic()
         done = self._already + sum(what == "done" for what in self._what.values())
         grid = Table(
-            box=None, title=Text(f"{done} of {len(self._graph)} jobs done"), title_justify="left", expand=False
+            box=None,
+            title=Text(f"{done} of {counted(len(self._graph), 'job')} done"),
+            title_justify="left",
+            expand=False,
         )
         for name in ("state", "job", "", "time"):
             grid.add_column(name, no_wrap=name != "")

@@ -12,6 +12,7 @@ from bench.errors import BenchError
 from bench.runs import drivers
 from bench.runs.folder import Runs
 from bench.settings.site import Site
+from bench.wording import counted
 
 SECONDS = 2.0
 SLURM_SECONDS = 5.0  # where each look asks Slurm
@@ -87,4 +88,4 @@ def _bar(standing: Standing) -> list[str]:
         return []
     done = sum(word == "done" for word in words.values())
     filled = BAR * done // len(words)
-    return [f"[{'#' * filled}{'-' * (BAR - filled)}] {done} of {len(words)} jobs done"]
+    return [f"[{'#' * filled}{'-' * (BAR - filled)}] {done} of {counted(len(words), 'job')} done"]

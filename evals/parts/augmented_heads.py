@@ -29,6 +29,7 @@ from bench.plugins import name_of
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
 from bench.training.checkpoint import Keeper
+from bench.wording import counted
 from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
 
@@ -167,8 +168,8 @@ class Training:
                 f"area{' drawn as TensorFlow does' if self.crop_sampler == 'tensorflow' else ''}"
                 f"{' and flips' if self.flip else ''}"
             ),
-            f"{optimizer}, {rates}, batch {self.batch_size}, {self.epochs} epochs, {schedule}",
-            *([f"{self.warmup_epochs:g} epochs of warm-up"] if self.warmup_epochs else []),
+            f"{optimizer}, {rates}, batch {self.batch_size}, {counted(self.epochs, 'epoch')}, {schedule}",
+            *([f"{counted(self.warmup_epochs, 'epoch')} of warm-up"] if self.warmup_epochs else []),
             *([f"class tokens of the last {self.last_blocks} blocks"] if self.last_blocks > 1 else []),
             "trained on all training images"
             if self.trained_on == "trainval"

@@ -29,6 +29,7 @@ from bench.spec import Augment, Optim
 from bench.training import optim
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
+from bench.wording import counted
 from evals.parts.accuracy import top_k
 from evals.parts.classifier import Classifier, start
 from evals.parts.features import BATCH
@@ -128,9 +129,8 @@ class FineTuning:
         """The settings in a few words, for column headings."""
         name = ("Nesterov " if self.nesterov else "") + {"sgd": "SGD", "lars": "LARS"}[self.optimizer]
         decay = f", weight decay {self.weight_decay:g}" if self.weight_decay else ""
-        length = f"{self.epochs} epochs" + (
-            f" or, where these are fewer, {self.minimum_steps} steps" if self.minimum_steps else ""
-        )
+        fewest = f" or, where these are fewer, {self.minimum_steps} steps" if self.minimum_steps else ""
+        length = counted(self.epochs, "epoch") + fewest
         course = {
             "cosine_step": "cosine",
             "cosine_epoch": "cosine by epoch",

@@ -157,7 +157,7 @@ def test_what_the_user_cancelled_is_no_failure_nor_is_what_waits_for_it(
     site = Site(root=runs.root.parent, runs=runs.root, output=runs.root, report=runs.root)
     assert closing(summary, graph, site) == 130
     said = capsys.readouterr().out
-    assert "cancelled: 1 jobs; the same command starts them again" in said
+    assert "cancelled: 1 job; the same command starts them again" in said
     assert "failed" not in said
     summary, _ = drive(graph, runs, FakeExecutor())
     assert summary.complete

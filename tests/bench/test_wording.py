@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.wording import duration
+from bench.wording import counted, duration
 
 WORDS = {
     0.04: "0.0 s",
@@ -19,3 +19,11 @@ WORDS |= {3599.7: "1 h 00 min", 7500: "2 h 05 min", 86399: "23 h 59 min", 86400:
 @pytest.mark.parametrize(("seconds", "expected"), WORDS.items())
 def test_a_duration_in_words(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(0, "0 epochs"), (1, "1 epoch"), (1.0, "1 epoch"), (2.5, "2.5 epochs"), (1_234_567, "1234567 epochs")],
+)
+def test_one_is_one(number: float, told: str) -> None:
+    assert counted(number, "epoch") == told
