@@ -14,8 +14,8 @@ import typer
 from bench import packages
 from bench.commands.data.cli import data_app
 from bench.commands.options import All, Columns, ExecutorName, Released, Rows, ScaleName, Seeds, Tables
-from bench.commands.printing import never_fail
-from bench.errors import BenchError
+from bench.commands.printing import MISUSE, misused, never_fail
+from bench.errors import BenchError, one_line
 
 if TYPE_CHECKING:
     from bench.commands.request import TableRequest
@@ -288,10 +288,10 @@ def main() -> None:
     try:
         if sys.argv[1:2] != ["doctor"]:  # which says it beside all else
             packages.check()
-        app()
+        sys.exit(app(standalone_mode=False))
+    except MISUSE as error:
+        sys.exit(misused(error))
     except BenchError as error:
-        from bench.errors import one_line
-
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -28,8 +30,16 @@ def show(what: str, *, missing: bool = False, differences: bool = False) -> None
             f"--differences goes with methods or evals alone, found {asked}: `bench list methods --differences`."
         )
     lines = _missing() if missing else _differences(what) if differences else None
-    for line in lines or [f"{name:<18} {text}" for name, text in _lines(what)]:
+    for line in lines or _in_columns(_lines(what)):
         print(line)
+
+
+def _in_columns(lines: list[tuple[str, str]]) -> Iterator[str]:
+    """A name and its text; on a terminal the text goes on below itself, in a pipe each stays one line."""
+    for name, text in lines:
+        line = f"{name:<18} {text}"
+        width = max(40, shutil.get_terminal_size().columns) if sys.stdout.isatty() else len(line)
+        yield from textwrap.wrap(line, width, subsequent_indent=" " * 19, break_long_words=False) or [line]
 
 
 def _lines(what: str) -> list[tuple[str, str]]:

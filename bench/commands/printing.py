@@ -6,6 +6,8 @@ import codecs
 import io
 import sys
 
+import typer
+
 _ASCII = {
     "\N{MINUS SIGN}": "-",
     "\N{PLUS-MINUS SIGN}": "+-",
@@ -17,6 +19,7 @@ _ASCII = {
     "\N{MULTIPLICATION SIGN}": "x",
 }
 _HANDLER = "bench"
+MISUSE: type[Exception] = typer.BadParameter.__mro__[1]  # UsageError, of the click that typer brings
 
 
 def never_fail() -> None:
@@ -25,6 +28,17 @@ def never_fail() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
+
+
+def misused(error: Exception) -> int:
+    """Answer what the parser refuses in one line, as every other mistake; without a command the help. The exit code."""
+    said = str(getattr(error, "format_message", error.__str__)())
+    if "\n" in said:
+        print(said, file=sys.stderr)
+    else:
+        command = getattr(getattr(error, "ctx", None), "command_path", "bench")
+        print(f"error: {said.rstrip('.')}: `{command} --help` lists what there is.", file=sys.stderr)
+    return 2
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:

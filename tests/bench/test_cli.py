@@ -119,9 +119,15 @@ def test_every_mistake_is_one_clear_line_and_exit_code_2(workplace: Path, argume
 
 
 def test_a_wrong_flag_is_answered_by_the_parser(workplace: Path) -> None:
-    found = bench("run", "--tabel", "simclr_table6")
-    assert found.returncode == 2
-    assert "--table" in found.stderr
+    for wrong in (("run", "--tabel", "simclr_table6"), ("run", "--seeds", "x"), ("rum",), ("logs",)):
+        found = bench(*wrong)
+        assert found.returncode == 2
+        assert found.stderr.startswith("error: ")
+        assert found.stderr.endswith("--help` lists what there is.\n")
+        assert found.stderr.count("\n") == 1
+    assert "--table" in bench("run", "--tabel", "simclr_table6").stderr
+    assert bench().returncode == 2
+    assert bench("--help").returncode == 0
 
 
 def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Path) -> None:
