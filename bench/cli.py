@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench import packages
+from bench.commands import options
 from bench.commands.data.cli import data_app
 from bench.commands.options import All, Columns, ExecutorName, Released, Rows, ScaleName, Seeds, Tables
 from bench.commands.printing import MISUSE, misused, never_fail
@@ -64,6 +65,7 @@ def plan(
     preemption_rate: Annotated[
         float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")
     ] = 0.0,
+    accept_data: options.AcceptData = False,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
     from bench.commands.plan import show_plan
@@ -75,7 +77,7 @@ def plan(
         from bench.costs.forecast import Imagined
 
         imagined = Imagined(nodes, time_limit, preemption_rate)
-    show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined)
+    show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined, accept_data=accept_data)
 
 
 @app.command()
@@ -91,19 +93,14 @@ def run(
     watch: Annotated[
         bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")
     ] = False,
-    force: Annotated[
-        list[str] | None,
-        typer.Option("--force", help="Run this job again even if it is done: its id or the beginning."),
-    ] = None,
+    force: options.Forced = None,
+    accept_data: options.AcceptData = False,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
-    raise typer.Exit(
-        running.run(
-            _request(table, all_, scale, seeds, rows, columns, released=released), executor, force or [], watch=watch
-        )
-    )
+    request = _request(table, all_, scale, seeds, rows, columns, released=released)
+    raise typer.Exit(running.run(request, executor, force or [], watch=watch, accept_data=accept_data))
 
 
 @app.command()
@@ -141,6 +138,7 @@ def evaluate(
     ] = "",
     executor: ExecutorName = "local",
     force: Annotated[bool, typer.Option("--force", help="Run its jobs again even if they are done.")] = False,
+    accept_data: options.AcceptData = False,
 ) -> None:
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
     from bench.commands import evaluate as evaluating
@@ -148,7 +146,7 @@ def evaluate(
     asked = evaluating.CheckpointRequest(
         _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant, part
     )
-    raise typer.Exit(evaluating.run(asked, executor, force=force))
+    raise typer.Exit(evaluating.run(asked, executor, force=force, accept_data=accept_data))
 
 
 @app.command()

@@ -174,6 +174,7 @@ class Context:
     folder: Path | None = None  # run folder of the job, for bench/training/checkpoint.py; None: nothing is kept
     should_stop: Callable[[], bool] = bool  # bool() is False: never
     attempt: Attempt = field(default_factory=Attempt)
+    fingerprint: str = ""  # of the data, in the names of cached features; "": not known
 
 
 @dataclass(frozen=True)

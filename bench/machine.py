@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+# Packages that make the digits of a job, by the names of their distributions.
+DIGITS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "mlxtend", "detectron2")
 
 
 def device_name(kind: str) -> str:
@@ -20,6 +24,17 @@ def device_name(kind: str) -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     return f"cpu: {model}"
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that make the digits, as far as they are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in DIGITS:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def device_here() -> str:

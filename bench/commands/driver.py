@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Literal, get_args
 
 from bench import plugins
 from bench.commands import progress
 from bench.costs.estimates import Costs, disk_total
+from bench.data.fingerprint import DataHere
 from bench.data.location import check_present
 from bench.data.share import check_share
 from bench.errors import BenchError, one_line, unknown_name
 from bench.execution import executors, readiness, scheduler
 from bench.execution.events import Summary
 from bench.execution.protocol import Executor
+from bench.machine import versions
 from bench.planning.graph import Job, JobGraph
+from bench.runs import freshness
 from bench.runs.folder import Runs, State
+from bench.runs.result import Result
 from bench.settings.site import Site
 from bench.spec import Evaluate
 from bench.wording import counted
@@ -97,14 +101,35 @@ def set_apart(jobs: JobGraph, why: Mapping[str, BenchError], site: Site, executo
         print(f"{counted(count, 'job')} cannot run here: {text}", flush=True)
 
 
-def prepare(jobs: JobGraph, site: Site, forced: frozenset[str], executor: str = "local") -> None:
+@dataclass(frozen=True)
+class Again:
+    """Done jobs that run again all the same."""
+
+    forced: frozenset[str] = frozenset()  # asked for by --force
+    outdated: Mapping[str, Result] = field(default_factory=dict)  # their data changed; with what they came to
+
+
+def again(jobs: JobGraph, site: Site, forced: frozenset[str], *, accept_data: bool) -> Again:
+    """Compare what done jobs read with what is here, say what differs; with `accept_data` note it and keep them."""
+    runs, here = Runs(site.runs), DataHere(site)
+    fresh = freshness.compare(list(jobs), runs, here, accept=accept_data)
+    for line in (*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})):
+        print(line, flush=True)
+    freshness.accept(fresh, runs, here)
+    return Again(forced, {job: fresh.results[job] for job in fresh.outdated})
+
+
+def prepare(jobs: JobGraph, site: Site, repeated: Again, executor: str = "local") -> None:
     """Everything before the first worker starts. Raises BenchError when the disk has too little room."""
     runs = Runs(site.runs)
-    readiness.free_space(runs, disk_total(job for job in jobs if runs[job.id].state() is not State.DONE))
-    for event in readiness.verify(jobs, runs, forced):
+    todo = (job for job in jobs if job.id in repeated.outdated or runs[job.id].state() is not State.DONE)
+    readiness.free_space(runs, disk_total(todo))
+    for event in readiness.verify(jobs, runs, repeated.forced | repeated.outdated.keys()):
         print(f"{event.what}: {jobs.jobs[event.job].label}: {event.message}", flush=True)
     if executor != "slurm":  # there it is done when it is known what is in the queue
-        readiness.prepare(jobs, runs, site, readiness.RetryRules(), forced)
+        readiness.prepare(
+            jobs, runs, site, readiness.RetryRules(), repeated.forced, executor, outdated=repeated.outdated
+        )
 
 
 def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
@@ -118,10 +143,12 @@ def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{counted(len(jobs), 'job')}{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
-        return scheduler.drive(jobs, runs, place, Costs(runs, jobs, forked=executors.forked(site)), shown)
+        return scheduler.drive(
+            jobs, runs, place, Costs(runs, jobs, None, executors.forked(site), DataHere(site).short), shown
+        )
 
 
-def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequence[str], *, watch: bool) -> Summary:
+def drive_slurm(jobs: JobGraph, site: Site, repeated: Again, titles: Sequence[str], *, watch: bool) -> Summary:
     """Submit what is neither done nor in the queue; with `watch` follow everything to its end, else return at once."""
     from bench.execution.slurm import submit
     from bench.execution.slurm.watch import standing
@@ -130,7 +157,8 @@ def drive_slurm(jobs: JobGraph, site: Site, forced: frozenset[str], titles: Sequ
     runs = Runs(site.runs)
 
     def ready(active: Collection[str]) -> None:
-        readiness.prepare(jobs, runs, site, readiness.RetryRules(), forced, "slurm", active)
+        rules = readiness.RetryRules()
+        readiness.prepare(jobs, runs, site, rules, repeated.forced, "slurm", active, repeated.outdated)
 
     made = submit.submit(list(jobs), runs, site, ready, titles)
     before = standing(list(jobs.jobs), runs)

@@ -43,10 +43,10 @@ class CheckpointRequest:
     part: str = ""  # of a file with several networks
 
 
-def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> int:
+def run(request: CheckpointRequest, executor: str, *, force: bool = False, accept_data: bool = False) -> int:
     """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted.
 
-    Finished jobs are repeated with `force` only.
+    Finished jobs are repeated with `force`, and when their data changed unless that is accepted.
     """
     driver.check_executor(executor)
     path = _here(request.checkpoint)
@@ -67,9 +67,10 @@ def run(request: CheckpointRequest, executor: str, *, force: bool = False) -> in
     assumed = f"assumed, as no checkpoint says it: {encoders.assumptions(backbone)}"
     print(f"network {backbone.name} {backbone.width}x, inputs {inputs}; {assumed}", flush=True)
     forced = frozenset(jobs.jobs) if force else frozenset()
-    driver.prepare(jobs, request.site, forced, executor)
+    repeated = driver.again(jobs, request.site, forced, accept_data=accept_data)
+    driver.prepare(jobs, request.site, repeated, executor)
     if executor == "slurm":
-        summary = driver.drive_slurm(jobs, request.site, forced, [path.name], watch=True)
+        summary = driver.drive_slurm(jobs, request.site, repeated, [path.name], watch=True)
     else:
         summary = driver.drive(jobs, request.site, executors.make(executor, request.site))
     runs = Runs(request.site.runs)

@@ -10,10 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.commands.progress import describe
+from bench.data.fingerprint import DataHere
 from bench.errors import BenchError, one_line
 from bench.execution.slurm.journal import Journal, QueueView, look
 from bench.execution.slurm.settle import note, states_of
-from bench.runs import plans
+from bench.runs import freshness, plans
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.plans import StoredJob, StoredPlan
 from bench.settings.site import Site
@@ -32,8 +33,13 @@ class Standing:
 
 
 def show_status(site: Site, tables: Sequence[str]) -> None:
-    """One line a table, or with names one line a job. Slurm is asked once."""
-    for line in standing_of(Runs(site.runs), tables).lines:
+    """One line a table, or with names one line a job, and what of the data changed. Slurm is asked once."""
+    runs = Runs(site.runs)
+    for line in standing_of(runs, tables).lines:
+        print(line, flush=True)
+    # Last, as it may take a while: what is above was to be seen at once.
+    jobs = list({job.id: job for plan in plans.of_table(runs, tables) for job in plan.jobs}.values())
+    for line in freshness.compare(jobs, runs, DataHere(site)).lines():
         print(line, flush=True)
 
 

@@ -25,6 +25,14 @@ Columns = Annotated[list[str] | None, typer.Option("--columns", help="Only this 
 Released = Annotated[
     bool, typer.Option("--released", help="No pretraining: evaluate the authors' released weights (scale paper).")
 ]
+AcceptData = Annotated[
+    bool,
+    typer.Option("--accept-data", help="Keep done jobs though the data that they read have changed, and note it."),
+]
+Forced = Annotated[
+    list[str] | None,
+    typer.Option("--force", help="Run this job again even if it is done: its id or the beginning."),
+]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
 from bench import plugins
@@ -12,44 +12,51 @@ from bench.costs.estimates import Costs, disk_total
 from bench.costs.forecast import Imagined, check, on_slots
 from bench.costs.forecast import lines as forecast
 from bench.costs.rates import Kind
+from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
+from bench.machine import versions
 from bench.planning.graph import Job, JobGraph
-from bench.runs import features
+from bench.runs import features, freshness
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
 from bench.wording import counted, duration
 
 
-def show_plan(request: TableRequest, imagined: Imagined | None = None) -> None:
-    """Print the jobs and what they cost, here and on an `imagined` cluster."""
+def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept_data: bool = False) -> None:
+    """Print the jobs and what they cost, here and on an `imagined` cluster; `accept_data`: whatever data changed."""
     if imagined is not None:
         check(imagined)
     planned = plan_request(request)
     runs, jobs = planned.runs, planned.graph
     # On a cluster this machine, its login node, is not where jobs run.
     cluster = bool(request.site.slurm.pretrain.gpus)
+    here = DataHere(request.site)
+    fresh = freshness.compare(list(jobs), runs, here, accept=accept_data)
     states = {job.id: runs[job.id].state() for job in jobs}
-    todo = [job for job in jobs if states[job.id] is not State.DONE]
+    todo = [job for job in jobs if states[job.id] is not State.DONE or job.id in fresh.outdated]
     forked = executors.forked(request.site) if todo and not cluster else ()
-    costs = Costs(runs, jobs, here="cuda" if cluster else None, forked=forked)
+    costs = Costs(runs, jobs, "cuda" if cluster else None, forked, here.short)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
     for job in jobs:
-        state = states[job.id]
-        cost = "" if state is State.DONE else duration(costs.estimate(job).seconds)
-        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {readiness.describe(job, state, runs)}")
+        state, why = states[job.id], fresh.outdated.get(job.id)
+        cost = "" if state is State.DONE and why is None else duration(costs.estimate(job).seconds)
+        said = f"runs again: {why}" if why is not None else readiness.describe(job, state, runs, here)
+        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {said}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
         elif summary := plugins.evaluation_of(job.spec.protocol).summary(job.spec.protocol):
             print(f"{'':<26} {summary}")
-    for line in _cached(todo, runs):
+    for line in _cached(todo, runs, here.short):
         print(line)
     edges = sum(len(job.needs) for job in jobs)
     print(
         f"\n{counted(jobs.asked, 'job')} asked for, {len(jobs)} after each is taken once, {counted(edges, 'edge')}; "
         f"{len(jobs) - len(todo)} done, {len(todo)} to run"
     )
+    for line in (*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})):
+        print(line)
     for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
         print(line)
     for table in planned.tables:
@@ -84,9 +91,10 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
-def _cached(todo: Sequence[Job], runs: Runs) -> Iterator[str]:
+def _cached(todo: Sequence[Job], runs: Runs, fingerprint: Callable[[str], str]) -> Iterator[str]:
     """How many evaluations to run find the encoder's features cached, so that they need no pass over the backbone."""
-    here, readers = features.counted((job.spec for job in todo if isinstance(job.spec, Evaluate)), runs.features)
+    specs = (job.spec for job in todo if isinstance(job.spec, Evaluate))
+    here, readers = features.counted(specs, runs.features, fingerprint)
     if readers:
         yield f"\nfeatures are cached for {here} of the {readers} evaluations to run that read them"
 

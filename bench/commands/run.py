@@ -17,17 +17,19 @@ from results.store import Store
 from results.view import view
 
 
-def run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bool = False) -> int:
+def run(
+    request: TableRequest, executor: str, force: Sequence[str], *, watch: bool = False, accept_data: bool = False
+) -> int:
     """Bring the tables to done and write everything; 0 when every job is done, 1 when one failed, 130 when interrupted.
 
     On Slurm the jobs are only submitted, and the tables come with `watch` or when the same request finds all jobs done.
     """
     driver.check_executor(executor)
     with drivers.at_work(Runs(request.site.runs), [f"{table}@{request.scale}" for table in request.tables]):
-        return _run(request, executor, force, watch=watch)
+        return _run(request, executor, force, watch=watch, accept_data=accept_data)
 
 
-def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bool) -> int:
+def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bool, accept_data: bool) -> int:
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     site = request.site
@@ -45,7 +47,8 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
             print(line, flush=True)
     apart = driver.cannot_run(planned.graph, site, forced) if request.everything else {}
     jobs = planned.graph.without(apart)
-    driver.prepare(jobs, site, forced, executor)
+    repeated = driver.again(jobs, site, forced, accept_data=accept_data)
+    driver.prepare(jobs, site, repeated, executor)
     driver.set_apart(planned.graph, apart, site, executor)
     for table in planned.tables:
         plans.write(
@@ -62,7 +65,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
             ),
         )
     if place is None:
-        summary = driver.drive_slurm(jobs, site, forced, [table.name for table in planned.tables], watch=watch)
+        summary = driver.drive_slurm(jobs, site, repeated, [table.name for table in planned.tables], watch=watch)
         if summary.queued:
             return driver.closing(replace(summary, missing=tuple(apart)), jobs, site)
     else:

@@ -5,7 +5,7 @@ Rates of earlier results first (bench/costs/history.py), else listed ones (bench
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, replace
 
 from bench import plugins
@@ -41,13 +41,21 @@ class Costs:
     """Estimates for jobs. `runs` supplies what earlier jobs took, those of `graph` first.
 
     `here` is the device that the jobs will have, as provenance names it, or only "cuda"; None: this machine's.
-    `forked`: the kinds of job, as in `Job.resources_as`, whose workers are forked.
+    `forked`: the kinds of job, as in `Job.resources_as`, whose workers are forked. `fingerprint` has that of a data set
+    by name, as names of cached features carry it; it is asked only where there is a cache.
     """
 
-    def __init__(self, runs: Runs, graph: JobGraph, here: str | None = None, forked: Container[str] = ()) -> None:
-        self._runs, self._graph, self._forked = runs, graph, forked
+    def __init__(
+        self,
+        runs: Runs,
+        graph: JobGraph,
+        here: str | None = None,
+        forked: Container[str] = (),
+        fingerprint: Callable[[str], str] = lambda name: "",
+    ) -> None:
+        self._runs, self._graph, self._forked, self._fingerprint = runs, graph, forked, fingerprint
         self._earlier = Earlier(runs, graph.jobs.keys(), here)
-        self._looked = False
+        self._looked = self._cache = False
         self._entries: set[str] = set()  # of the feature cache, once this plan is done
         self._find: dict[str, bool] = {}  # whether a job of the plan finds its features there
         self._paths: dict[str, float] = {}
@@ -93,18 +101,23 @@ class Costs:
             return None
         if not self._looked:
             self._look()
-        return self._find.get(job.id, self._entries.issuperset(entries_of(spec, splits)))
+        return self._find.get(job.id, self._entries.issuperset(self._names(spec, splits)))
 
     def _look(self) -> None:
         """Which jobs of the plan find the features that they read."""
         self._looked, self._entries = True, cached_entries(self._runs.features)
+        self._cache = bool(self._entries)
         for job in self._graph:
             if not isinstance(job.spec, Evaluate) or self._runs[job.id].result_file.exists():
                 continue
             if splits := plugins.evaluation_of(job.spec.protocol).features:
-                names = entries_of(job.spec, splits)
+                names = self._names(job.spec, splits)
                 self._find[job.id] = self._entries.issuperset(names)
                 self._entries.update(names)
+
+    def _names(self, spec: Evaluate, splits: Iterable[str]) -> list[str]:
+        """Of the cache's entries that an evaluation reads."""
+        return entries_of(spec, splits, self._fingerprint(spec.data.name) if self._cache else "")
 
     def _unmeasured(self, spec: Evaluate, *, cached: bool) -> Estimate:
         """What an evaluation takes by its images and the rate of its network."""

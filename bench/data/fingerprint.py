@@ -76,6 +76,17 @@ class DataHere:
         found_now = self._found[name]
         return None if found_now is None else found_now[0]
 
+    def known(self, name: str) -> Fingerprint:
+        """Of a data set that was found before."""
+        found = self.fingerprint(name)
+        assert found is not None
+        return found
+
+    def short(self, name: str) -> str:
+        """Its fingerprint as names of folders carry it; "" when it is not here."""
+        found = self.fingerprint(name)
+        return "" if found is None else found.short
+
     def remember(self, name: str) -> None:
         """Keep its listing, so that a later command can name the files that differ."""
         found = self._found.get(name)

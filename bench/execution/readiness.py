@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from bench.data.fingerprint import DataHere
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.events import Event
 from bench.files import file_sha256
 from bench.planning.graph import Job, JobGraph
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
+from bench.runs.freshness import goes_on, put_aside
+from bench.runs.result import Result
 from bench.settings.site import Site
 
 
@@ -78,8 +81,9 @@ def prepare(
     forced: frozenset[str],
     executor: str = "local",
     active: Collection[str] = (),
+    outdated: Mapping[str, Result] | None = None,
 ) -> None:
-    """Write the run folders, forget what is to be tried again.
+    """Write the run folders, forget what is to be tried again, put aside results that are `outdated`.
 
     Jobs in `active` are in a queue already and stay as they are.
     """
@@ -90,6 +94,8 @@ def prepare(
         state = run.state()
         if job.id in forced and state is not State.RUNNING:
             run.forget_result()
+        elif outdated and job.id in outdated and state is State.DONE:
+            put_aside(run, outdated[job.id])
         elif state in (State.CANCELLED, State.STOPPED) or (
             state is State.FAILED and rules.again.get(run.failure().kind, True)
         ):
@@ -104,7 +110,7 @@ def holder(run: RunFolder) -> str:
     return f"process {claim.pid} on {claim.where} works on it" if claim else ""
 
 
-def describe(job: Job, state: State, runs: Runs) -> str:
+def describe(job: Job, state: State, runs: Runs, here: DataHere) -> str:
     """Why a job will or will not run, for `bench plan`."""
     match state:
         case State.DONE:
@@ -115,11 +121,11 @@ def describe(job: Job, state: State, runs: Runs) -> str:
             failure = runs[job.id].failure()
             return f"{failure.kind}: {failure.message}"
         case State.STOPPED:
-            return (
-                "stopped; goes on from its checkpoint"
-                if runs[job.id].checkpoint.exists()
-                else "stopped before the first checkpoint"
-            )
+            if not runs[job.id].checkpoint.exists():
+                return "stopped before the first checkpoint"
+            if not goes_on(runs[job.id], job.spec.data.name, here):
+                return f"stopped; its checkpoint is of other data ({job.spec.data.name} changed), so it starts anew"
+            return "stopped; goes on from its checkpoint"
         case State.CANCELLED:
             return "cancelled"
     waiting = [need for need in job.needs if runs[need].state() is not State.DONE]

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import TypeVar
@@ -25,6 +24,7 @@ import torch
 from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Attempt, Context, Outcome
+from bench.data.fingerprint import DataHere
 from bench.data.workers import in_a_worker
 from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
@@ -33,8 +33,8 @@ from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.subject import load_subject
 from bench.files import want_of_room
 from bench.identity import job_id
-from bench.machine import device_name
-from bench.runs import features
+from bench.machine import device_name, versions
+from bench.runs import features, inputs
 from bench.runs.commit import commit
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.heartbeat import beating
@@ -43,10 +43,9 @@ from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Spec
 from bench.training import loop
 from bench.training.checkpoint import Spent, spent_before
-from bench.training.ranks import Ranks, from_environment, process_group
+from bench.training.ranks import Ranks, any_rank, from_environment, process_group
 
 Done = TypeVar("Done")
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn")
 
 
 def main(folder: str, slot: str = "") -> int:
@@ -94,6 +93,11 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             def should_stop() -> bool:
                 return asked() or lost.is_set()
 
+            reads = inputs.Inputs()
+            if ranks.first:  # before the data are opened: what changes from here on is found by the next plan
+                reads = inputs.take(spec, run.path, DataHere(site, run.path.parent / "data"))
+                inputs.note(reads, run.path)
+            any_rank(False, ranks, device)  # the others wait, as each asks whether a checkpoint is of these data
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))
@@ -113,11 +117,12 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             ranks=ranks.world,
             threads=resources.threads,
             commit=commit(),
-            versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            versions={"python": platform.python_version()} | versions(),
             resumed=spent.resumed,
             features_cached=spent.features_cached,
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
+            inputs=reads,
         )
         run.check_claim()
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(
@@ -168,7 +173,9 @@ def _evaluate(
     runs = Runs(run.path.parent)
     evaluation = plugins.evaluation_of(spec.protocol)
     subject = load_subject(spec.encoder, spec.data.size, runs, device, projector=evaluation.needs_projector)
-    attempt = replace(attempt, features_cached=features.all_cached(spec, subject.key, runs.features))
+    read = inputs.noted(run.path).data.get(spec.data.name)
+    fingerprint = "" if read is None else read.short
+    attempt = replace(attempt, features_cached=features.all_cached(spec, subject.key, runs.features, fingerprint))
     context = Context(
         site=site,
         data=spec.data,
@@ -178,6 +185,7 @@ def _evaluate(
         folder=run.path,
         should_stop=should_stop,
         attempt=attempt,
+        fingerprint=fingerprint,
     )
 
     def evaluate() -> tuple[Spent, Outcome]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError, InputCorrupt
 from bench.files import Json, read_json, write_json
+from bench.runs.inputs import Inputs, inputs_from
 
 FORMAT = 1  # raised when result.json changes shape
 
@@ -34,6 +36,7 @@ class Provenance:
     # "gpus": those of the job alone. "packages": the processor packages of its node while it ran, everything on them
     # included; jobs side by side each count the whole, so their sum is more than what was used.
     energy_parts: Mapping[str, float] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=Inputs)  # empty: it was made before results carried them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,11 @@ class Result:
         write_json(path, {"format": FORMAT, **asdict(self)})
 
 
+def provenance_from(body: Mapping[str, Any]) -> Provenance:
+    """From JSON. Raises TypeError, ValueError or AttributeError for something else."""
+    return Provenance(**{**body, "inputs": inputs_from(body.get("inputs") or {})})
+
+
 def read_result(path: Path) -> Result:
     """Raises InputCorrupt for a damaged file, BenchError for one of another FORMAT."""
     data = read_json(path)
@@ -60,10 +68,10 @@ def read_result(path: Path) -> Result:
         advice = "update the project" if found > FORMAT else "run the job anew with --force"
         raise BenchError(f"{path} has format {found}, this version reads {FORMAT}: {advice}.")
     try:
-        provenance = Provenance(**data.pop("provenance"))  # type: ignore[arg-type]
+        provenance = provenance_from(data.pop("provenance"))  # type: ignore[arg-type]
         result = Result(provenance=provenance, **data)  # type: ignore[arg-type]
         if not all(isinstance(value, int | float) for value in result.metrics.values()):
             raise TypeError("metrics must be numbers")
-    except (TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise InputCorrupt(f"{path} does not hold a result ({error}).") from error
     return result

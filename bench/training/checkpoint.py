@@ -19,6 +19,7 @@ from bench.contracts import Attempt
 from bench.errors import BenchError, InputCorrupt, Stopped, first_words
 from bench.files import atomic_path, file_sha256
 from bench.identity import job_id
+from bench.runs import inputs
 from bench.runs.folder import RunFolder
 from bench.runs.metrics import append_metrics, truncate_metrics
 from bench.spec import Pretrain
@@ -59,11 +60,16 @@ class Spent:
 
 
 def spent_before(run: RunFolder) -> Spent:
-    """What led to the checkpoint from which an evaluation goes on; nothing when there is none, or it is damaged."""
+    """What led to the checkpoint from which an evaluation goes on.
+
+    Nothing when there is none, it is damaged, or it is of other data.
+    """
     if not run.checkpoint.exists():
         return Spent()
     try:  # tensors stay on the disk: an evaluation reads them itself
-        return _spent(torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True))
+        state = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        changed = inputs.other(state.get("reads", {}), inputs.mark_of(inputs.noted(run.path)))
+        return Spent() if changed else _spent(state)
     except Exception:  # torch raises many kinds for a damaged file, which `Keeper.load` names and sets aside
         return Spent()
 
@@ -85,13 +91,17 @@ class Keeper:
         self.steps, self.writes = steps, writes
         self.attempt, self.before = attempt or Attempt(), Spent()
         self.saved_at, self.cost = time.monotonic(), 0.0
+        self.reads = inputs.mark_of(inputs.noted(folder)) if folder is not None else {}
+        self.replaces = False  # a checkpoint of other data, which stays until there is one of these
 
     def load(
         self,
         device: torch.device | str = "cpu",
         restore: Callable[[Mapping[str, Any]], object] = lambda state: None,
     ) -> Mapping[str, Any] | None:
-        """What an earlier attempt saved; None when there is nothing. Metrics from after it are dropped.
+        """What an earlier attempt saved; None when there is nothing, or it read other data than this one does.
+
+        Metrics from after it are dropped.
 
         Raises InputCorrupt, after setting the file aside, when it is damaged or `restore` cannot use it.
         """
@@ -103,14 +113,19 @@ class Keeper:
                 state = torch.load(self.run.checkpoint, map_location=device, weights_only=True)
                 # Pretrainings of older versions have it in one place only.
                 step = int(state["step"] if "step" in state else state["progress"]["step"])
-                restore(state)
-                self.before = _spent(state)
+                if changed := inputs.other(state.get("reads", {}), self.reads):
+                    print(f"checkpoint.pt is of other data ({', '.join(changed)} changed): starting anew", flush=True)
+                    self.replaces, state, step = True, None, 0
+                else:
+                    restore(state)
+                    self.before = _spent(state)
             except Exception as error:  # torch raises many kinds for a damaged file
                 aside = self.run.set_aside(self.run.checkpoint)
                 what = f"checkpoint.pt is damaged ({first_words(error)})"
                 print(f"{what}; set aside as {aside and aside.name}, starting anew", flush=True)
                 raise InputCorrupt(f"{self.run.checkpoint} was damaged and is set aside") from error
-            print(f"going on after step {step} of {self.steps}", flush=True)
+            if state is not None:
+                print(f"going on after step {step} of {self.steps}", flush=True)
         if self.writes:
             truncate_metrics(self.run.metrics, step)
         return state
@@ -121,8 +136,12 @@ class Keeper:
         if self.run is not None and self.writes and (stop or due):
             begun = time.monotonic()
             self.run.check_claim()
+            if self.replaces:
+                self.run.checkpoint.replace(self.run.checkpoint.with_name("checkpoint.pt.other-data"))
+                self.replaces = False
+            attempts = asdict(self.before.after(self.attempt))
             with atomic_path(self.run.checkpoint) as temporary:
-                torch.save({**state(), "step": step, "attempts": asdict(self.before.after(self.attempt))}, temporary)
+                torch.save({**state(), "step": step, "attempts": attempts, "reads": self.reads}, temporary)
                 self.run.check_claim()  # to write it may have taken long
             self.saved_at, self.cost = time.monotonic(), time.monotonic() - begun
         if stop:

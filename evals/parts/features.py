@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, computed once per (weights, crop, split, size) and shared by every evaluation.
+"""Features of a frozen encoder, computed once per (weights, images, crop, split, size), for every evaluation.
 
 A cache entry is a folder with `features.npy` (N, D) in float32, `labels.npy` and their checksums, opened memory-mapped:
 evaluations that run side by side share one copy in memory. Concurrent writers each write a folder of their own and the
@@ -53,7 +53,7 @@ def _split_features(subject: Subject, context: Context, split: Split, crop: Crop
     if split == "trainval":
         train, val = (_split_features(subject, context, part, crop) for part in SPLITS[:2])
         return torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]])
-    folder = context.features / entry_name(subject.key, context.data, split, crop)
+    folder = context.features / entry_name(subject.key, context.data, split, crop, context.fingerprint)
     cached = _read(folder)
     if cached is not None:
         return cached

@@ -15,7 +15,7 @@ from bench.files import write_atomic
 from bench.planning.scales import scale_of
 from bench.runs import plans
 from bench.runs.folder import Runs
-from bench.runs.result import Provenance, Result
+from bench.runs.result import Result, provenance_from
 from bench.spec import Resources
 from results.cells import load_table, plan_table
 from results.regression import reference
@@ -44,7 +44,7 @@ def read(path: Path) -> Iterator[Result]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             data = json.loads(line)
-            yield Result(provenance=Provenance(**data.pop("provenance")), **data)
+            yield Result(provenance=provenance_from(data.pop("provenance")), **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise BenchError(
                 f"line {number} of {path} is no record ({error}): restore the file, or remove the line."

@@ -60,13 +60,13 @@ def test_the_folder_says_why_and_the_next_run_tries_again(site: Site, capsys: py
     jobs = asked(site)
     why = driver.cannot_run(jobs, site)
     (job,) = why
-    driver.prepare(jobs.without(why), site, frozenset())
+    driver.prepare(jobs.without(why), site, driver.Again())
     driver.set_apart(jobs, why, site, "local")
     run = Runs(site.runs)[job]
     assert run.state() is State.FAILED
     assert (run.failure().kind, run.failure().message) == ("blocked", str(why[job]))
     assert capsys.readouterr().out == f"1 job cannot run here: {why[job]}\n"
-    driver.prepare(jobs, site, frozenset())  # Detectron2 has been installed
+    driver.prepare(jobs, site, driver.Again())  # Detectron2 has been installed
     assert run.state() is State.PENDING
 
 
