@@ -68,7 +68,7 @@ class Freshness:
         said = {job for change in self.changes for job in change.jobs}
         rest = [job for job in self.outdated if job not in said]
         if rest:
-            yield f"weights changed: what stands on a pretraining that runs or ran again: {self._named(rest)}"
+            yield f"on a pretraining that runs or ran anew stand, and run again: {self._named(rest)}"
         if self.unknown:
             yield (
                 f"{self.unknown:,} {'result does' if self.unknown == 1 else 'results do'} not say which data "
