@@ -11,7 +11,7 @@ from bench.files import Json
 from reports import words
 from reports.figures import curves, detection, spectra
 from reports.job_view import JobView, details_of
-from reports.pages import released_code, render, totals
+from reports.pages import data_read, released_code, render, totals
 from reports.pages.related import Related
 from results.view import TableView
 
@@ -75,6 +75,7 @@ def job_page(job_view: JobView, related: Related) -> str:
             "class_columns": [column.replace("_", " ") for column in class_columns],
             "class_rows": class_rows,
             "released_code": released_code.of_spec(job_view.spec),
+            "data_read": data_read.of_job(job_view.result),
             "energy": totals.energy([job_view.result.provenance]) if job_view.result is not None else "",
             "details": [(key.replace("_", " "), _plain(value)) for key, value in details.items() if key not in drawn],
         },

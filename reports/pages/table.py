@@ -10,7 +10,7 @@ from reports import words
 from reports.figures import of_table
 from reports.figures.of_table import PageFigure
 from reports.job_view import JobView
-from reports.pages import released_code, render, totals
+from reports.pages import data_read, released_code, render, totals
 from reports.pages.difference import Difference, differences
 from reports.pages.related import Related
 from reports.text.tables import has_architecture
@@ -75,7 +75,7 @@ class _Page:
 
 def table_page(view: TableView, related: Related, siblings: Sequence[TableView]) -> str:
     """The HTML of a table. `siblings` are the views of the same table at the other scales."""
-    job_views = related.job_views
+    job_views, jobs = related.job_views, related.of_view(view)
     page = _Page(job_views, _footnotes(view), differences(view), _anchors(view))
     suffixes = [
         ("csv", "CSV"),
@@ -106,7 +106,8 @@ def table_page(view: TableView, related: Related, siblings: Sequence[TableView])
             "protocols": _protocols(view),
             "released_code": released_code.of_table(view),
             "groups": [(title, name, drawn) for title, name, drawn in _figures(view, job_views) if drawn],
-            "provenance": totals.provenance(related.of_view(view)),
+            "data_warnings": data_read.warnings(jobs),
+            "provenance": totals.provenance(jobs),
             "downloads": [(f"{view.table.id}.{suffix}", name) for suffix, name in suffixes],
         },
     )

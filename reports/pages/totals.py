@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from bench.runs.result import Provenance
 from reports.job_view import JobView
+from reports.pages import data_read
 from reports.words import is_number
 
 NOT_MEASURED = "not measured"
@@ -41,6 +42,7 @@ def provenance(job_views: Sequence[JobView]) -> list[tuple[str, str]]:
         ("Hardware", _counted(one.device for one in made)),
         ("Hosts", _counted(one.host for one in made)),
         ("Commit", _counted(one.commit for one in made)),
+        *data_read.of_all(job_views),
         *((f"Version of {package}", text) for package, text in _versions(job_views).items()),
         ("Resumed", f"{resumed} {'time' if resumed == 1 else 'times'}"),
     ]

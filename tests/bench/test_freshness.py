@@ -171,7 +171,9 @@ def test_other_versions_are_one_line_and_no_reason_to_run(here: Site, jobs: JobG
 def test_what_is_wrong_in_a_result_is_damage_and_not_a_crash(here: Site, jobs: JobGraph, same: Inputs) -> None:
     runs = Runs(here.runs)
     done(runs, jobs, dict.fromkeys(jobs.jobs, same))
-    for odd in ({"data": {"mnist5k": {"digest": "x"}}}, {"data": ["mnist5k"]}, {"code": {"a": {}}}, ["odd"]):
+    half = {"mnist5k": {"digest": "x"}}
+    broken: tuple[object, ...] = ({"data": half}, {"data": ["mnist5k"]}, {"code": {"a": {}}}, ["odd"])
+    for odd in broken:
         body = json.loads(runs[KNN].result_file.read_text())
         body["provenance"]["inputs"] = odd
         runs[KNN].result_file.write_text(json.dumps(body))

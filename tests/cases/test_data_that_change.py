@@ -13,7 +13,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from bench.commands import evaluate
+from bench.commands import driver, evaluate
 from bench.commands.evaluate import CheckpointRequest
 from bench.data.sets import folders
 from bench.runs.folder import Runs
@@ -149,7 +149,7 @@ def test_a_job_that_runs_while_its_data_change_has_what_it_found(
 
     with monkeypatch.context() as patch:
         patch.setattr(fingerprint.DataHere, "remember", changes_meanwhile)
-        patch.setattr(evaluate.driver, "closing", lambda *_: 0)  # it fails: an image cannot be read
+        patch.setattr(driver, "closing", lambda *_: 0)  # it fails: an image cannot be read
         evaluated("knn")
     shutil.copyfile(images / "train/n00000003/1.JPEG", images / "train/n00000003/0.JPEG")
     assert not about(evaluated("knn"), "data changed")
