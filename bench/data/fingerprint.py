@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bench.data import difference, listing
 from bench.data.catalogue import DataSet, entry
+from bench.data.contents import Contents, contents_in, keep_contents
 from bench.data.listing import Listing, Scope
 from bench.data.location import check_present, root_of
 from bench.errors import BenchError
@@ -112,9 +113,9 @@ class DataHere:
             return _packaged(known.package)
         root = root_of(name, self.site)
         file = self.memory / f"{name}-contents.json" if self.memory.parent.is_dir() else None
-        contents = listing.contents_in(file)
-        found = listing.look(root, scopes_of(name, known, root), contents)
-        listing.keep_contents(contents)
+        known_contents = contents_in(file)
+        found = listing.look(root, scopes_of(name, known, root), known_contents)
+        keep_contents(known_contents)
         return found
 
 
@@ -139,4 +140,4 @@ def _packaged(package: str) -> Listing:
         raise BenchError(f"the package {package} is not installed.")
     root, file = Path(folders[0]), PACKAGED.get(package, "")
     scope = Scope(file, "file") if file and (root / file).is_file() else Scope("", "tree")
-    return listing.look(root, [scope], listing.Contents(None))
+    return listing.look(root, [scope], Contents(None))

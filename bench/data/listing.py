@@ -6,26 +6,32 @@ its size at every look: one that was overwritten in place leaves its folder's ti
 
 from __future__ import annotations
 
+import marshal
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from hashlib import file_digest, sha256
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from bench.data.contents import Contents
 from bench.data.names import MACOS, SHARD, SUFFIXES
-from bench.errors import BenchError, InputCorrupt
-from bench.files import read_json, write_json
+from bench.errors import BenchError
+from bench.machine import cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zip", ".7z", ".rar")  # what the images were unpacked from
 LARGEST = 1 << 30  # bytes of a file that is read for its content; of a larger one the size has to do
-PROBE = 200  # looks at a file after which it is known how fast they are
+PROBES, PROBE = 15, 16  # so often so many files are looked at until it is known how fast that is
 SLOW = 40e-6  # seconds a look: the file system is asked over a network, and many questions at once save the waiting
 THREADS, CHUNK = 16, 64
-SETTLED = 2.0  # seconds without a change after which a file's times tell of the next one
+PROBED = 8  # class folders after which it is known how many images they hold
+MANY = 20_000  # images that are shared among processes
+PROCESSES = 4
 GONE = -1  # bytes of a link that leads nowhere
 
 Entry = os.DirEntry[str]
@@ -61,44 +67,6 @@ class Listing:
         return found.hexdigest()
 
 
-@dataclass
-class Contents:
-    """Digests of files that were read before, with what the file system said of each; kept in `file`."""
-
-    file: Path | None
-    known: dict[str, list[object]] = field(default_factory=dict)
-    news: bool = False
-
-    def digest_of(self, name: str, path: str, found: os.stat_result) -> str:
-        """Of the content; read only where the file system knows of a change."""
-        stamp = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-        before = self.known.get(name)
-        if before is not None and before[:-1] == stamp:
-            return str(before[-1])
-        with Path(path).open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()[:32]
-        if time.time() - found.st_ctime > SETTLED:
-            self.known[name], self.news = [*stamp, digest], True
-        return digest
-
-
-def contents_in(file: Path | None) -> Contents:
-    """What was kept; nothing where there is no such file, or a damaged one."""
-    kept: dict[str, list[object]] = {}
-    if file is not None:
-        with suppress(OSError, InputCorrupt):
-            kept = {name: stamp for name, stamp in read_json(file).items() if isinstance(stamp, list) and stamp}
-    return Contents(file, kept)
-
-
-def keep_contents(contents: Contents) -> None:
-    """Write them where that is possible: without them the next look reads the lists again, and that is all."""
-    if contents.news and contents.file is not None:
-        with suppress(OSError, BenchError):
-            write_json(contents.file, contents.known, durable=False)
-            contents.news = False
-
-
 def look(root: Path, scopes: Sequence[Scope], contents: Contents) -> Listing:
     """The listing of a data set. Raises BenchError for a folder or a list that cannot be read."""
     with closing(_Walk(str(root), contents)) as walk:
@@ -117,7 +85,7 @@ class _Walk:
         self.root, self.contents = root, contents
         self.folders: dict[str, str] = {}
         self.files = self.bytes = 0
-        self.looks, self.seconds = 0, 0.0
+        self.probes: list[float] = []  # seconds a look, of a few at a time: the median knows nothing of a busy machine
         self.pool: ThreadPoolExecutor | None = None
         self.images = _Ends()
 
@@ -136,8 +104,7 @@ class _Walk:
         elif scope.kind == "classes":
             with os.scandir(path) as found:
                 classes = [entry.name for entry in found if not _hidden(entry.name) and entry.is_dir()]
-            for name in classes:
-                self.add_class(_join(scope.path, name), f"{path}/{name}")
+            self.add_classes([(_join(scope.path, name), f"{path}/{name}") for name in classes])
         else:
             self.add_tree(scope.path, path, (os.path.realpath(path),))
 
@@ -151,6 +118,55 @@ class _Walk:
         size = f"{found.st_size}:{self.contents.digest_of(name, path, found)}"
         self.folders[folder] = f"{self.folders.get(folder, '')}{own}\0{size}\0"
         self.files, self.bytes = self.files + 1, self.bytes + found.st_size
+
+    def add_classes(self, classes: Sequence[tuple[str, str]]) -> None:
+        """Class folders (name, path); of very many images several processes take a share each."""
+        first, rest = classes[:PROBED], classes[PROBED:]
+        self.add_share(first)
+        many = bool(rest) and self.files * len(rest) > MANY * len(first)
+        parts = min(cores(), PROCESSES) if many and not self.is_slow() and _is_alone() else 1
+        own, *others = [rest[start::parts] for start in range(parts)]
+        children = [self.fork(share) for share in others]
+        try:
+            self.add_share(own)
+            for share, child in zip(others, children, strict=True):
+                self.take(share, child)
+        finally:
+            for child in children:
+                child.end()
+
+    def add_share(self, classes: Sequence[tuple[str, str]]) -> None:
+        """Class folders, one after another."""
+        for name, path in classes:
+            self.add_class(name, path)
+
+    def fork(self, classes: Sequence[tuple[str, str]]) -> _Child:
+        """A process that looks at these class folders."""
+        out, into = os.pipe()
+        number = os.fork()
+        if number:
+            os.close(into)
+            return _Child(number, out)
+        code = 1
+        try:
+            os.close(out)
+            walk = _Walk(self.root, self.contents)
+            walk.add_share(classes)
+            with os.fdopen(into, "wb") as file:
+                marshal.dump((walk.folders, walk.files, walk.bytes), file)
+            code = 0
+        finally:
+            os._exit(code)
+
+    def take(self, classes: Sequence[tuple[str, str]], child: _Child) -> None:
+        """What a process found; where it died or met an error, look here, which raises the error."""
+        try:
+            folders, files, size = marshal.loads(child.answer())
+        except (ValueError, EOFError, TypeError):
+            self.add_share(classes)
+            return
+        self.folders |= folders
+        self.files, self.bytes = self.files + files, self.bytes + size
 
     def add_class(self, name: str, path: str) -> None:
         """The images of a class folder, as bench/data/sets/class_folders.py chooses them."""
@@ -200,16 +216,24 @@ class _Walk:
 
     def sizes(self, entries: Sequence[Entry]) -> list[int]:
         """Bytes of each, asked one by one where that is fast and many at once where it is not."""
-        if self.looks >= PROBE and self.seconds > SLOW * self.looks and len(entries) > 1:
-            self.pool = self.pool or ThreadPoolExecutor(THREADS)
-            chunks = [entries[start : start + CHUNK] for start in range(0, len(entries), CHUNK)]
-            return [size for part in self.pool.map(_sizes, chunks) for size in part]
-        if self.looks >= PROBE:
-            return _sizes(entries)
-        begun = time.perf_counter()
-        found = _sizes(entries)
-        self.looks, self.seconds = self.looks + len(entries), self.seconds + time.perf_counter() - begun
-        return found
+        found: list[int] = []
+        while len(self.probes) < PROBES and len(found) < len(entries):
+            begun, some = time.perf_counter(), entries[len(found) : len(found) + PROBE]
+            found += _sizes(some)
+            self.probes.append((time.perf_counter() - begun) / len(some))
+        rest = entries[len(found) :] if found else entries
+        if not self.is_slow() or len(rest) < 2:
+            return found + _sizes(rest)
+        if self.pool is None:
+            from concurrent.futures import ThreadPoolExecutor  # brings logging: only where it is worth it
+
+            self.pool = ThreadPoolExecutor(THREADS)
+        chunks = [rest[start : start + CHUNK] for start in range(0, len(rest), CHUNK)]
+        return found + [size for part in self.pool.map(_sizes, chunks) for size in part]
+
+    def is_slow(self) -> bool:
+        """Whether the file system was asked often enough to know that it answers slowly."""
+        return len(self.probes) >= PROBES and sorted(self.probes)[PROBES // 2] > SLOW
 
     def note(self, name: str, entries: Sequence[Entry], sizes: Sequence[int], marks: Sequence[str] = ()) -> None:
         """Enter the files of a folder, with what stands behind the size of some."""
@@ -223,6 +247,31 @@ class _Walk:
         if texts:
             self.folders[name] = f"{self.folders.get(name, '')}{text}\0"
             self.files, self.bytes = self.files + len(texts), self.bytes + sum(sizes)
+
+
+class _Child:
+    """A process that writes what it found into a pipe."""
+
+    def __init__(self, number: int, pipe: int) -> None:
+        self.number, self.file = number, os.fdopen(pipe, "rb")
+
+    def answer(self) -> bytes:
+        """All that it writes."""
+        return self.file.read()
+
+    def end(self) -> None:
+        """Wait for it; with the pipe closed it cannot wait for us."""
+        self.file.close()
+        with suppress(ChildProcessError):
+            os.waitpid(self.number, 0)
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread and may be forked."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - names, not a Path each
+    except OSError:
+        return False
 
 
 class _Ends(dict[str, bool]):

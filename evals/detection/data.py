@@ -62,7 +62,7 @@ def open_scenes(context: Context, *, masks: bool, first: bool = True) -> Scenes:
             f"{data.name!r}."
         )
     root = layouts.detection_root(data, context.site, context.features)
-    layouts.check_whole(data, root, context.features, None if first else wait)
+    layouts.check_whole(data, root, context.features, None if first else wait, context.fingerprint)
     train, test = (_register_coco if masks else _register_voc)(data, root)
 
     from detectron2.data import MetadataCatalog, get_detection_dataset_dicts

@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.data import listing
+from bench.data import contents, listing
 from bench.data.catalogue import CATALOGUE
+from bench.data.contents import Contents
+from bench.data.datasets import LOADERS
 from bench.data.fingerprint import DataHere, Fingerprint
+from bench.data.packing import pack
+from bench.data.sets import folders, scenes
+from bench.data.splits import Files
 from bench.settings.site import Site
 from tests.bench import data_trees
 
@@ -94,18 +99,46 @@ def test_links_are_followed_and_one_upwards_ends(here: Site, tmp_path: Path) -> 
     (root / "train/n02").symlink_to(tmp_path / "elsewhere")
     assert of(here, "imagenet", root) == first
     (root / "train/n02/self").symlink_to(root)
-    found = listing.look(root, [listing.Scope("", "tree")], listing.Contents(None))
+    found = listing.look(root, [listing.Scope("", "tree")], Contents(None))
     assert found.files == 8
 
 
 def test_many_slow_answers_give_the_same_listing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tree(tmp_path / "data")
     scopes = [listing.Scope("train", "classes"), listing.Scope("val", "classes")]
-    first = listing.look(root, scopes, listing.Contents(None))
-    monkeypatch.setattr(listing, "PROBE", 1)
+    first = listing.look(root, scopes, Contents(None))
+    monkeypatch.setattr(listing, "PROBES", 1)
     monkeypatch.setattr(listing, "SLOW", 0.0)
     monkeypatch.setattr(listing, "CHUNK", 2)
-    assert listing.look(root, scopes, listing.Contents(None)) == first
+    assert listing.look(root, scopes, Contents(None)) == first
+
+
+def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path) -> None:
+    root = tmp_path / "train"
+    for number in range(40):
+        (root / f"n{number:02}").mkdir(parents=True)
+        for image in range(number % 3 + 1):
+            (root / f"n{number:02}" / f"{image}é.JPEG").write_bytes(b"x" * (number + image))
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from bench.data import listing
+        from bench.data.contents import Contents
+        listing.cores = lambda: 3
+        scopes = [listing.Scope("train", "classes")]
+        alone = listing.look(Path(sys.argv[1]), scopes, Contents(None))
+        listing.MANY, forks = 10, []
+        fork = listing._Walk.fork
+        listing._Walk.fork = lambda *of: forks.append(1) or fork(*of)
+        assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
+        listing.marshal.loads = None  # an answer that cannot be used
+        assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
+        print(len(forks), alone.files)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("4 79\n", "")
 
 
 def test_names_are_bytes(here: Site, tmp_path: Path) -> None:
@@ -113,8 +146,8 @@ def test_names_are_bytes(here: Site, tmp_path: Path) -> None:
     for name in (b"caf\xe9.JPEG", "straße.JPEG".encode(), b"line\nbreak.JPEG"):
         (Path(os.fsdecode(os.fsencode(root / "train/n01") + b"/" + name))).write_bytes(b"1")
     code = (
-        "import sys; from pathlib import Path; from bench.data import listing as l;"
-        "print(l.look(Path(sys.argv[1]), [l.Scope('train', 'classes')], l.Contents(None)).digest())"
+        "import sys; from pathlib import Path; from bench.data import listing as l, contents as c;"
+        "print(l.look(Path(sys.argv[1]), [l.Scope('train', 'classes')], c.Contents(None)).digest())"
     )
     found = {
         subprocess.run(
@@ -144,11 +177,11 @@ def test_a_list_is_read_again_only_when_the_file_system_knows_of_a_change(
 ) -> None:
     root = data_trees.voc(tmp_path / "voc")
     here.runs.mkdir()
-    monkeypatch.setattr(listing, "SETTLED", -1.0)
+    monkeypatch.setattr(contents, "SETTLED", -1.0)
     first = of(here, "voc2007", root)
     assert (here.runs / "data/voc2007-contents.json").is_file()
     with monkeypatch.context() as patch:
-        patch.setattr(listing, "file_digest", None)
+        patch.setattr(contents, "file_digest", None)
         assert of(here, "voc2007", root) == first
     (here.runs / "data/voc2007-contents.json").write_text("{ damaged")
     assert of(here, "voc2007", root) == first
@@ -167,6 +200,66 @@ def test_what_is_not_here_has_none_and_no_one_fails(here: Site, tmp_path: Path) 
     data = DataHere(here)
     assert data.fingerprint("imagenet") is None
     assert "imagenet" in data.problems
+
+
+TREES: dict[str, Callable[[Path], object]] = {
+    "imagenet": lambda root: data_trees.class_folders(root, (("train", 101), ("val", 2)), ("n1", "n2")),
+    "birdsnap": lambda root: data_trees.class_folders(root, (("train", 11), ("test", 2)), ("Auk", "Owl"), ".jpg"),
+    "places205": data_trees.places,
+    "inat18": data_trees.inat,
+    "voc2007": data_trees.voc,
+    "sun397": data_trees.sun,
+    "caltech101": lambda root: data_trees.class_folders(
+        root, (("caltech101/101_ObjectCategories", 32),), ("ant", "BACKGROUND_Google"), ".jpg"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_every_file_that_is_read_counts(here: Site, tmp_path: Path, name: str) -> None:
+    root = tmp_path / "tree"
+    TREES[name](root)
+    site = replace(here, data={name: root})
+    first = of(here, name, root)
+    splits = LOADERS[name](site, 32)
+    paths = {path for data in splits.values() if isinstance(data, Files) for path in data.paths}
+    others = {path for path in root.rglob("*") if path.is_file()} - paths  # lists, annotations
+    assert len(paths) + len(others) == first.files
+    for path in (min(paths), max(paths), *sorted(others)[:3]):
+        content = path.read_bytes()
+        path.write_bytes(content + b"\n")
+        assert of(here, name, root) != first
+        path.write_bytes(content)
+    assert of(here, name, root) == first
+
+
+def test_a_pack_counts_by_its_index_which_has_a_checksum_of_every_image(here: Site, tmp_path: Path) -> None:
+    source = data_trees.class_folders(tmp_path / "in", (("train", 101), ("val", 2)), ("n1", "n2"))
+    site = replace(here, data={"imagenet": source, "imagenet-256": tmp_path / "packed"})
+    pack("imagenet", 256, site, workers=1, say=lambda _: None)
+    first = of(here, "imagenet-256", tmp_path / "packed")
+    assert first.files == 1 + 3 * 2
+    data_trees.save(source / "train/n1/n1_0.JPEG", 7)
+    shutil.rmtree(tmp_path / "packed")
+    folders._image_folder.cache_clear()
+    pack("imagenet", 256, site, workers=1, say=lambda _: None)
+    assert of(here, "imagenet-256", tmp_path / "packed") != first
+
+
+def test_sets_with_boxes_count_by_annotations_and_images(here: Site, tmp_path: Path) -> None:
+    for name in ("coco", "voc0712"):
+        made = scenes.scene_folder(f"scenes_{name.removesuffix('0712')}", 96, tmp_path / "cache")
+        root = Path(shutil.copytree(made, tmp_path / name))
+        first = of(here, name, root)
+        assert first.files > 500
+        note = next(path for path in sorted(root.rglob("*")) if path.suffix in {".json", ".xml"})
+        content = note.read_bytes()
+        note.write_bytes(content[:-5] + b"     ")  # as many bytes
+        assert of(here, name, root) != first
+        note.write_bytes(content)
+        assert of(here, name, root) == first
+        next(path for path in sorted(root.rglob("*")) if path.suffix in {".jpg", ".png"}).unlink()
+        assert of(here, name, root) != first
 
 
 def test_differences_are_counted_and_named(here: Site, tmp_path: Path) -> None:

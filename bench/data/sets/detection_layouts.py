@@ -63,16 +63,21 @@ def class_names(data: Data) -> tuple[str, ...]:
     return scenes.CLASSES if data.name == VOC[1] else VOC_CLASSES
 
 
-def check_whole(data: Data, root: Path, cache: Path, wait: Callable[[], None] | None = None) -> None:
+def check_whole(
+    data: Data, root: Path, cache: Path, wait: Callable[[], None] | None = None, fingerprint: str = ""
+) -> None:
     """Raises BenchError with the first problems.
 
-    A copy that was found whole is not read again while its lists stay as they are.
+    A copy that was found whole is not read again while its lists and its `fingerprint` stay as they are.
 
     With `wait` another process looks, and this one calls `wait` again and again until that has found the copy whole.
     """
     lists = sorted([*root.glob("annotations/instances_*2017.json"), *root.glob("VOC20*/ImageSets/Main/[!.]*.txt")])
     stamps = [f"{file.relative_to(root)} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in lists]
-    mark = cache / f"whole-{data.name}-{digest((str(root), *stamps))}.json"
+    mark = (
+        cache
+        / f"whole-{data.name}-{digest((str(root), fingerprint, *stamps) if fingerprint else (str(root), *stamps))}.json"
+    )
     while wait is not None and not mark.exists():
         wait()
     if mark.exists():
