@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bench.data.catalogue import CATALOGUE, entry
+from bench.data.fingerprint import DataHere
 from bench.data.location import check_present, fetch_folder
 from bench.data.sets import lists
 from bench.data.share import labelled_share
@@ -65,6 +66,8 @@ def check_data(name: str, site: Site) -> Findings:
         raise unknown_name("data set or list", name, [*CATALOGUE, *lists.PUBLISHED])
     try:
         (_check_list if name in lists.PUBLISHED else _check_set)(name, site, found)
+        if name in CATALOGUE and (fingerprint := DataHere(site).fingerprint(name)) is not None:
+            found.lines.append(f"what its readers read: {fingerprint.words()}")
     except BenchError as error:
         found.problems.append(one_line(error))
     return found
