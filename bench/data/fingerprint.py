@@ -21,7 +21,7 @@ from bench.data.catalogue import DataSet, entry
 from bench.data.contents import Contents, contents_in, keep_contents
 from bench.data.listing import Listing, Scope
 from bench.data.location import check_present, root_of
-from bench.errors import BenchError
+from bench.errors import BenchError, one_line
 from bench.settings.site import Site
 
 PLACES_IMAGES = ("data/vision/torralba/deeplearning/images256", "images256")  # as the archive unpacks; without its path
@@ -63,17 +63,22 @@ class DataHere:
     def __init__(self, site: Site, memory: Path | None = None) -> None:
         self.site = site
         self.memory = site.runs / "data" if memory is None else memory
-        self.problems: dict[str, str] = {}  # data sets that could not be looked at
+        self.problems: dict[str, str] = {}  # data sets that are here and could not be looked at
         self._found: dict[str, tuple[Fingerprint, Listing] | None] = {}
 
     def fingerprint(self, name: str) -> Fingerprint | None:
         """Of a data set; None when it is not here or cannot be read, which whoever opens it says."""
         if name not in self._found:
+            self._found[name] = None
+            try:
+                check_present(name, self.site)
+            except BenchError:
+                return None
             try:
                 found = self._look(name)
                 self._found[name] = Fingerprint(digest=found.digest(), files=found.files, bytes=found.bytes), found
-            except BenchError as error:
-                self._found[name], self.problems[name] = None, str(error)
+            except (BenchError, OSError) as error:
+                self.problems[name] = one_line(error)
         found_now = self._found[name]
         return None if found_now is None else found_now[0]
 
@@ -107,7 +112,6 @@ class DataHere:
         return self.memory / f"{name}-{found.digest[:16]}.z"
 
     def _look(self, name: str) -> Listing:
-        check_present(name, self.site)
         known = entry(name)
         if known.package:
             return _packaged(known.package)
@@ -123,7 +127,8 @@ def scopes_of(name: str, known: DataSet, root: Path) -> list[Scope]:
     """What belongs to a data set below its folder."""
     if name in READ:
         return [Scope(path, "tree") for path in READ[name]]
-    layout = next(paths for paths in known.layouts if all((root / path).exists() for path in paths))
+    whole = (paths for paths in known.layouts if all((root / path).exists() for path in paths))
+    layout = next(whole, known.layouts[0])
     if name == "places205" and (root / PLACES_LISTS).is_dir():
         images = next((path for path in PLACES_IMAGES if (root / path).is_dir()), "")
         return [*(Scope(path, "file") for path in layout), *([Scope(images, "tree")] if images else [])]

@@ -54,6 +54,7 @@ class Freshness:
     results: Mapping[str, Result] = field(default_factory=dict)  # of the done jobs, as they were compared
     unknown: int = 0  # results that do not say which data they read
     labels: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()  # why data that are here could not be looked at
 
     def lines(self) -> Iterator[str]:
         """What a command prints."""
@@ -65,10 +66,13 @@ class Freshness:
                 yield f"{what}; kept on purpose (--accept-data): {self._named(kept)}"
             if again:
                 yield f"{what}; these jobs run again: {self._named(again)}"
+        for problem in self.problems:
+            yield f"data cannot be compared: {problem}"
         said = {job for change in self.changes for job in change.jobs}
         rest = [job for job in self.outdated if job not in said]
         if rest:
-            yield f"on a pretraining that runs or ran anew stand, and run again: {self._named(rest)}"
+            named = self._named(rest)
+            yield f"weights changed: these stand on a pretraining that runs or ran anew, and run again: {named}"
         if self.unknown:
             yield (
                 f"{self.unknown:,} {'result does' if self.unknown == 1 else 'results do'} not say which data "
@@ -117,6 +121,7 @@ def compare(jobs: Sequence[Known], runs: Runs, here: DataHere, *, accept: bool =
         results=results,
         unknown=unknown,
         labels={job.id: job.label for job in jobs if job.id in results},
+        problems=tuple(here.problems.values()),
     )
 
 

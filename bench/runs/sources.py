@@ -41,8 +41,8 @@ def sources_of(spec: Spec) -> dict[str, Source]:
         file = _file_of(name)
         if file is None or (label := f"{name.replace('.', '/')}.py") in found:
             continue
-        found[label] = source_of(file)
-        waiting += _imports(file)
+        found[label], imports = _read(file)
+        waiting += imports
     return found
 
 
@@ -56,19 +56,21 @@ def text_of(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()[:12]
 
 
-@cache
-def source_of(file: Path) -> Source:
-    """Both digests, taken once a process."""
-    return Source(text_of(file), tree_of(file))
-
-
 def tree_of(file: Path) -> str:
     """Digest of what a file does; that of its text where it is no Python."""
+    return _read.__wrapped__(file)[0].tree
+
+
+@cache
+def _read(file: Path) -> tuple[Source, tuple[str, ...]]:
+    """Both digests, and the modules of the plug-ins' packages that the file uses; once a process."""
+    text = text_of(file)
     try:
         tree = _stripped(file.read_bytes())
     except (SyntaxError, ValueError):
-        return text_of(file)
-    return sha256(ast.dump(tree).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+        return Source(text, text), ()
+    dumped = ast.dump(tree).encode("utf-8", "surrogatepass")
+    return Source(text, sha256(dumped).hexdigest()[:12]), tuple(_imports(tree))
 
 
 def _stripped(content: bytes) -> ast.Module:
@@ -91,12 +93,7 @@ def _targets(node: ast.stmt) -> Iterator[str]:
             yield target.id
 
 
-def _imports(file: Path) -> Iterator[str]:
-    """Modules of the plug-ins' packages that the rest of a file uses."""
-    try:
-        tree = _stripped(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return
+def _imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (one.name for one in node.names if one.name.partition(".")[0] in PACKAGES)

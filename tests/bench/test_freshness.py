@@ -13,6 +13,9 @@ import pytest
 import torch
 
 from bench.commands import driver
+from bench.commands.jobs import show_status
+from bench.commands.plan import show_plan
+from bench.commands.request import TableRequest, plan_request
 from bench.data.fingerprint import DataHere, Fingerprint
 from bench.errors import Stopped
 from bench.execution import readiness, worker
@@ -20,7 +23,7 @@ from bench.files import write_json
 from bench.identity import job_id
 from bench.machine import versions
 from bench.planning.graph import JobGraph, plan
-from bench.runs import freshness, inputs, sources
+from bench.runs import freshness, inputs, plans, sources
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.inputs import Inputs
 from bench.runs.result import Provenance, Result, read_result
@@ -61,7 +64,8 @@ def done(runs: Runs, jobs: JobGraph, read: Mapping[str, Inputs], sha: str = "abc
         )  # fmt: skip
         details = {"weights_sha256": sha} if job.id == TRAINED else {}
         Result(job=job.id, metrics={"top1": 50.0}, details=details, provenance=made).write(runs[job.id].result_file)
-    runs[TRAINED].weights.write_bytes(b"weights")
+    if TRAINED in jobs.jobs:
+        runs[TRAINED].weights.write_bytes(b"weights")
 
 
 def test_nothing_differs(here: Site, jobs: JobGraph, same: Inputs) -> None:
@@ -88,7 +92,7 @@ def test_what_stands_on_a_job_that_runs_again_runs_again_too(here: Site, jobs: J
     assert fresh.outdated.keys() == {TRAINED, KNN, LINEAR}
     first, second, third = fresh.lines()
     assert first.startswith("data changed: mnist5k: 1 files of 7 bytes then, 1 of 1,106,785 now; these jobs run again:")
-    assert second == "on a pretraining that runs or ran anew stand, and run again: knn, linear"
+    assert second == "weights changed: these stand on a pretraining that runs or ran anew, and run again: knn, linear"
     assert third.startswith("1 result does not say which data it read")
 
 
@@ -142,6 +146,21 @@ def test_data_that_are_not_here_cannot_be_compared(here: Site, jobs: JobGraph, t
     assert freshness.compare(list(jobs), runs, DataHere(here)).outdated == {}
 
 
+def test_data_that_are_here_and_cannot_be_read_are_named(here: Site, jobs: JobGraph, tmp_path: Path) -> None:
+    runs = Runs(here.runs)
+    done(runs, jobs, {job: Inputs(data={"inat18": OTHER}) for job in jobs.jobs})
+    root = tmp_path / "inat"
+    (root / "train_val2018").mkdir(parents=True)
+    for name in ("train2018.json", "val2018.json"):
+        (root / name).mkdir()  # a folder in the place of a file
+    (root / "train_val2018" / "1.json").symlink_to(root / "train_val2018" / "1.json")  # a link to itself
+    fresh = freshness.compare(list(jobs), runs, DataHere(replace(here, data={"inat18": root})))
+    assert fresh.outdated == {}
+    (line,) = fresh.lines()
+    assert line.startswith("data cannot be compared: ")
+    assert "1.json" in line
+
+
 def test_a_runs_folder_of_somebody_else_is_looked_at_and_stays_as_it_is(
     here: Site, jobs: JobGraph, same: Inputs
 ) -> None:
@@ -180,6 +199,31 @@ def test_what_is_wrong_in_a_result_is_damage_and_not_a_crash(here: Site, jobs: J
         assert KNN not in freshness.compare(list(jobs), runs, DataHere(here)).results
         write_json(runs[APART].path / "state/inputs.json", odd)
         assert inputs.noted(runs[APART].path) == Inputs()
+
+
+def test_status_and_plan_say_it_and_change_nothing(
+    here: Site, jobs: JobGraph, same: Inputs, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = Runs(here.runs)
+    planned = plan_request(TableRequest(here, ("simclr_table6",), "embedded", 1, (), ("kNN Top-1",)))
+    first = next(job for job in planned.graph.jobs if job.startswith("pretrain-"))
+    done(runs, planned.graph, {**dict.fromkeys(planned.graph.jobs, same), first: OLD})
+    plans.write(runs, plans.StoredPlan("simclr_table6", "embedded", 1, (), (), plans.of_graph(planned.graph)))
+    before = sorted(path for path in here.runs.rglob("*"))
+    show_status(here, [], watch=False)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("simclr_table6@embedded: ")
+    assert said[1].startswith("data changed: mnist5k: ")
+    show_plan(planned.request)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(first) and line.endswith("runs again: mnist5k changed") for line in lines)
+    assert any(line.endswith("runs again: what it stands on runs again") for line in lines)
+    assert said[1] in lines
+    show_plan(planned.request, accept_data=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("; kept on purpose (--accept-data): " in line for line in lines)
+    assert any(line.endswith(", 0 to run") for line in lines)
+    assert sorted(path for path in here.runs.rglob("*")) == before
 
 
 # -- what a worker writes ----------------------------------------------------------------------------------------------
