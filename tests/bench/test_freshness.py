@@ -210,7 +210,7 @@ def test_status_and_plan_say_it_and_change_nothing(
     done(runs, planned.graph, {**dict.fromkeys(planned.graph.jobs, same), first: OLD})
     plans.write(runs, plans.StoredPlan("simclr_table6", "embedded", 1, (), (), plans.of_graph(planned.graph)))
     before = sorted(path for path in here.runs.rglob("*"))
-    show_status(here, [], watch=False)
+    show_status(here, [])
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("simclr_table6@embedded: ")
     assert said[1].startswith("data changed: mnist5k: ")
