@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("selenium", reason="selenium is not installed")
 
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -260,7 +261,9 @@ def test_a_served_page_follows_its_table_and_keeps_what_was_typed(
         browser.find_element(By.CSS_SELECTOR, ".tools input").send_keys("simclr")
         assert "95.2" not in browser.find_element(By.ID, "result").text
         views[0] = demo.embedded
-        WebDriverWait(browser, 20).until(lambda _: "95.2" in browser.find_element(By.ID, "result").text)
+        # The table may be replaced between the look for it and the look at its text.
+        patient = WebDriverWait(browser, 20, ignored_exceptions=[StaleElementReferenceException])
+        patient.until(lambda _: "95.2" in browser.find_element(By.ID, "result").text)
         assert browser.find_element(By.CSS_SELECTOR, ".tools input").get_attribute("value") == "simclr"
         assert len(shown(browser, "result")) == 3
         with urllib.request.urlopen(f"{address}index.html", timeout=10) as answer:
