@@ -246,7 +246,7 @@ class _Walk:
             text = "\0".join(sorted(texts, key=os.fsencode))
         if texts:
             self.folders[name] = f"{self.folders.get(name, '')}{text}\0"
-            self.files, self.bytes = self.files + len(texts), self.bytes + sum(sizes)
+            self.files, self.bytes = self.files + len(texts), self.bytes + sum(sizes) - GONE * sizes.count(GONE)
 
 
 class _Child:

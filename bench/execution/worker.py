@@ -43,7 +43,7 @@ from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain, Spec
 from bench.training import loop
 from bench.training.checkpoint import Spent, spent_before
-from bench.training.ranks import Ranks, any_rank, from_environment, process_group
+from bench.training.ranks import Ranks, from_environment, of_first, process_group
 
 Done = TypeVar("Done")
 
@@ -93,11 +93,10 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             def should_stop() -> bool:
                 return asked() or lost.is_set()
 
-            reads = inputs.Inputs()
-            if ranks.first:  # before the data are opened: what changes from here on is found by the next plan
-                reads = inputs.take(spec, run.path, DataHere(site, run.path.parent / "data"))
-                inputs.note(reads, run.path)
-            any_rank(False, ranks, device)  # the others wait, as each asks whether a checkpoint is of these data
+            # before the data are opened: what changes from here on is found by the next plan
+            here = DataHere(site, run.path.parent / "data")
+            reads = of_first(lambda: inputs.take(spec, run.path, here), ranks)
+            inputs.note(reads, run.path, writes=ranks.first)
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))

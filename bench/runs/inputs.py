@@ -67,13 +67,20 @@ def weights_of(folder: Path) -> str:
     return str(details.get("weights_sha256", "")) if isinstance(details, dict) else ""
 
 
-def note(inputs: Inputs, folder: Path) -> None:
-    """Write down what this attempt reads, before it goes on from a checkpoint."""
-    write_json(_file(folder), asdict(inputs), durable=False)
+_TOLD: dict[Path, Inputs] = {}  # of jobs of this process: on another node the file may be late
+
+
+def note(inputs: Inputs, folder: Path, *, writes: bool = True) -> None:
+    """Write down what this attempt reads, before it goes on from a checkpoint; `writes`: the first rank."""
+    _TOLD[folder] = inputs
+    if writes:
+        write_json(_file(folder), asdict(inputs), durable=False)
 
 
 def noted(folder: Path) -> Inputs:
     """What the newest attempt read; empty where nobody wrote it down."""
+    if folder in _TOLD:
+        return _TOLD[folder]
     try:
         return inputs_from(read_json(_file(folder)))
     except (OSError, BenchError, TypeError, AttributeError, ValueError, KeyError):

@@ -7,14 +7,16 @@ for one process without a group.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,16 @@ def any_rank(flag: bool, ranks: Ranks, device: torch.device) -> bool:
     votes = torch.tensor(int(flag), device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
+
+
+def of_first(work: Callable[[], Answer], ranks: Ranks) -> Answer:
+    """What the first rank finds, on all of them. An error there ends the others with their connection."""
+    if ranks.world == 1:
+        return work()
+    found: list[Any] = [work() if ranks.first else None]
+    dist.broadcast_object_list(found, src=0)
+    answer: Answer = found[0]
+    return answer
 
 
 class _Gather(torch.autograd.Function):
