@@ -6,8 +6,11 @@ its size at every look: one that was overwritten in place leaves its folder's ti
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,6 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from bench import ROOT
 from bench.data.contents import Contents
 from bench.data.names import MACOS, SHARD, SUFFIXES
 from bench.errors import BenchError
@@ -69,13 +73,25 @@ class Listing:
 
 def look(root: Path, scopes: Sequence[Scope], contents: Contents) -> Listing:
     """The listing of a data set. Raises BenchError for a folder or a list that cannot be read."""
-    with closing(_Walk(str(root), contents)) as walk:
+    with closing(_Walk(str(root), contents)) as walk, _without_collector():
         try:
             for scope in scopes:
                 walk.add(scope)
         except OSError as error:
             raise BenchError(f"{error.filename or root} cannot be read ({error.strerror or error}).") from error
     return Listing(walk.folders, walk.files, walk.bytes)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """No search for garbage among all that torch has made, for every few hundred files that are looked at."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Walk:
@@ -124,9 +140,9 @@ class _Walk:
         first, rest = classes[:PROBED], classes[PROBED:]
         self.add_share(first)
         many = bool(rest) and self.files * len(rest) > MANY * len(first)
-        parts = min(cores(), PROCESSES) if many and not self.is_slow() and _is_alone() else 1
+        parts = min(cores(), PROCESSES) if many and not self.is_slow() else 1
         own, *others = [rest[start::parts] for start in range(parts)]
-        children = [self.fork(share) for share in others]
+        children = [_Child(self.root, share) for share in others]
         try:
             self.add_share(own)
             for share, child in zip(others, children, strict=True):
@@ -140,29 +156,11 @@ class _Walk:
         for name, path in classes:
             self.add_class(name, path)
 
-    def fork(self, classes: Sequence[tuple[str, str]]) -> _Child:
-        """A process that looks at these class folders."""
-        out, into = os.pipe()
-        number = os.fork()
-        if number:
-            os.close(into)
-            return _Child(number, out)
-        code = 1
-        try:
-            os.close(out)
-            walk = _Walk(self.root, self.contents)
-            walk.add_share(classes)
-            with os.fdopen(into, "wb") as file:
-                marshal.dump((walk.folders, walk.files, walk.bytes), file)
-            code = 0
-        finally:
-            os._exit(code)
-
     def take(self, classes: Sequence[tuple[str, str]], child: _Child) -> None:
         """What a process found; where it died or met an error, look here, which raises the error."""
         try:
             folders, files, size = marshal.loads(child.answer())
-        except (ValueError, EOFError, TypeError):
+        except (OSError, ValueError, EOFError, TypeError):
             self.add_share(classes)
             return
         self.folders |= folders
@@ -250,28 +248,40 @@ class _Walk:
 
 
 class _Child:
-    """A process that writes what it found into a pipe."""
+    """A small process that looks at some class folders: to fork this one, with all it has loaded, costs more."""
 
-    def __init__(self, number: int, pipe: int) -> None:
-        self.number, self.file = number, os.fdopen(pipe, "rb")
+    def __init__(self, root: str, classes: Sequence[tuple[str, str]]) -> None:
+        code = "import sys; sys.path.append(sys.argv[1]); from bench.data import listing; listing.answer()"
+        alike = ["-X", "utf8"] if sys.flags.utf8_mode else []  # names of files are the same text in both
+        command = [sys.executable, "-I", "-S", *alike, "-c", code, str(ROOT)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        with suppress(OSError):  # it has died: then there is no answer either
+            assert self.process.stdin is not None
+            self.process.stdin.write(marshal.dumps((root, list(classes))))
+            self.process.stdin.close()
 
     def answer(self) -> bytes:
         """All that it writes."""
-        return self.file.read()
+        assert self.process.stdout is not None
+        return self.process.stdout.read()
 
     def end(self) -> None:
-        """Wait for it; with the pipe closed it cannot wait for us."""
-        self.file.close()
-        with suppress(ChildProcessError):
-            os.waitpid(self.number, 0)
+        """Wait for it; with the pipes closed it cannot wait for us."""
+        for file in (self.process.stdin, self.process.stdout):
+            with suppress(OSError):
+                if file is not None:
+                    file.close()
+        self.process.wait()
 
 
-def _is_alone() -> bool:
-    """Whether this process has one thread and may be forked."""
-    try:
-        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - names, not a Path each
-    except OSError:
-        return False
+def answer() -> None:
+    """What the process of a `_Child` does."""
+    root, classes = marshal.load(sys.stdin.buffer)
+    walk = _Walk(root, Contents(None))
+    walk.add_share(classes)
+    walk.close()
+    sys.stdout.buffer.write(marshal.dumps((walk.folders, walk.files, walk.bytes)))
 
 
 class _Ends(dict[str, bool]):

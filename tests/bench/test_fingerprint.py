@@ -127,13 +127,13 @@ def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path) -> No
         listing.cores = lambda: 3
         scopes = [listing.Scope("train", "classes")]
         alone = listing.look(Path(sys.argv[1]), scopes, Contents(None))
-        listing.MANY, forks = 10, []
-        fork = listing._Walk.fork
-        listing._Walk.fork = lambda *of: forks.append(1) or fork(*of)
+        listing.MANY, begun = 10, []
+        child = listing._Child
+        listing._Child = lambda *of: begun.append(1) or child(*of)
         assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        listing.marshal.loads = None  # an answer that cannot be used
+        listing.sys.executable = "/bin/false"
         assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        print(len(forks), alone.files)
+        print(len(begun), alone.files)
     """
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
