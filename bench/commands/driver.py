@@ -69,10 +69,10 @@ def _needed(job: Job) -> list[_Needed]:
     return [_Needed("package", evaluation.name), _Needed("data", data), _Needed("labels", data, share)]
 
 
-def missing_data(jobs: JobGraph, site: Site) -> list[BenchError]:
-    """One error per package of an evaluation (its MISSING), data set and list of labels that is not there."""
+def missing_data(jobs: JobGraph, site: Site, *, packages: bool = True) -> list[BenchError]:
+    """One error per data set and list of labels that is not there, and per package of an evaluation (its MISSING)."""
     needed = sorted(dict.fromkeys(n for job in jobs for n in _needed(job)), key=lambda n: get_args(_What).index(n.what))
-    found = [error for each in needed if (error := each.absent(site))]
+    found = [error for each in needed if (packages or each.what != "package") and (error := each.absent(site))]
     return list({str(error): error for error in found}.values())
 
 

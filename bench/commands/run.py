@@ -45,7 +45,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
         forced = forced_jobs(force, planned.graph)
         for line in skipped(planned):
             print(line, flush=True)
-    apart = driver.cannot_run(planned.graph, site, forced) if request.everything else {}
+    apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
     repeated = driver.again(jobs, site, forced, accept_data=accept_data)
     driver.prepare(jobs, site, repeated, executor)
@@ -75,13 +75,19 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
 
 
 def _check_needs(planned: PlannedRequest, forced: frozenset[str]) -> None:
-    """Refuse what has no data or package here: tables by name whatever they lack, --all when nothing at all can run."""
-    problems = driver.missing_data(planned.graph, planned.request.site)
+    """Refuse what cannot run here.
+
+    Tables by name for data that they lack, as a wrong path is mended first; for a package, and with --all, the rest
+    runs, if there is any.
+    """
+    site = planned.request.site
+    problems = driver.missing_data(planned.graph, site)
     if not problems:
         return
-    if not planned.request.everything:
-        raise problems[0]
-    apart = driver.cannot_run(planned.graph, planned.request.site, forced)
+    without_data = driver.missing_data(planned.graph, site, packages=False)
+    if without_data and not planned.request.everything:
+        raise without_data[0]
+    apart = driver.cannot_run(planned.graph, site, forced)
     todo = {job for job in planned.graph.jobs if job in forced or not planned.runs[job].result_file.exists()}
     if apart and todo == apart.keys():
         raise problems[0]

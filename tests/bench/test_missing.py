@@ -111,8 +111,9 @@ def run_without(*, everything: bool, request: str = REQUEST) -> subprocess.Compl
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
 
 
-def test_all_runs_the_rest_and_the_cells_say_what_is_missing(workplace: Path) -> None:
-    found = run_without(everything=True)
+@pytest.mark.parametrize("everything", [True, False])
+def test_without_a_package_the_rest_runs_and_the_cells_say_what_is_missing(workplace: Path, everything: bool) -> None:
+    found = run_without(everything=everything)
     assert found.returncode == 1, found.stderr
     reason = "detection needs detectron2_that_is_not_there, not installed here"
     assert f"1 job cannot run here: {reason}" in found.stdout
@@ -125,10 +126,11 @@ def test_all_runs_the_rest_and_the_cells_say_what_is_missing(workplace: Path) ->
     assert any(reason in page for page in pages)
 
 
-def test_a_table_by_name_and_an_all_of_which_nothing_can_run_are_refused(workplace: Path) -> None:
-    named = run_without(everything=False)
-    assert (named.returncode, named.stdout) == (2, "")
-    assert named.stderr.startswith("detection needs detectron2_that_is_not_there")
-    nothing = run_without(everything=True, request=REQUEST.replace("smoke", "paper"))
-    assert nothing.returncode == 2
+@pytest.mark.parametrize("everything", [True, False])
+def test_without_data_a_table_by_name_is_refused_and_so_is_an_all_of_which_nothing_can_run(
+    workplace: Path, everything: bool
+) -> None:
+    nothing = run_without(everything=everything, request=REQUEST.replace("smoke", "paper"))
+    assert (nothing.returncode, nothing.stdout) == (2, "")
+    assert nothing.stderr.startswith("detection needs" if everything else "data set 'imagenet' needs a folder")
     assert not (workplace / "runs").exists()
