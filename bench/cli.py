@@ -292,7 +292,7 @@ def main() -> None:
     except BenchError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the second is what an older typer makes of the first
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
 

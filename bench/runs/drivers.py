@@ -1,11 +1,10 @@
 """Which `bench run` is at work, so that whoever watches knows between two jobs that more is to come.
 
-runs/drivers/<host>-<pid>/   a claim and a heartbeat as those of a job, and in plans.json the names of its plans
+runs/drivers/<host>-<pid>-<random>/   a claim and a heartbeat as those of a job; in plans.json the names of its plans
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import time
@@ -14,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import BenchError, InputCorrupt
-from bench.files import read_json, write_json
+from bench.files import own_suffix, read_json, write_json
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.heartbeat import beating
 
@@ -24,7 +23,7 @@ _OLD_SECONDS = 3600.0  # what a killed driver left is removed after that
 @contextmanager
 def at_work(runs: Runs, plans: Iterable[str]) -> Iterator[None]:
     """This process brings these plans to done. Where that cannot be written down, it does so unseen."""
-    root, here = runs.root.is_dir(), runs.root / "drivers" / f"{socket.gethostname()}-{os.getpid()}"
+    root, here = runs.root.is_dir(), runs.root / "drivers" / f"{socket.gethostname()}-{own_suffix()}"
     run = RunFolder(here)
     try:
         run.claim()

@@ -106,6 +106,14 @@ def test_a_driver_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not runs.root.exists()
 
 
+def test_drivers_of_two_containers_with_equal_names_and_numbers_know_nothing_of_each_other(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs")
+    with drivers.at_work(runs, ["a@smoke"]):
+        with drivers.at_work(runs, ["b@smoke"]):
+            assert drivers.working_on(runs) == {"a@smoke", "b@smoke"}
+        assert drivers.working_on(runs) == {"a@smoke"}
+
+
 def test_a_killed_driver_is_not_at_work(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     with drivers.at_work(runs, [PLAN]):
