@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from bench import cli
 from tests.conftest import BENCH
 
 TORCHLESS = [
@@ -40,6 +42,20 @@ assert not heavy, heavy
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("interrupted", [KeyboardInterrupt, typer.Abort])
+def test_an_interrupt_is_one_line_whatever_typer_makes_of_it(
+    interrupted: type[BaseException], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def app(**_: object) -> None:
+        raise interrupted
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["bench", "list"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err.count("\n")) == (130, 1)
 
 
 def test_list_names_what_there_is(workplace: Path) -> None:
