@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -142,10 +143,13 @@ class _Walk:
         many = bool(rest) and self.files * len(rest) > MANY * len(first)
         parts = min(cores(), PROCESSES) if many and not self.is_slow() else 1
         own, *others = [rest[start::parts] for start in range(parts)]
-        children = [_Child(self.root, share) for share in others]
+        children: list[_Child] = []
         try:
+            with suppress(OSError):  # no more processes may be made: this one looks at their shares as well
+                for share in others:
+                    children.append(_Child(self.root, share))
             self.add_share(own)
-            for share, child in zip(others, children, strict=True):
+            for share, child in zip_longest(others, children):
                 self.take(share, child)
         finally:
             for child in children:
@@ -156,10 +160,10 @@ class _Walk:
         for name, path in classes:
             self.add_class(name, path)
 
-    def take(self, classes: Sequence[tuple[str, str]], child: _Child) -> None:
+    def take(self, classes: Sequence[tuple[str, str]], child: _Child | None) -> None:
         """What a process found; where it died or met an error, look here, which raises the error."""
         try:
-            folders, files, size = marshal.loads(child.answer())
+            folders, files, size = marshal.loads(child.answer() if child else b"")
         except (OSError, ValueError, EOFError, TypeError):
             self.add_share(classes)
             return
@@ -252,8 +256,8 @@ class _Child:
 
     def __init__(self, root: str, classes: Sequence[tuple[str, str]]) -> None:
         code = "import sys; sys.path.append(sys.argv[1]); from bench.data import listing; listing.answer()"
-        alike = ["-X", "utf8"] if sys.flags.utf8_mode else []  # names of files are the same text in both
-        command = [sys.executable, "-I", "-S", *alike, "-c", code, str(ROOT)]
+        alike = f"utf8={sys.flags.utf8_mode}"  # names of files are the same text in both
+        command = [sys.executable, "-I", "-S", "-X", alike, "-c", code, str(ROOT)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         with suppress(OSError):  # it has died: then there is no answer either
@@ -267,7 +271,8 @@ class _Child:
         return self.process.stdout.read()
 
     def end(self) -> None:
-        """Wait for it; with the pipes closed it cannot wait for us."""
+        """End it: where another's folder cannot be read, nobody waits for its answer."""
+        self.process.kill()
         for file in (self.process.stdin, self.process.stdout):
             with suppress(OSError):
                 if file is not None:

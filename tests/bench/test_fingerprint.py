@@ -20,6 +20,7 @@ from bench.data.fingerprint import DataHere, Fingerprint
 from bench.data.packing import pack
 from bench.data.sets import folders, scenes
 from bench.data.splits import Files
+from bench.errors import BenchError
 from bench.settings.site import Site
 from tests.bench import data_trees
 
@@ -113,7 +114,8 @@ def test_many_slow_answers_give_the_same_listing(tmp_path: Path, monkeypatch: py
     assert listing.look(root, scopes, Contents(None)) == first
 
 
-def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("locale", "utf8"), [("C.UTF-8", "1"), ("C", "0")])
+def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path, locale: str, utf8: str) -> None:
     root = tmp_path / "train"
     for number in range(40):
         (root / f"n{number:02}").mkdir(parents=True)
@@ -131,14 +133,42 @@ def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path) -> No
         child = listing._Child
         listing._Child = lambda *of: begun.append(1) or child(*of)
         assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        listing.sys.executable = "/bin/false"
-        assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        print(len(begun), alone.files)
+        for none in ("/bin/false", "/nowhere"):  # one that dies, and one that cannot be started
+            listing.sys.executable = none
+            assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
+        print(len(begun), alone.files, len(alone.digest()))
     """
     command = [sys.executable, "-c", code, str(tmp_path)]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": "1"}
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": utf8, "LC_ALL": locale}
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert (found.stdout, found.stderr) == ("4 79\n", "")
+    assert (found.stdout, found.stderr) == ("5 79 64\n", "")
+
+
+def test_a_folder_that_cannot_be_read_ends_the_other_processes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):
+        (tmp_path / f"train/n{number:02}").mkdir(parents=True)
+        (tmp_path / f"train/n{number:02}/1.JPEG").touch()
+    children: list[subprocess.Popen[bytes]] = []
+    add, make = listing._Walk.add_class, subprocess.Popen
+
+    def endless(command: list[str], **pipes: int) -> subprocess.Popen[bytes]:
+        children.append(make([sys.executable, "-c", "import time; time.sleep(600)"], **pipes))  # type: ignore[call-overload]
+        return children[-1]
+
+    def add_class(walk: listing._Walk, name: str, path: str) -> None:
+        if children:
+            raise PermissionError(13, "Permission denied", path)
+        add(walk, name, path)
+
+    monkeypatch.setattr(listing, "cores", lambda: 4)
+    monkeypatch.setattr(listing, "MANY", 1)
+    monkeypatch.setattr(listing._Walk, "add_class", add_class)
+    monkeypatch.setattr("subprocess.Popen", endless)
+    with pytest.raises(BenchError, match=r"cannot be read \(Permission denied\)"):
+        listing.look(tmp_path, [listing.Scope("train", "classes")], Contents(None))
+    assert [child.poll() for child in children] == [-9] * 3
 
 
 def test_names_are_bytes(here: Site, tmp_path: Path) -> None:
