@@ -109,9 +109,9 @@ class Again:
     outdated: Mapping[str, Result] = field(default_factory=dict)  # their data changed; with what they came to
 
 
-def again(jobs: JobGraph, site: Site, forced: frozenset[str], *, accept_data: bool) -> Again:
+def again(jobs: JobGraph, here: DataHere, forced: frozenset[str], *, accept_data: bool) -> Again:
     """Compare what done jobs read with what is here, say what differs; with `accept_data` note it and keep them."""
-    runs, here = Runs(site.runs), DataHere(site)
+    runs = Runs(here.site.runs)
     fresh = freshness.compare(list(jobs), runs, here, accept=accept_data)
     for line in (*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})):
         print(line, flush=True)
@@ -132,9 +132,9 @@ def prepare(jobs: JobGraph, site: Site, repeated: Again, executor: str = "local"
         )
 
 
-def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
+def drive(jobs: JobGraph, here: DataHere, place: Executor) -> Summary:
     """Run what is not done yet in this place, and say so when nothing is left."""
-    runs = Runs(site.runs)
+    runs = Runs(here.site.runs)
     todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     if not todo:
         what = f"all {len(jobs)} jobs are" if len(jobs) > 1 else "the job is"
@@ -143,9 +143,8 @@ def drive(jobs: JobGraph, site: Site, place: Executor) -> Summary:
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{counted(len(jobs), 'job')}{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
-        return scheduler.drive(
-            jobs, runs, place, Costs(runs, jobs, None, executors.forked(site), DataHere(site).short), shown
-        )
+        costs = Costs(runs, jobs, None, executors.forked(here.site), here.short)
+        return scheduler.drive(jobs, runs, place, costs, shown)
 
 
 def drive_slurm(jobs: JobGraph, site: Site, repeated: Again, titles: Sequence[str], *, watch: bool) -> Summary:

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 from bench import plugins
 from bench.commands import driver
+from bench.data.fingerprint import DataHere
 from bench.errors import BenchError, InputCorrupt, unknown_name
 from bench.execution import executors
 from bench.files import make_folder
@@ -67,12 +68,13 @@ def run(request: CheckpointRequest, executor: str, *, force: bool = False, accep
     assumed = f"assumed, as no checkpoint says it: {encoders.assumptions(backbone)}"
     print(f"network {backbone.name} {backbone.width}x, inputs {inputs}; {assumed}", flush=True)
     forced = frozenset(jobs.jobs) if force else frozenset()
-    repeated = driver.again(jobs, request.site, forced, accept_data=accept_data)
+    here = DataHere(request.site)
+    repeated = driver.again(jobs, here, forced, accept_data=accept_data)
     driver.prepare(jobs, request.site, repeated, executor)
     if executor == "slurm":
         summary = driver.drive_slurm(jobs, request.site, repeated, [path.name], watch=True)
     else:
-        summary = driver.drive(jobs, request.site, executors.make(executor, request.site))
+        summary = driver.drive(jobs, here, executors.make(executor, request.site))
     runs = Runs(request.site.runs)
     for job in jobs:
         if runs[job.id].result_file.exists():

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bench.commands import driver
 from bench.commands.request import PlannedRequest, TableRequest, forced_jobs, plan_request, skipped
+from bench.data.fingerprint import DataHere
 from bench.errors import BenchError
 from bench.execution import executors
 from bench.files import make_folder
@@ -47,7 +48,8 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
             print(line, flush=True)
     apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
-    repeated = driver.again(jobs, site, forced, accept_data=accept_data)
+    here = DataHere(site)
+    repeated = driver.again(jobs, here, forced, accept_data=accept_data)
     driver.prepare(jobs, site, repeated, executor)
     driver.set_apart(planned.graph, apart, site, executor)
     for table in planned.tables:
@@ -69,7 +71,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
         if summary.queued:
             return driver.closing(replace(summary, missing=tuple(apart)), jobs, site)
     else:
-        summary = driver.drive(jobs, site, place)
+        summary = driver.drive(jobs, here, place)
     _publish(planned)
     return driver.closing(replace(summary, missing=tuple(apart)), jobs, site)
 

@@ -120,7 +120,7 @@ def test_accepted_data_are_noted_and_kept_for_good(here: Site, jobs: JobGraph, s
 def test_what_runs_again_is_kept_below_earlier_and_only_that(here: Site, jobs: JobGraph, same: Inputs) -> None:
     runs = Runs(here.runs)
     done(runs, jobs, {TRAINED: OLD, APART: same})
-    repeated = driver.again(jobs, here, frozenset(), accept_data=False)
+    repeated = driver.again(jobs, DataHere(here), frozenset(), accept_data=False)
     driver.prepare(jobs, here, repeated)
     assert {job: runs[job].state() for job in jobs.jobs} == {
         TRAINED: State.PENDING, KNN: State.PENDING, LINEAR: State.PENDING, APART: State.DONE
@@ -134,7 +134,7 @@ def test_what_runs_again_is_kept_below_earlier_and_only_that(here: Site, jobs: J
 def test_a_result_that_another_driver_has_made_anew_meanwhile_stays(here: Site, jobs: JobGraph, same: Inputs) -> None:
     runs = Runs(here.runs)
     done(runs, jobs, {APART: OLD})
-    repeated = driver.again(jobs, here, frozenset(), accept_data=False)
+    repeated = driver.again(jobs, DataHere(here), frozenset(), accept_data=False)
     done(runs, jobs, {APART: same})
     readiness.prepare(jobs, runs, here, readiness.RetryRules(), frozenset(), outdated=repeated.outdated)
     assert runs[APART].state() is State.DONE

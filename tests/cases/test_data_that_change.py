@@ -15,6 +15,7 @@ from PIL import Image
 
 from bench.commands import driver, evaluate
 from bench.commands.evaluate import CheckpointRequest
+from bench.data import fingerprint, listing
 from bench.data.sets import folders
 from bench.runs.folder import Runs
 from bench.settings.site import Site
@@ -85,7 +86,7 @@ def about(lines: list[str], beginning: str) -> list[str]:
 
 
 def test_a_copy_that_is_put_right_in_place_is_evaluated_again(
-    evaluated: Evaluated, images: Path, sorted_images: Path, workplace: Path
+    evaluated: Evaluated, images: Path, sorted_images: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shuffle(images)
     wrong = top1(evaluated("knn"))
@@ -96,8 +97,17 @@ def test_a_copy_that_is_put_right_in_place_is_evaluated_again(
     (said,) = about(lines, "data changed: imagenet: ")
     assert "files differ, e.g. train/n0000000" in said
     assert said.endswith("these jobs run again: resnet18.pth | knn")
+    looks: list[str] = []
+    look = fingerprint.DataHere._look
+
+    def counting(self: fingerprint.DataHere, name: str) -> listing.Listing:
+        looks.append(name)
+        return look(self, name)
+
+    monkeypatch.setattr(fingerprint.DataHere, "_look", counting)
     assert top1(evaluated("linear")) == 100  # a new job: nor does it take the features of the wrong copy
     assert any(line.endswith("nothing to compute") for line in evaluated("knn"))
+    assert looks == ["imagenet"] * 3  # once for the command that runs something and for its job, once for the other
     earlier = list((workplace / "runs").glob("evaluate-*/earlier/*/result.json"))
     assert len(earlier) == 1
 
@@ -139,8 +149,6 @@ def test_data_that_are_accepted_keep_the_old_numbers_and_the_results_say_so(
 def test_a_job_that_runs_while_its_data_change_has_what_it_found(
     evaluated: Evaluated, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bench.data import fingerprint
-
     look = fingerprint.DataHere.remember
 
     def changes_meanwhile(self: fingerprint.DataHere, name: str) -> None:
