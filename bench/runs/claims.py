@@ -206,9 +206,11 @@ class Claims:
 def _read(file: Path) -> Claim | None:
     known = {field.name for field in fields(Claim)}
     try:
-        return Claim(**{key: value for key, value in read_json(file).items() if key in known})  # type: ignore[arg-type]
+        claim = Claim(**{key: value for key, value in read_json(file).items() if key in known})  # type: ignore[arg-type]
     except (FileNotFoundError, InputCorrupt, TypeError):
         return None
+    # number 0 would be all processes of our group, -1 all of ours: alive for ever
+    return claim if isinstance(claim.pid, int) and claim.pid > 0 else None
 
 
 @cache

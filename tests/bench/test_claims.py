@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -144,6 +145,13 @@ def test_a_claim_of_an_older_version_goes_by_host_and_process(run: RunFolder) ->
     assert run.state() is State.STOPPED
     age(run, 0)
     assert run.state() is State.RUNNING
+
+
+@pytest.mark.parametrize("pid", [0, -1, None, 1e30, "7"])
+def test_a_claim_of_no_process_is_none(run: RunFolder, pid: object) -> None:
+    write_json(run.path / "state" / "claim", {"host": socket.gethostname(), "pid": pid, "born": 0})
+    assert run.state() is not State.RUNNING
+    assert run.claim()
 
 
 def test_what_a_newer_version_adds_to_a_claim_is_let_be(run: RunFolder) -> None:
