@@ -51,15 +51,15 @@ def verify(graph: JobGraph, runs: Runs, forced: frozenset[str] = frozenset()) ->
                     f"{one_line(error)} Kept as {aside.name if aside else 'set aside'}; the job runs again.",
                 )
             )
-    for job in graph:
-        for parent in (runs[need] for need in job.needs):
-            if runs[job.id].result_file.exists() or not parent.result_file.exists() or parent.job_id in forced:
-                continue
-            problem = _weights_problem(parent)
-            if problem:
-                for file in (parent.weights, parent.result_file):
-                    parent.set_aside(file)
-                events.append(Event(parent.job_id, "set aside", f"{problem}; the job runs again."))
+    todo = [job for job in graph if job.id in forced or not runs[job.id].result_file.exists()]
+    for parent in (runs[need] for need in dict.fromkeys(need for job in todo for need in job.needs)):
+        if parent.job_id in forced or not parent.result_file.exists():
+            continue
+        problem = _weights_problem(parent)
+        if problem:
+            for file in (parent.weights, parent.result_file):
+                parent.set_aside(file)
+            events.append(Event(parent.job_id, "set aside", f"{problem}; the job runs again."))
     return events
 
 

@@ -131,6 +131,16 @@ def test_what_runs_again_is_kept_below_earlier_and_only_that(here: Site, jobs: J
     assert (runs[KNN].path / "earlier/unknown-1/result.json").is_file()
 
 
+def test_what_runs_again_does_so_on_weights_that_are_whole(here: Site, jobs: JobGraph, same: Inputs) -> None:
+    runs = Runs(here.runs)
+    done(runs, jobs, {TRAINED: same, KNN: OLD, LINEAR: OLD, APART: same})  # "abc" is not the sha256 of the weights
+    assert readiness.verify(jobs, runs) == []
+    for repeated in (frozenset({KNN}), frozenset({KNN, LINEAR})):
+        done(runs, jobs, {})
+        assert [event.job for event in readiness.verify(jobs, runs, repeated)] == [TRAINED]
+    assert readiness.verify(jobs, runs, frozenset({TRAINED, KNN})) == []
+
+
 def test_a_result_that_another_driver_has_made_anew_meanwhile_stays(here: Site, jobs: JobGraph, same: Inputs) -> None:
     runs = Runs(here.runs)
     done(runs, jobs, {APART: OLD})
