@@ -5,6 +5,8 @@ state/claim     who works on the job: claims.py        metrics.jsonl  one line p
 state/heartbeat touched every few seconds meanwhile    checkpoint.pt  to go on from; gone when the job is done
 state/cancelled the user said stop                     weights.pt     what a pretraining leaves
 result.json     the job is done                        error.json     the job has failed, and why
+state/inputs.json  what the newest attempt reads: inputs.py
+earlier/        results and weights of data that have changed since; a checkpoint of such data is .pt.other-data
 """
 
 from __future__ import annotations
