@@ -119,6 +119,15 @@ def again(jobs: JobGraph, here: DataHere, forced: frozenset[str], *, accept_data
     return Again(forced, {job: fresh.results[job] for job in fresh.outdated})
 
 
+def without_what_stays(repeated: Again, jobs: JobGraph, site: Site) -> Again:
+    """Without the done jobs that could not run again here: better the result of other data, and said, than none."""
+    why = cannot_run(jobs, site, repeated.forced | repeated.outdated.keys())
+    staying = [job for job in repeated.outdated if job in why]
+    for text, count in Counter(str(why[job]) for job in staying).items():
+        print(f"{count:,} of these cannot run again here, the old results stay: {text}", flush=True)
+    return replace(repeated, outdated={job: old for job, old in repeated.outdated.items() if job not in why})
+
+
 def prepare(jobs: JobGraph, site: Site, repeated: Again, executor: str = "local") -> None:
     """Everything before the first worker starts. Raises BenchError when the disk has too little room."""
     runs = Runs(site.runs)

@@ -50,6 +50,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
     jobs = planned.graph.without(apart)
     here = DataHere(site)
     repeated = driver.again(jobs, here, forced, accept_data=accept_data)
+    repeated = driver.without_what_stays(repeated, jobs, site)
     driver.prepare(jobs, site, repeated, executor)
     driver.set_apart(planned.graph, apart, site, executor)
     for table in planned.tables:

@@ -70,6 +70,20 @@ def test_the_folder_says_why_and_the_next_run_tries_again(site: Site, capsys: py
     assert run.state() is State.PENDING
 
 
+def test_the_result_of_other_data_stays_where_the_job_cannot_run_again(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs, runs = asked(site), Runs(site.runs)
+    for job in jobs:
+        finish(runs[job.id])
+    _, svm, detection = jobs
+    outdated = {job.id: runs[job.id].result() for job in (svm, detection)}
+    repeated = driver.without_what_stays(driver.Again(outdated=outdated), jobs, site)
+    assert list(repeated.outdated) == [svm.id]
+    said = "1 of these cannot run again here, the old results stay: detection needs detectron2_that_is_not_there"
+    assert capsys.readouterr().out.startswith(said)
+
+
 def test_a_run_that_left_something_out_is_not_complete(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     jobs = asked(site)
     summary = Summary(done=2, already=0, failed=(), blocked=(), stopped=(), missing=("a",))
