@@ -105,7 +105,7 @@ class DataHere:
         assert found is not None  # as the caller compared the two
         before = difference.kept(self._listing(name, then))
         if before is None:  # the result came from elsewhere
-            return f"{then.files:,} files of {then.bytes:,} bytes then, {found[0].files:,} of {found[0].bytes:,} now"
+            return f"{then.words()} then; {found[0].words()} now"
         return difference.difference(before, found[1])
 
     def _listing(self, name: str, found: Fingerprint) -> Path:

@@ -91,7 +91,9 @@ def test_what_stands_on_a_job_that_runs_again_runs_again_too(here: Site, jobs: J
     fresh = freshness.compare(list(jobs), runs, DataHere(here))
     assert fresh.outdated.keys() == {TRAINED, KNN, LINEAR}
     first, second, third = fresh.lines()
-    assert first.startswith("data changed: mnist5k: 1 files of 7 bytes then, 1 of 1,106,785 now; these jobs run again:")
+    assert first.startswith(
+        "data changed: mnist5k: 1 file, 7 bytes, fingerprint ffffffffffff then; 1 file, 1,106,785 bytes"
+    )
     assert second == "weights changed: these stand on a pretraining that runs or ran anew, and run again: knn, linear"
     assert third.startswith("1 result does not say which data it read")
 
