@@ -32,6 +32,7 @@ from bench.training.checkpoint import Keeper
 from bench.wording import counted
 from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
+from evals.parts.slices import features_in_slices
 
 LOGGED_STEPS = 200
 CHUNK = 1000  # images whose logits are in memory at once
@@ -286,7 +287,7 @@ def _train_heads(
     every, logged = max(1, total // LOGGED_STEPS), (begin, time.monotonic())
     for step, batch in zip(range(begin, total), batches, strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            features = subject.network(batch.views[0])
+            features = features_in_slices(subject, batch.views[0])
         losses = heads.step(features, batch.labels, config.rate_factor(step, plan.steps_per_epoch))
         done = step + 1
         if done % every == 0 or done == total:  # the only place, but for the end of an epoch, that waits for a GPU

@@ -28,6 +28,7 @@ from bench.errors import BenchError
 from bench.files import as_full_disk, make_folder, read_json, write_json
 from bench.runs.features import entry_name
 from bench.spec import CENTRE, Crop
+from evals.parts.slices import features_in_slices
 
 BATCH = 250
 
@@ -70,7 +71,7 @@ def _extract(subject: Subject, context: Context, split: Split, crop: Crop) -> tu
     done = 0
     with torch.inference_mode():
         for images, _ in eval_batches(data, context.data.size, BATCH, context.device, workers, crop):
-            part = subject.network(images).float().cpu()
+            part = features_in_slices(subject, images).float().cpu()
             if features is None:
                 features = torch.empty(len(data), part.shape[1])
             features[done : done + len(part)] = part
