@@ -196,6 +196,30 @@ def test_a_chance_touches_the_drawn_images_and_no_other(name: str) -> None:
     assert changed.tolist() == mask.tolist()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("name", ["gray", "blur", "solarize"])
+def test_only_drawn_images_are_painted_and_their_bits_are_those_of_painting_all(
+    name: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = torch.rand(9, 3, 32, 32, generator=rng()).contiguous(memory_format=layout)
+    sigmas = torch.linspace(0.1, 2.0, 9)
+    mask = torch.tensor([False, True, False, False, True, True, False, False, False])
+    spec = Augment(size=32, jitter=0.0, **{name: 0.1})  # type: ignore[arg-type]
+    everyone = still(9, sigma_B=sigmas, **{f"{name}_B": torch.ones(9, dtype=torch.bool)})
+    whole = colour.colour(images, spec, everyone)
+    painted: list[int] = []
+    for operation in ("_luma", "gaussian_blur", "_solarize"):
+        true = getattr(colour, operation)
+        monkeypatch.setattr(colour, operation, lambda x, *more, true=true: painted.append(len(x)) or true(x, *more))
+    found = colour.colour(images, spec, still(9, sigma_B=sigmas, **{f"{name}_B": mask}))
+    assert painted == [3]
+    assert torch.equal(found[mask], whole[mask])
+    assert torch.equal(found[~mask], images[~mask])
+    assert found.is_contiguous(memory_format=layout)
+    colour.colour(images, spec, still(9, **{f"{name}_B": torch.zeros(9, dtype=torch.bool)}))
+    assert painted == [3]  # where none is drawn, nothing is called
+
+
 def test_gray_equals_torchvision() -> None:
     found = colour.colour(COLOURS, Augment(size=12, gray=1.0), still(6, gray_B=torch.ones(6, dtype=torch.bool)))
     torch.testing.assert_close(

@@ -13,6 +13,8 @@ FNC. Both work on floats; torchvision's PyTorch codes work on Pillow's 8-bit ima
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,20 +40,28 @@ def colour_in_place(views: Tensor, spec: Augment, drawn: Draw, *, eight_bit: boo
     if jitters(spec):
         _jitter(views, spec, drawn, eight_bit=eight_bit and spec.colour == "torchvision")
     if spec.gray:
-        index = sent(drawn.gray_B.nonzero().squeeze(1), views.device)  # found on the CPU: no sync
-        gray = _luma(views.index_select(0, index)).expand(-1, 3, -1, -1)
-        views.index_copy_(0, index, gray)
+        _repaint(views, drawn.gray_B, lambda some, _: _luma(some).expand(-1, 3, -1, -1))
     if spec.blur:
-        views = where(drawn.blur_B, gaussian_blur(views, drawn.sigma_B), views)
+        _repaint(views, drawn.blur_B, lambda some, image_N: gaussian_blur(some, drawn.sigma_B[image_N]))
     if spec.solarize:
-        inverted = torch.where(views >= spec.solarize_threshold, 1 - views, views)
-        views = where(drawn.solarize_B, inverted, views)
+        _repaint(views, drawn.solarize_B, lambda some, _: _solarize(some, spec.solarize_threshold))
     return views
 
 
 def jitters(spec: Augment) -> bool:
     """Whether the view has a colour jitter that can do something."""
     return bool(spec.jitter and (spec.brightness or spec.contrast or spec.saturation or spec.hue))
+
+
+def _repaint(views: Tensor, mask_B: Tensor, paint: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Paint, in place, the images of the mask and no other: of BYOL's second views one in ten is blurred.
+
+    `paint` gets these images and their numbers, a tensor on the CPU.
+    """
+    image_N = mask_B.nonzero().squeeze(1)  # found on the CPU: no sync
+    if len(image_N):
+        index = sent(image_N, views.device)
+        views.index_copy_(0, index, paint(views.index_select(0, index), image_N))
 
 
 def gaussian_blur(views_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -178,6 +188,11 @@ def jitter_as_tensorflow(image_CHW: Tensor, spec: Augment, row: OneDraw) -> None
         if active[operation]:
             adjust_as_tensorflow(view, operation, torch.tensor([row.factors[operation]]), spec.colour)
     image_CHW.copy_(view[0].mul_(255).round_())
+
+
+def _solarize(views: Tensor, threshold: float) -> Tensor:
+    """Inverted where a channel reaches the threshold."""
+    return torch.where(views >= threshold, 1 - views, views)
 
 
 def _luma(views: Tensor) -> Tensor:
