@@ -29,7 +29,8 @@ from bench.training.checkpoint import Keeper, TrainingState, load_start, save_we
 from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
-from bench.training.ranks import Ranks, any_rank, gather, synchronise_norms
+from bench.training.norms import synchronise_norms
+from bench.training.ranks import Ranks, any_rank, gather
 from bench.training.stopwatch import Stopwatch
 
 LOGGED_STEPS = 200
@@ -108,7 +109,7 @@ class Loop:
         if spec.compile:
             self.network.get_submodule("encoder").compile()
         if ranks.world > 1:
-            synchronise_norms(self.network, device)
+            synchronise_norms(self.network)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
         self.before = TrainingState()

@@ -1,4 +1,4 @@
-"""Ranks: who am I, gather with gradient, batch norm over the global batch.
+"""Ranks: who am I, and gather with gradient.
 
 A process group exists only when the launcher (torchrun or Slurm) set RANK and WORLD_SIZE; everything here is also right
 for one process without a group.
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 Answer = TypeVar("Answer")
 
@@ -108,78 +108,3 @@ def gather(local: Tensor) -> Tensor:
         return local
     gathered: Tensor = _Gather.apply(local)
     return gathered
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """All-reduce whose gradient is all-reduced too: each rank's loss depends on every rank's term."""
-
-    @staticmethod
-    def forward(ctx: Any, local: Tensor) -> Tensor:
-        total = local.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
-
-
-class GlobalBatchNorm(nn.Module):
-    """Batch norm with the statistics of all ranks, for devices on which torch's SyncBatchNorm does not run (CPU).
-
-    Shares parameters and buffers with the norm it replaces, under the same names; equals that norm on the
-    concatenated batch.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
-        super().__init__()
-        if norm.running_mean is None or norm.momentum is None:
-            raise ValueError("expected a batch norm that tracks its statistics with a fixed momentum")
-        self.weight, self.bias = norm.weight, norm.bias
-        self.register_buffer("running_mean", norm.running_mean)
-        self.register_buffer("running_var", norm.running_var)
-        self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
-        self.eps, self.momentum = norm.eps, norm.momentum
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, C, ...) -> the same shape."""
-        if not self.training:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-            )
-        others = [0, *range(2, x.ndim)]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # statistics are never in half precision
-        # Counted, not assumed: with random resolutions the ranks' images differ in size.
-        sums = _sum(torch.cat([wide.sum(others), wide.new_tensor([x.numel() / x.shape[1]])]))
-        mean, count = sums[:-1] / sums[-1], sums[-1].detach()
-        centred = wide - mean.view(shape)
-        variance = _sum(centred.square().sum(others)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        y = centred * (variance.view(shape) + self.eps).rsqrt()
-        return (y * self.weight.view(shape) + self.bias.view(shape)).to(x.dtype)
-
-
-def _sum(local: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(local)
-    return total
-
-
-def synchronise_norms(network: nn.Module, device: torch.device) -> None:
-    """Make every batch norm inside use the global batch: torch's SyncBatchNorm on GPUs, GlobalBatchNorm elsewhere."""
-    for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            on_gpu = device.type == "cuda"
-            convert = nn.SyncBatchNorm.convert_sync_batchnorm if on_gpu else GlobalBatchNorm
-            setattr(network, name, convert(child))
-        else:
-            synchronise_norms(child, device)

@@ -21,7 +21,8 @@ from bench.contracts import Context
 from bench.seeding import seed_of
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
-from bench.training.ranks import Ranks, any_rank, synchronise_norms
+from bench.training.norms import synchronise_norms
+from bench.training.ranks import Ranks, any_rank
 from evals.detection.data import Scenes, train_batches
 
 LOGGED_STEPS = 100
@@ -43,7 +44,7 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
     before = keeper.load() if ranks.first else None
     if ranks.world > 1:
         before = _shared(before)
-        synchronise_norms(model, device)
+        synchronise_norms(model)
     first = 0
     if before is not None:
         first = int(before["step"])

@@ -208,9 +208,12 @@ def test_only_drawn_images_are_painted_and_their_bits_are_those_of_painting_all(
     everyone = still(9, sigma_B=sigmas, **{f"{name}_B": torch.ones(9, dtype=torch.bool)})
     whole = colour.colour(images, spec, everyone)
     painted: list[int] = []
+
+    def counted(true: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda some, *more: (painted.append(len(some)), true(some, *more))[1]
+
     for operation in ("_luma", "gaussian_blur", "_solarize"):
-        true = getattr(colour, operation)
-        monkeypatch.setattr(colour, operation, lambda x, *more, true=true: painted.append(len(x)) or true(x, *more))
+        monkeypatch.setattr(colour, operation, counted(getattr(colour, operation)))
     found = colour.colour(images, spec, still(9, sigma_B=sigmas, **{f"{name}_B": mask}))
     assert painted == [3]
     assert torch.equal(found[mask], whole[mask])

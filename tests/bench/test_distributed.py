@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.training.ranks import GlobalBatchNorm, Ranks, from_environment, gather, process_group, synchronise_norms
+from bench.training.norms import GlobalBatchNorm, synchronise_norms
+from bench.training.ranks import Ranks, from_environment, gather, process_group
 
 PROGRAM = Path(__file__).with_name("two_ranks.py")
 ROOT = Path(__file__).parents[2]
@@ -130,7 +131,7 @@ def test_ranks_come_from_the_launchers_environment(monkeypatch: pytest.MonkeyPat
 def test_synchronised_norms_keep_names_and_parameters() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16)))
     before, parameters = network.state_dict(), list(network.parameters())
-    synchronise_norms(network, torch.device("cpu"))
+    synchronise_norms(network)
     assert sum(isinstance(module, GlobalBatchNorm) for module in network.modules()) == 2
     assert list(network.state_dict()) == list(before)
     assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))

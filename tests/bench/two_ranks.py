@@ -21,7 +21,8 @@ from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Augment, Backbone, Data, Optim, Pretrain
 from bench.training import loop, methods
-from bench.training.ranks import Ranks, gather, synchronise_norms
+from bench.training.norms import synchronise_norms
+from bench.training.ranks import Ranks, gather
 from methods.barlow_twins import Config as BarlowTwins
 from methods.byol import Config as Byol
 from methods.dino import Config as Dino
@@ -70,6 +71,7 @@ def spec_of(method: object) -> Pretrain:
         optim=Optim(name="sgd", lr=0.005, weight_decay=1e-4, warmup_epochs=0),
         batch_size=64,
         epochs=STEPS / (3500 // 64),
+        seed=1,  # at 0, 2 and 3 float32's last digits decide the side of a kink in these steps, whatever sums them
     )
 
 
@@ -99,7 +101,7 @@ def normed(ranks: Ranks, rows: slice, shape: tuple[int, ...], dtype: torch.dtype
         norm.get_parameter("bias").copy_(torch.tensor([0.1, 0.0, -1.0]))
     model = nn.Sequential(norm).to(dtype)
     if ranks.world > 1:
-        synchronise_norms(model, CPU)
+        synchronise_norms(model)
     found: dict[str, Tensor] = {}
     for step in range(2):
         x = (random(*shape, seed=step) * 3 + 1).to(dtype)[rows].requires_grad_()
@@ -121,7 +123,7 @@ def step_of(method: object, ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     network = methods.build_method(spec_of(method), STEPS).double()
     model: nn.Module = loop._Embed(cast(Method, network))
     if ranks.world > 1:
-        synchronise_norms(network, CPU)
+        synchronise_norms(network)
         model = DistributedDataParallel(model, broadcast_buffers=False)
     views = [random(IMAGES, 3, 32, 32, seed=seed)[rows] for seed in (1, 2)]
     batch = Batch(views=views, labels=torch.arange(IMAGES)[rows], indices=torch.arange(IMAGES)[rows])

@@ -1,0 +1,122 @@
+"""What each of 1, 2 or 4 ranks computes for test_some_ranks.py: `python some_ranks.py FOLDER RANK WORLD`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm
+
+from bench.training import norm_kernels
+from bench.training.norms import synchronise_norms
+
+IMAGES, CHANNELS = 12, 3
+SHAPES = {"1d": (IMAGES, CHANNELS), "2d": (IMAGES, CHANNELS, 5, 4)}
+DTYPES = (torch.float64, torch.float32)
+Compute = Callable[[nn.Module, Tensor], Tensor]
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rows(rank: int, world: int, *, empty: bool = False) -> slice:
+    """Unequal parts of the images: the first rank has one more than the last, or all but none of them has the first."""
+    parts = {1: [12], 2: [7, 5], 4: [4, 3, 3, 2]}[world]
+    if empty and world > 1:
+        parts = [0, parts[0] + parts[1], *parts[2:]]
+    start = sum(parts[:rank])
+    return slice(start, start + parts[rank])
+
+
+def norm_of(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Module:
+    norm: nn.Module = nn.BatchNorm1d(CHANNELS) if len(shape) == 2 else nn.BatchNorm2d(CHANNELS)
+    with torch.no_grad():
+        norm.get_parameter("weight").copy_(torch.tensor([0.5, 1.0, 2.0]))
+        norm.get_parameter("bias").copy_(torch.tensor([0.1, 0.0, -1.0]))
+    return nn.Sequential(norm).to(dtype)
+
+
+def normed(
+    model: nn.Module,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    part: slice,
+    *,
+    run: Compute = lambda model, x: model(x),
+    mean: float = 1.0,
+    layout: torch.memory_format = torch.contiguous_format,
+) -> dict[str, Tensor]:
+    """Two training batches and one evaluation batch through a batch norm; parameters' gradients are the ranks' sum."""
+    found: dict[str, Tensor] = {}
+    for step in range(2):
+        x = (random(*shape, seed=step) * 3 + mean).to(dtype)[part]
+        x = (x.contiguous(memory_format=layout) if x.ndim == 4 else x).requires_grad_()
+        y = run(model, x)
+        loss = (y.to(dtype) * random(*shape, seed=9)[part].to(dtype)).sin().sum()
+        gradients = torch.autograd.grad(loss, (x, *model.parameters()))
+        for name, gradient in zip(("input", "weight", "bias"), gradients, strict=True):
+            if name != "input" and dist.is_initialized():
+                dist.all_reduce(gradient)  # as DDP, which then divides
+            found[f"{step}.{name}.gradient"] = gradient
+        found[f"{step}.output"] = y.detach()
+    found |= {f"state.{key}": value.clone() for key, value in model.state_dict().items()}
+    found["evaluation"] = model.eval()(random(*shape, seed=3)[part].to(dtype)).detach()
+    return found
+
+
+def global_norm(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Module:
+    model = norm_of(shape, dtype)
+    synchronise_norms(model)
+    return model
+
+
+def as_torchs_function(model: nn.Module, x: Tensor) -> Tensor:
+    """torch's SyncBatchNorm, whose module refuses a CPU, with the plain kernels in the place of CUDA's."""
+    norm = model[0]  # type: ignore[index]
+    norm.num_batches_tracked += 1
+    statistics = (norm.running_mean, norm.running_var, norm.eps, norm.momentum)
+    y: Tensor = SyncBatchNorm.apply(x, norm.weight, norm.bias, *statistics, dist.group.WORLD, dist.get_world_size())
+    return y
+
+
+def everything(rank: int, world: int) -> dict[str, Any]:
+    for name in [name for name in vars(norm_kernels) if name.startswith("batch_norm_")]:
+        setattr(torch, name, getattr(norm_kernels, name))  # for torch's SyncBatchNorm alone
+    part, found = rows(rank, world), {}
+    for dtype in DTYPES:
+        for dims, shape in SHAPES.items():
+            found[f"{dims} {dtype}"] = normed(global_norm(shape, dtype), shape, dtype, part)
+            found[f"torch's {dims} {dtype}"] = normed(norm_of(shape, dtype), shape, dtype, part, run=as_torchs_function)
+    shape = SHAPES["2d"]
+    last = {"layout": torch.channels_last}
+    found["channels_last"] = normed(global_norm(shape, torch.float64), shape, torch.float64, part, **last)  # type: ignore[arg-type]
+    found["far"] = normed(global_norm(shape, torch.float32), shape, torch.float32, part, mean=1000.0)
+    empty = rows(rank, world, empty=True)
+    found["empty"] = normed(global_norm(shape, torch.float64), shape, torch.float64, empty)
+    compiled = global_norm(shape, torch.float64)
+    if world == 2:  # it takes long to start
+        compiled.compile(backend="aot_eager")
+    found["compiled"] = normed(compiled, shape, torch.float64, part)
+    half = global_norm(shape, torch.float32)
+    found["half"] = normed(half, shape, torch.float32, part, run=lambda model, x: model(x.bfloat16()))
+    return found
+
+
+def main(folder: Path, rank: int, world: int) -> None:
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=120)
+    )
+    torch.save(everything(rank, world), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
