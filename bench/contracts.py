@@ -100,7 +100,8 @@ class Method(Protocol):
     kept as `self.projector`.
 
     The engine calls `embed` on each rank's images, gathers every tensor of the result over the ranks with gradient,
-    and hands the global batch to `loss`. So a loss knows nothing of ranks.
+    and hands the global batch to `loss`. So a loss knows nothing of ranks: every rank computes the same. A product of
+    two (B, D) embeddings over the batch that is dear may be shared by them: bench.training.ranks.product_over_batch.
     """
 
     encoder: nn.Module

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
+from bench.training.ranks import product_over_batch
 from methods.parts.branches import check_second, second_branch
 from methods.parts.differences import FP16_LOSS, PARTIAL_BATCH, PILLOW_BLUR
 from methods.parts.heads import mlp
@@ -55,7 +56,7 @@ def barlow_twins_loss(za_BD: Tensor, zb_BD: Tensor, *, lambda_: float) -> dict[s
     """
     if za_BD.ndim != 2 or za_BD.shape != zb_BD.shape:
         raise ValueError(f"expected two equal (B, D) views, got {tuple(za_BD.shape)} and {tuple(zb_BD.shape)}")
-    c_DD = standardise(za_BD).T @ standardise(zb_BD) / len(za_BD)
+    c_DD = product_over_batch(standardise(za_BD), standardise(zb_BD)) / len(za_BD)
     gap_DD = (c_DD - torch.eye(len(c_DD), device=c_DD.device, dtype=c_DD.dtype)).square()
     invariance = gap_DD.diagonal().sum()
     redundancy = gap_DD.sum() - invariance

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Backbone, Optim, Pretrain
+from bench.training.ranks import product_over_batch
 from methods.parts.branches import check_second, second_branch
 from methods.parts.differences import FP16_LOSS, PARTIAL_BATCH, PILLOW_BLUR
 from methods.parts.heads import mlp
@@ -67,7 +68,7 @@ def variance_term(z_BD: Tensor) -> Tensor:
 def covariance_term(z_BD: Tensor) -> Tensor:
     """Sum of the squared covariances (over B - 1) of unequal dimensions, divided by D (equations 3 and 4)."""
     centred_BD = z_BD - z_BD.mean(dim=0)
-    squared_DD = (centred_BD.T @ centred_BD / (len(z_BD) - 1)).square()
+    squared_DD = (product_over_batch(centred_BD, centred_BD) / (len(z_BD) - 1)).square()
     return (squared_DD.sum() - squared_DD.diagonal().sum()) / z_BD.shape[1]
 
 

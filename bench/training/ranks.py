@@ -1,4 +1,4 @@
-"""Ranks: who am I, and gather with gradient.
+"""Ranks: who am I, gather with gradient, products over the batch that the ranks share.
 
 A process group exists only when the launcher (torchrun or Slurm) set RANK and WORLD_SIZE; everything here is also right
 for one process without a group.
@@ -91,10 +91,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, local.contiguous())
         ctx.rows = len(local)
-        return torch.cat(parts)
+        return _below_each_other(local.contiguous())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -108,3 +106,45 @@ def gather(local: Tensor) -> Tensor:
         return local
     gathered: Tensor = _Gather.apply(local)
     return gathered
+
+
+class _ProductOverBatch(torch.autograd.Function):
+    """a.T @ b of tensors that every rank has whole, each rank multiplying its own rows, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, a_BD: Tensor, b_BE: Tensor) -> Tensor:
+        each = len(a_BD) // dist.get_world_size()
+        rows = slice(dist.get_rank() * each, (dist.get_rank() + 1) * each)
+        ctx.save_for_backward(a_BD[rows], b_BE[rows])
+        product_DE = a_BD[rows].T @ b_BE[rows]
+        dist.all_reduce(product_DE)
+        return product_DE
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        a_bD, b_bE = ctx.saved_tensors
+        asked_a, asked_b = ctx.needs_input_grad
+        a = _below_each_other(b_bE @ gradients[0].T) if asked_a else None
+        b = _below_each_other(a_bD @ gradients[0]) if asked_b else None
+        return a, b
+
+
+def _below_each_other(local: Tensor) -> Tensor:
+    """The ranks' equal numbers of rows, without gradient."""
+    whole = local.new_empty(len(local) * dist.get_world_size(), *local.shape[1:])
+    dist.all_gather(list(whole.chunk(dist.get_world_size())), local)
+    return whole
+
+
+def product_over_batch(a_BD: Tensor, b_BE: Tensor) -> Tensor:
+    """a.T @ b, (D, E), for a loss whose rows are the global batch: each rank computes its share of it.
+
+    Every rank must have the same whole tensors and come here at the same place of the same loss. Raises ValueError
+    when the rows do not divide by the ranks.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return a_BD.T @ b_BE
+    if len(a_BD) != len(b_BE) or len(a_BD) % dist.get_world_size():
+        raise ValueError(f"{len(a_BD)} and {len(b_BE)} rows, expected equal multiples of {dist.get_world_size()} ranks")
+    product: Tensor = _ProductOverBatch.apply(a_BD, b_BE)
+    return product

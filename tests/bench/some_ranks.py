@@ -12,11 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.training import norm_kernels
 from bench.training.norms import synchronise_norms
+from bench.training.ranks import gather
+from methods.barlow_twins import barlow_twins_loss
+from methods.vicreg import vicreg_loss
 
-IMAGES, CHANNELS = 12, 3
+IMAGES, CHANNELS, WIDTH = 12, 3, 24
 SHAPES = {"1d": (IMAGES, CHANNELS), "2d": (IMAGES, CHANNELS, 5, 4)}
 DTYPES = (torch.float64, torch.float32)
 Compute = Callable[[nn.Module, Tensor], Tensor]
@@ -86,6 +90,25 @@ def as_torchs_function(model: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
+LOSSES: dict[str, Callable[[Tensor, Tensor], dict[str, Tensor]]] = {
+    "barlow_twins": lambda a, b: barlow_twins_loss(a, b, lambda_=0.0051),
+    "vicreg": lambda a, b: vicreg_loss(a, b, invariance=25, variance=25, covariance=1, halve_variance=False),
+}
+
+
+def loss_of(name: str, dtype: torch.dtype, rank: int, world: int) -> dict[str, Tensor]:
+    """A loss with its terms, the gradient of this rank's rows as DDP averages it, and the operations that it took."""
+    each = IMAGES // world
+    part = slice(rank * each, (rank + 1) * each)
+    locals_ = [random(IMAGES, WIDTH, seed=seed).to(dtype)[part].requires_grad_() for seed in (1, 2)]
+    with FlopCounterMode(display=False) as counter:
+        losses = LOSSES[name](*(gather(local) for local in locals_))
+        torch.autograd.backward(losses["loss"])
+    gradients = {f"{number}.input.gradient": z.grad / world for number, z in enumerate(locals_) if z.grad is not None}
+    operations = torch.tensor(counter.get_total_flops())
+    return {key: value.detach() for key, value in losses.items()} | gradients | {"operations": operations}
+
+
 def everything(rank: int, world: int) -> dict[str, Any]:
     for name in [name for name in vars(norm_kernels) if name.startswith("batch_norm_")]:
         setattr(torch, name, getattr(norm_kernels, name))  # for torch's SyncBatchNorm alone
@@ -94,6 +117,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         for dims, shape in SHAPES.items():
             found[f"{dims} {dtype}"] = normed(global_norm(shape, dtype), shape, dtype, part)
             found[f"torch's {dims} {dtype}"] = normed(norm_of(shape, dtype), shape, dtype, part, run=as_torchs_function)
+        found |= {f"{name} {dtype}": loss_of(name, dtype, rank, world) for name in LOSSES}
     shape = SHAPES["2d"]
     last = {"layout": torch.channels_last}
     found["channels_last"] = normed(global_norm(shape, torch.float64), shape, torch.float64, part, **last)  # type: ignore[arg-type]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.bench.some_ranks import DTYPES, SHAPES, norm_of, normed
+from bench.training.ranks import product_over_batch
+from tests.bench.some_ranks import DTYPES, LOSSES, SHAPES, loss_of, norm_of, normed
 
 PROGRAM = Path(__file__).with_name("some_ranks.py")
 ROOT = Path(__file__).parents[2]
@@ -97,3 +98,19 @@ def test_images_in_half_precision_have_statistics_in_float32(found: Found) -> No
     check(found, "half", states, 1e-6)
     check(found, "half", expected, 5e-2)
     assert found[0]["half"]["0.output"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_a_shared_loss_is_that_of_one_process_for_a_share_of_its_operations(
+    found: Found, name: str, dtype: torch.dtype
+) -> None:
+    expected = loss_of(name, dtype, 0, 1)
+    operations = int(expected.pop("operations"))
+    assert {int(rank[f"{name} {dtype}"]["operations"]) for rank in found} == {operations // len(found)}
+    check(found, f"{name} {dtype}", expected, EXACT[dtype])
+
+
+def test_a_product_over_the_batch_is_the_plain_one_in_one_process() -> None:
+    a, b = torch.randn(5, 3), torch.randn(5, 2)
+    assert torch.equal(product_over_batch(a, b), a.T @ b)
