@@ -95,12 +95,13 @@ def run(
     ] = False,
     force: options.Forced = None,
     accept_data: options.AcceptData = False,
+    restart: options.Restart = False,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
     request = _request(table, all_, scale, seeds, rows, columns, released=released)
-    raise typer.Exit(running.run(request, executor, force or [], watch=watch, accept_data=accept_data))
+    raise typer.Exit(running.run(request, executor, force or [], watch=watch, accept_data=accept_data, restart=restart))
 
 
 @app.command()
@@ -139,6 +140,7 @@ def evaluate(
     executor: ExecutorName = "local",
     force: Annotated[bool, typer.Option("--force", help="Run its jobs again even if they are done.")] = False,
     accept_data: options.AcceptData = False,
+    restart: options.Restart = False,
 ) -> None:
     """Evaluate a checkpoint of your own under any protocol, and print each number with its protocol."""
     from bench.commands import evaluate as evaluating
@@ -146,7 +148,7 @@ def evaluate(
     asked = evaluating.CheckpointRequest(
         _site(), checkpoint, tuple(dict.fromkeys(protocol)), scale, network, width, normalize, dataset, variant, part
     )
-    raise typer.Exit(evaluating.run(asked, executor, force=force, accept_data=accept_data))
+    raise typer.Exit(evaluating.run(asked, executor, force=force, accept_data=accept_data, restart=restart))
 
 
 @app.command()

@@ -132,7 +132,8 @@ def fit(config: Config, train: tuple[NDArray[np.float64], Tensor], context: Cont
     classes = present.shape[1]
     tasks = [(number, cost) for number in range(classes) for cost in config.costs]
     keeper = Keeper(context.folder, len(tasks), attempt=context.attempt)
-    state = keeper.load() or {"scores": [], "not_converged": 0}
+    before = keeper.load(restore=lambda state: (state["scores"], state["not_converged"]))
+    state = before or {"scores": [], "not_converged": 0}
     scores: list[float] = list(state["scores"])
     missed = int(state["not_converged"])
 

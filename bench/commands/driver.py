@@ -103,10 +103,11 @@ def set_apart(jobs: JobGraph, why: Mapping[str, BenchError], site: Site, executo
 
 @dataclass(frozen=True)
 class Again:
-    """Done jobs that run again all the same."""
+    """Jobs that run again, or from their beginning, all the same."""
 
     forced: frozenset[str] = frozenset()  # asked for by --force
     outdated: Mapping[str, Result] = field(default_factory=dict)  # their data changed; with what they came to
+    restart: bool = False  # checkpoints that cannot be used may be given up
 
 
 def again(jobs: JobGraph, here: DataHere, forced: frozenset[str], *, accept_data: bool) -> Again:
@@ -137,7 +138,13 @@ def prepare(jobs: JobGraph, site: Site, repeated: Again, executor: str = "local"
         print(f"{event.what}: {jobs.jobs[event.job].label}: {event.message}", flush=True)
     if executor != "slurm":  # there it is done when it is known what is in the queue
         readiness.prepare(
-            jobs, runs, site, readiness.RetryRules(), repeated.forced, executor, outdated=repeated.outdated
+            jobs,
+            runs,
+            site,
+            readiness.RetryRules(restart=repeated.restart),
+            repeated.forced,
+            executor,
+            outdated=repeated.outdated,
         )
 
 
@@ -165,7 +172,7 @@ def drive_slurm(jobs: JobGraph, site: Site, repeated: Again, titles: Sequence[st
     runs = Runs(site.runs)
 
     def ready(active: Collection[str]) -> None:
-        rules = readiness.RetryRules()
+        rules = readiness.RetryRules(restart=repeated.restart)
         readiness.prepare(jobs, runs, site, rules, repeated.forced, "slurm", active, repeated.outdated)
 
     made = submit.submit(list(jobs), runs, site, ready, titles)

@@ -44,7 +44,9 @@ class CheckpointRequest:
     part: str = ""  # of a file with several networks
 
 
-def run(request: CheckpointRequest, executor: str, *, force: bool = False, accept_data: bool = False) -> int:
+def run(
+    request: CheckpointRequest, executor: str, *, force: bool = False, accept_data: bool = False, restart: bool = False
+) -> int:
     """Evaluate and print; 0 when every number is there, 1 when a job failed, 130 when interrupted.
 
     Finished jobs are repeated with `force`, and when their data changed unless that is accepted.
@@ -69,7 +71,7 @@ def run(request: CheckpointRequest, executor: str, *, force: bool = False, accep
     print(f"network {backbone.name} {backbone.width}x, inputs {inputs}; {assumed}", flush=True)
     forced = frozenset(jobs.jobs) if force else frozenset()
     here = DataHere(request.site)
-    repeated = driver.again(jobs, here, forced, accept_data=accept_data)
+    repeated = replace(driver.again(jobs, here, forced, accept_data=accept_data), restart=restart)
     driver.prepare(jobs, request.site, repeated, executor)
     if executor == "slurm":
         summary = driver.drive_slurm(jobs, request.site, repeated, [path.name], watch=True)

@@ -33,6 +33,14 @@ Forced = Annotated[
     list[str] | None,
     typer.Option("--force", help="Run this job again even if it is done: its id or the beginning."),
 ]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Jobs whose checkpoints are damaged or do not fit start anew; without it they fail, to lose nothing "
+        "unasked. The files are kept under another name.",
+    ),
+]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
 ]

@@ -19,7 +19,13 @@ from results.view import view
 
 
 def run(
-    request: TableRequest, executor: str, force: Sequence[str], *, watch: bool = False, accept_data: bool = False
+    request: TableRequest,
+    executor: str,
+    force: Sequence[str],
+    *,
+    watch: bool = False,
+    accept_data: bool = False,
+    restart: bool = False,
 ) -> int:
     """Bring the tables to done and write everything; 0 when every job is done, 1 when one failed, 130 when interrupted.
 
@@ -27,10 +33,12 @@ def run(
     """
     driver.check_executor(executor)
     with drivers.at_work(Runs(request.site.runs), [f"{table}@{request.scale}" for table in request.tables]):
-        return _run(request, executor, force, watch=watch, accept_data=accept_data)
+        return _run(request, executor, force, watch=watch, accept_data=accept_data, restart=restart)
 
 
-def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: bool, accept_data: bool) -> int:
+def _run(
+    request: TableRequest, executor: str, force: Sequence[str], *, watch: bool, accept_data: bool, restart: bool
+) -> int:
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     site = request.site
@@ -49,7 +57,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], *, watch: b
     apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
     here = DataHere(site)
-    repeated = driver.again(jobs, here, forced, accept_data=accept_data)
+    repeated = replace(driver.again(jobs, here, forced, accept_data=accept_data), restart=restart)
     repeated = driver.without_what_stays(repeated, jobs, site)
     driver.prepare(jobs, site, repeated, executor)
     driver.set_apart(planned.graph, apart, site, executor)

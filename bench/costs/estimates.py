@@ -194,12 +194,12 @@ def disk_total(jobs: Iterable[Job]) -> float:
     for job in jobs:
         spec = job.spec
         if isinstance(spec, Pretrain):
-            folders += parameters(spec.backbone) * 4.0 * (1 + 4)  # weights, and a checkpoint with optimizer state
+            folders += parameters(spec.backbone) * 4.0 * (1 + 6)  # weights, and checkpoints with optimizer state
             continue
         evaluation = plugins.evaluation_of(spec.protocol)
         if evaluation.trains_network(spec.protocol) and not isinstance(spec.encoder, Pixels):
-            # a checkpoint with momentum, twice while the next one is written
-            folders += parameters(spec.encoder.backbone) * 4.0 * 4
+            # a checkpoint with momentum, three times while the third one is written
+            folders += parameters(spec.encoder.backbone) * 4.0 * 6
         splits = _splits_cached(evaluation, spec.protocol)
         for name, split in zip(entries_of(spec, splits), splits, strict=True):
             cache_entries[name] = _images(spec.data.name, split) * 4.0 * _width(spec.encoder, spec.data.size)

@@ -148,7 +148,7 @@ def metered(run: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[Call
         yield dict
         return
     uuids = [uuid for _, uuid in places if uuid]
-    known = len({host for host, _ in places}) == 1 and not run.checkpoint.exists()
+    known = len({host for host, _ in places}) == 1 and not run.has_checkpoint()
     meter = Meter({"packages": lambda: Packages(POWERCAP), "gpus": lambda: Gpus(uuids)} if known else {})
     over = threading.Event()
 

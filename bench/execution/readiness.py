@@ -23,6 +23,7 @@ class RetryRules:
     A run that diverged or collapsed would do so again, digit for digit: only --force repeats it.
     """
 
+    restart: bool = False  # whether a job may give up checkpoints that are damaged or do not fit
     again: Mapping[FailureKind, bool] = field(
         default_factory=lambda: {"error": True, "crashed": True, "blocked": True, "diverged": False, "collapsed": False}
     )
@@ -102,6 +103,7 @@ def prepare(
             run.forget_failure()
         if not run.result_file.exists():
             run.create(job, site.resources(job.resources_as, executor))
+            run.let_restart(rules.restart)
 
 
 def holder(run: RunFolder) -> str:
@@ -121,7 +123,7 @@ def describe(job: Job, state: State, runs: Runs, here: DataHere) -> str:
             failure = runs[job.id].failure()
             return f"{failure.kind}: {failure.message}"
         case State.STOPPED:
-            if not runs[job.id].checkpoint.exists():
+            if not runs[job.id].has_checkpoint():
                 return "stopped before the first checkpoint"
             if not goes_on(runs[job.id], job.spec.data.name, here):
                 return f"stopped; its checkpoint is of other data ({job.spec.data.name} changed), so it starts anew"

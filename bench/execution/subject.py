@@ -8,17 +8,21 @@ import torch
 
 from bench import plugins
 from bench.contracts import Subject
-from bench.errors import InputCorrupt, first_words
+from bench.errors import BenchError, InputCorrupt, first_words
+from bench.files import file_sha256
 from bench.identity import digest, job_id
 from bench.networks import encoders
-from bench.runs.folder import Runs
+from bench.runs.folder import RunFolder, Runs
 from bench.spec import Encoder, Pixels, Random, Released
 from bench.training import methods
 from bench.weights import layouts
 
 
 def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, projector: bool) -> Subject:
-    """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside."""
+    """The frozen encoder of a spec. Raises InputCorrupt when its weights are damaged, after setting them aside.
+
+    Raises BenchError, the file in place, when they are whole and cannot be read now.
+    """
     if isinstance(spec, Pixels):
         return Subject(
             key=f"{digest(spec)}-pixels",
@@ -48,6 +52,11 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
             method.load_state_dict(state["method"])
             head = plugins.method_of(spec.method).projector(method)
     except Exception as error:  # torch raises many kinds for a damaged file
+        if _is_whole(parent):  # it took a whole pretraining to make it
+            raise BenchError(
+                f"{parent.weights} could not be read ({first_words(error)}), and its sha256 is the one in result.json: "
+                "it stays where it is, and the same command reads it again."
+            ) from error
         for file in (parent.weights, parent.result_file):
             parent.set_aside(file)
         raise InputCorrupt(
@@ -59,6 +68,14 @@ def load_subject(spec: Encoder, size: int, runs: Runs, device: torch.device, *, 
         feature_dim=network.feature_dim,
         projector=None if head is None else _frozen(head, device),
     )
+
+
+def _is_whole(parent: RunFolder) -> bool:
+    """Whether the weights are those that the pretraining wrote. Raises OSError where that cannot be seen."""
+    try:
+        return file_sha256(parent.weights) == parent.result().details.get("weights_sha256")
+    except (FileNotFoundError, InputCorrupt):
+        return False
 
 
 def weights_key(network: torch.nn.Module) -> str:

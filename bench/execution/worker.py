@@ -127,7 +127,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(
             run.result_file
         )
-        run.checkpoint.unlink(missing_ok=True)  # it has served: weights.pt and result.json are there
+        run.forget_checkpoints()  # they have served: weights.pt and result.json are there
     except ClaimLost as taken:
         print(taken, flush=True)
         return TAKEN
@@ -148,7 +148,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
 
 
 def _again(work: Callable[[], Done]) -> Done:
-    """Do it; once more from nothing when a checkpoint was damaged and is set aside."""
+    """Do it; once more from nothing when a checkpoint does not fit and was given up (`bench run --restart`)."""
     try:
         return work()
     except InputCorrupt:

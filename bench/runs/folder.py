@@ -3,7 +3,8 @@
 job.json        spec, label, needs, resources          log.txt        what the worker printed
 state/claim     who works on the job: claims.py        metrics.jsonl  one line per logged step
 state/heartbeat touched every few seconds meanwhile    checkpoint.pt  to go on from; gone when the job is done
-state/cancelled the user said stop                     weights.pt     what a pretraining leaves
+state/cancelled the user said stop                     checkpoint.previous.pt  the one before it
+state/restart   damaged checkpoints may be given up    weights.pt     what a pretraining leaves
 result.json     the job is done                        error.json     the job has failed, and why
 state/inputs.json  what the newest attempt reads: inputs.py
 earlier/        results and weights of data that have changed since; a checkpoint of such data is .pt.other-data
@@ -63,9 +64,11 @@ class RunFolder:
         self.log = path / "log.txt"
         self.metrics = path / "metrics.jsonl"
         self.checkpoint = path / "checkpoint.pt"
+        self.previous = path / "checkpoint.previous.pt"
         self.weights = path / "weights.pt"
         self._claims = Claims(path / "state")
         self._cancelled = path / "state" / "cancelled"
+        self._restart = path / "state" / "restart"
 
     @property
     def job_id(self) -> str:
@@ -130,7 +133,11 @@ class RunFolder:
             return State.CANCELLED
         if self.error_file.exists():
             return State.FAILED
-        return State.STOPPED if claim is not None or self.checkpoint.exists() else State.PENDING
+        return State.STOPPED if claim is not None or self.has_checkpoint() else State.PENDING
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from; between two renames it is the previous one alone."""
+        return self.checkpoint.exists() or self.previous.exists()
 
     def result(self) -> Result:
         """The result of a finished job. Raises InputCorrupt when its file is damaged."""
@@ -166,9 +173,27 @@ class RunFolder:
 
     def forget_result(self) -> None:
         """Let a finished job start from nothing."""
-        for file in (self.result_file, self.weights, self.checkpoint, self.metrics):
+        for file in (self.result_file, self.weights, self.metrics):
             file.unlink(missing_ok=True)
+        self.forget_checkpoints()
         self.forget_failure()
+
+    def forget_checkpoints(self) -> None:
+        """The job is done, or starts from nothing."""
+        self.checkpoint.unlink(missing_ok=True)
+        self.previous.unlink(missing_ok=True)
+
+    def let_restart(self, allowed: bool) -> None:
+        """Whether the next attempt may give up checkpoints that are damaged or do not fit, and start anew."""
+        if allowed and self.has_checkpoint():
+            self._restart.parent.mkdir(parents=True, exist_ok=True)
+            self._restart.touch()
+        else:
+            self._restart.unlink(missing_ok=True)
+
+    def may_restart(self) -> bool:
+        """Whether the user said so: `bench run --restart`."""
+        return self._restart.exists()
 
     def set_aside(self, file: Path) -> Path | None:
         """Keep a damaged file under another name; None when another process did so first."""

@@ -16,13 +16,16 @@ import torch
 from torch import nn
 
 from bench.contracts import Attempt
-from bench.errors import BenchError, InputCorrupt, Stopped, first_words
+from bench.errors import BenchError, Stopped, first_words
 from bench.files import atomic_path, file_sha256
 from bench.identity import job_id
 from bench.runs import inputs
 from bench.runs.folder import RunFolder
 from bench.runs.metrics import append_metrics, truncate_metrics
 from bench.spec import Pretrain
+from bench.training import going_on
+from bench.training.generations import Seal, drop_leftovers, save
+from bench.training.ranks import Ranks
 
 SECONDS = 20.0  # between two saves, at least; saving never takes more than 2 % of the time
 
@@ -64,31 +67,34 @@ def spent_before(run: RunFolder) -> Spent:
 
     Nothing when there is none, it is damaged, or it is of other data.
     """
-    if not run.checkpoint.exists():
-        return Spent()
-    try:  # tensors stay on the disk: an evaluation reads them itself
-        state = torch.load(run.checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        changed = inputs.other(state.get("reads", {}), inputs.mark_of(inputs.noted(run.path)))
-        return Spent() if changed else _spent(state)
-    except Exception:  # torch raises many kinds for a damaged file, which `Keeper.load` names and sets aside
+    try:
+        file, _ = going_on.newest_whole(run)
+        if file is None:
+            return Spent()
+        about = going_on.about(file)
+        changed = inputs.other(about.reads, inputs.mark_of(inputs.noted(run.path)))
+        return Spent() if changed else _spent(about)
+    except Exception:  # whatever it is, `Keeper.load` meets it again and says so
         return Spent()
 
 
-def _spent(state: Mapping[str, Any]) -> Spent:
-    before = Spent(**state.get("attempts", {}))  # older versions wrote none for an evaluation
+def _spent(about: Seal) -> Spent:
+    before = Spent(**about.attempts)  # older versions wrote none for an evaluation
     return replace(before, resumed=before.resumed + 1)
 
 
 class Keeper:
     """Saves the state of one job. State is a mapping of tensors, numbers, strings and containers of them.
 
-    `folder` None (tests, a call by hand): nothing is kept. `steps`: of the whole job. `writes`: the first rank.
-    `attempt`: that of the evaluation's context; None: it begins now.
+    `folder` None (tests, a call by hand): nothing is kept. `steps`: of the whole job. `ranks`: that make a Keeper each;
+    the first writes. `attempt`: that of the evaluation's context; None: it begins now.
     """
 
-    def __init__(self, folder: Path | None, steps: int, *, writes: bool = True, attempt: Attempt | None = None) -> None:
+    def __init__(
+        self, folder: Path | None, steps: int, *, ranks: Ranks | None = None, attempt: Attempt | None = None
+    ) -> None:
         self.run = RunFolder(folder) if folder is not None else None
-        self.steps, self.writes = steps, writes
+        self.steps, self.ranks = steps, ranks or Ranks()
         self.attempt, self.before = attempt or Attempt(), Spent()
         self.saved_at, self.cost = time.monotonic(), 0.0
         self.reads = inputs.mark_of(inputs.noted(folder)) if folder is not None else {}
@@ -99,57 +105,57 @@ class Keeper:
         device: torch.device | str = "cpu",
         restore: Callable[[Mapping[str, Any]], object] = lambda state: None,
     ) -> Mapping[str, Any] | None:
-        """What an earlier attempt saved; None when there is nothing, or it read other data than this one does.
+        """What an earlier attempt saved, in the processor's memory; None to start anew.
 
-        Metrics from after it are dropped.
+        All ranks call it. `restore` takes it over, to `device` where the state belongs there; where it raises, the file
+        stays. Metrics from after the checkpoint are dropped. Nothing to go on from: no file, one of other data, or
+        damaged ones whose loss is small or allowed.
 
-        Raises InputCorrupt, after setting the file aside, when it is damaged or `restore` cannot use it.
+        Raises BenchError when it cannot be read on some rank or does not fit; InputCorrupt when it did not fit and the
+        user said that such a job may start anew: it is set aside, and the caller begins again.
         """
         if self.run is None:
             return None
-        state, step = None, 0
-        if self.run.checkpoint.exists():
-            try:
-                state = torch.load(self.run.checkpoint, map_location=device, weights_only=True)
-                # Pretrainings of older versions have it in one place only.
-                step = int(state["step"] if "step" in state else state["progress"]["step"])
-                if changed := inputs.other(state.get("reads", {}), self.reads):
-                    print(f"checkpoint.pt is of other data ({', '.join(changed)} changed): starting anew", flush=True)
-                    self.replaces, state, step = True, None, 0
-                else:
-                    restore(state)
-                    self.before = _spent(state)
-            except Exception as error:  # torch raises many kinds for a damaged file
-                aside = self.run.set_aside(self.run.checkpoint)
-                what = f"checkpoint.pt is damaged ({first_words(error)})"
-                print(f"{what}; set aside as {aside and aside.name}, starting anew", flush=True)
-                raise InputCorrupt(f"{self.run.checkpoint} was damaged and is set aside") from error
-            if state is not None:
+        run, ranks, state, step = self.run, self.ranks, None, 0
+        choice = going_on.shared(
+            going_on.choose(run, self.steps, self.reads) if ranks.first else going_on.Choice(), ranks
+        )
+        if choice.refusal:
+            raise BenchError(choice.refusal)
+        if choice.trouble is not None:
+            going_on.fail(run, choice, ranks, [choice.trouble])
+        self.replaces = bool(choice.changed)
+        if self.replaces and ranks.first:
+            print(f"{choice.file} is of other data ({', '.join(choice.changed)} changed): starting anew", flush=True)
+        if choice.about is not None and not self.replaces:
+            state, step = going_on.read(run, choice, ranks, device, restore), choice.about.step
+            self.before = _spent(choice.about)
+            if ranks.first:
                 print(f"going on after step {step} of {self.steps}", flush=True)
-        if self.writes:
-            truncate_metrics(self.run.metrics, step)
+        if ranks.first:
+            run.let_restart(False)  # it was for this time
+            drop_leftovers(run)
+            truncate_metrics(run.metrics, step)
         return state
 
     def keep(self, step: int, state: Callable[[], Mapping[str, Any]], *, stop: bool) -> None:
         """Save when it is time or to `stop`; `step` steps are done. Raises Stopped."""
         due = time.monotonic() - self.saved_at > max(SECONDS, 50 * self.cost)
-        if self.run is not None and self.writes and (stop or due):
+        if self.run is not None and self.ranks.first and (stop or due):
             begun = time.monotonic()
             self.run.check_claim()
-            if self.replaces:
-                self.run.checkpoint.replace(self.run.checkpoint.with_name("checkpoint.pt.other-data"))
-                self.replaces = False
             attempts = asdict(self.before.after(self.attempt))
-            with atomic_path(self.run.checkpoint) as temporary:
-                torch.save({**state(), "step": step, "attempts": attempts, "reads": self.reads}, temporary)
-                self.run.check_claim()  # to write it may have taken long
+            about = Seal(step, self.steps, attempts, self.reads)
+            kept = {**state(), "step": step, "attempts": attempts, "reads": self.reads}
+            save(self.run, kept, about, other_data=self.replaces)
+            self.replaces = False
             self.saved_at, self.cost = time.monotonic(), time.monotonic() - begun
         if stop:
             raise Stopped(f"stopped after step {step} of {self.steps}; the checkpoint is saved")
 
     def log_line(self, line: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; `step` and `steps` among the keys, so that progress is shown."""
-        if self.run is not None and self.writes:
+        if self.run is not None and self.ranks.first:
             self.run.check_claim()
             append_metrics(self.run.metrics, line)
 

@@ -18,7 +18,6 @@ from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
-from bench.errors import BenchError
 from bench.networks import encoders
 from bench.runs.folder import RunFolder
 from bench.seeding import seed_of
@@ -113,11 +112,10 @@ class Loop:
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
         self.before = TrainingState()
-        self.keeper = Keeper(run.path, self.total, writes=ranks.first)
+        self.keeper = Keeper(run.path, self.total, ranks=ranks)
         self.keeper.load(device, self.restore)
         self.embed: nn.Module = _Embed(self.method)
         if ranks.world > 1:
-            _agree(self.before, device)
             self.embed = DistributedDataParallel(
                 self.embed, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
             )
@@ -278,14 +276,3 @@ def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:
     found: list[set[str]] = [set()] * ranks.world
     dist.all_gather_object(found, known)
     return found
-
-
-def _agree(done: TrainingState, device: torch.device) -> None:
-    """All ranks must have read the same checkpoint."""
-    steps = torch.tensor([done.step, -done.step], device=device)
-    dist.all_reduce(steps, op=dist.ReduceOp.MAX)
-    if steps[0] != -steps[1]:
-        raise BenchError(
-            f"ranks read different checkpoints (steps {-int(steps[1])} to {int(steps[0])}): is the run folder on a "
-            "shared file system?"
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,19 +38,19 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
 
     seed, total, device = seed_of(context.seed, "detection"), int(cfg.SOLVER.MAX_ITER), context.device
     workers = context.site.loader_workers(device.type)
-    keeper = Keeper(context.folder, total, writes=ranks.first, attempt=context.attempt)
+    keeper = Keeper(context.folder, total, ranks=ranks, attempt=context.attempt)
     optimizer = build_optimizer(cfg, model)  # before the norms change: it decays weights by their layer's type
     schedule = build_lr_scheduler(cfg, optimizer)
-    before = keeper.load() if ranks.first else None
     if ranks.world > 1:
-        before = _shared(before)
         synchronise_norms(model)
-    first = 0
-    if before is not None:
-        first = int(before["step"])
-        model.load_state_dict(before["model"])
-        optimizer.load_state_dict(before["optimizer"])
-        schedule.load_state_dict(before["schedule"])
+
+    def restore(state: Mapping[str, Any]) -> None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+
+    before = keeper.load(device, restore)
+    first = int(before["step"]) if before is not None else 0
     trained: nn.Module = model
     if ranks.world > 1:
         trained = DistributedDataParallel(
@@ -145,13 +145,6 @@ def _plain(cfg: Any, model: nn.Module, ranks: Ranks) -> nn.Module:
     plain: nn.Module = build_model(cfg)
     plain.load_state_dict(model.state_dict())
     return plain
-
-
-def _shared(state: Any) -> Any:
-    """The first rank's state on every rank."""
-    box = [state]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def _check(loss: float, done: int, total: int) -> None:

@@ -272,11 +272,10 @@ def _train_heads(
     heads = Heads(rule, rates, decays, test[0].shape[1], data.classes, generator(seed, "start"), device=device)
     history = torch.zeros(config.epochs, heads.heads, dtype=torch.float64)
     keeper = Keeper(context.folder, total, attempt=context.attempt)
-    saved = keeper.load()
+    saved = keeper.load(device, lambda state: heads.load(state["heads"]))
     begin = 0
     if saved is not None:
-        begin, history = int(saved["step"]), saved["history"]
-        heads.load(saved["heads"])
+        begin, history = int(saved["step"]), saved["history"].clone()  # not the file's own memory
 
     def state() -> dict[str, Any]:
         return {"heads": heads.state(), "history": history}

@@ -177,12 +177,14 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     total = config.steps(len(images))
     test = open_split(context.data, "test", context.site)
     keeper = Keeper(context.folder, total, attempt=context.attempt)
-    before = keeper.load()
     # What draws from the global generator (a new layer, dropout) is seeded, and the generator left as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = start(config, subject, images.classes, seed).to(device)
         optimizer = _optimizer(config, model)
-        first, scores = _restore(model, optimizer, before)
+        before = keeper.load(device, lambda state: _restore(model, optimizer, state))
+        first, scores = (
+            (0, []) if before is None else (int(before["step"]), [Score(*each) for each in before["scores"]])
+        )
 
         def state() -> dict[str, Any]:
             kept = [list(score) for score in scores]
@@ -241,13 +243,10 @@ def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:
     return optimizer
 
 
-def _restore(model: Classifier, optimizer: Optimizer, state: Mapping[str, Any] | None) -> tuple[int, list[Score]]:
-    """Take over the saved state, if there is one; returns the steps that are done and the scores so far."""
-    if state is None:
-        return 0, []
+def _restore(model: Classifier, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+    """Take over the saved state."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"]), [Score(*score) for score in state["scores"]]
 
 
 def _train_mode(model: Classifier, config: FineTuning) -> None:

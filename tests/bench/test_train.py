@@ -16,7 +16,7 @@ from torch import Tensor
 from bench.contracts import Attempt
 from bench.data.datasets import open_split
 from bench.data.splits import Arrays, Split
-from bench.errors import InputCorrupt, Stopped
+from bench.errors import BenchError, InputCorrupt, Stopped
 from bench.execution import exits, worker
 from bench.files import file_sha256
 from bench.identity import job_id
@@ -236,7 +236,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
+def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew_where_it_may(
     small: Pretrain, place: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     whole = place("whole")
@@ -247,7 +247,13 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew(
     broken = DAMAGE[damage](run.checkpoint.read_bytes())
     run.checkpoint.write_bytes(broken)
     with as_worker(tmp_path, monkeypatch):
+        assert worker.main(str(run.path)) == exits.FAILED  # half of the job would be lost, and nobody said that it may
+        assert "loses 3 of 6 steps: `bench run --restart`" in run.failure().message
+        assert run.checkpoint.read_bytes() == broken
+        run.forget_failure()
+        run.let_restart(True)
         assert worker.main(str(run.path)) == exits.DONE
+    assert not run.may_restart()
     assert (run.path / "checkpoint.pt.corrupt-1").read_bytes() == broken  # kept for a look
     assert equal(torch.load(run.weights, weights_only=True)["method"], weights(whole))
     assert [line["step"] for line in run.curves()] == [1, 2, 3, 4, 5, 6]
@@ -278,8 +284,17 @@ def test_a_checkpoint_of_another_network_is_not_loaded(small: Pretrain, place: P
     other = replace(small, backbone=replace(small.backbone, base_channels=8))
     with pytest.raises(Stopped):
         loop.pretrain(other, place("run", after(2)))
-    with pytest.raises(InputCorrupt, match=r"checkpoint\.pt was damaged"):
-        loop.pretrain(small, place("run"))
+    there = place("run")
+    before = there.run.checkpoint.read_bytes()
+    with pytest.raises(
+        BenchError, match=r"checkpoint\.pt \(after step 2\) does not fit .* lose 2 steps with `bench run "
+    ):
+        loop.pretrain(small, there)
+    assert there.run.checkpoint.read_bytes() == before
+    there.run.let_restart(True)
+    with pytest.raises(InputCorrupt, match="does not fit and is set aside"):  # which the worker takes to begin again
+        loop.pretrain(small, there)
+    assert (there.run.path / "checkpoint.pt.corrupt-1").read_bytes() == before
 
 
 class Dangerous:
@@ -295,7 +310,7 @@ def test_a_pickle_in_a_checkpoint_is_never_executed(
     monkeypatch.chdir(tmp_path)
     there = place("run")
     torch.save({"network": Dangerous()}, there.run.checkpoint)
-    with pytest.raises(InputCorrupt):
+    with pytest.raises(BenchError, match="does not fit"):
         loop.pretrain(small, there)
     assert not (tmp_path / "executed").exists()
 
@@ -325,6 +340,9 @@ def test_a_checkpoint_carries_what_all_attempts_before_took(
     assert (spent.seconds // 1e4, spent.cpu_seconds // 1e3, spent.resumed) == (70, 70, 2)
     assert spent.features_cached is told
     run.checkpoint.write_bytes(b"damaged")
+    spent = checkpoint.spent_before(run)
+    assert (spent.seconds // 1e4, spent.resumed) == (10, 1)  # of the checkpoint before it
+    run.previous.write_bytes(b"damaged")
     assert checkpoint.spent_before(run) == checkpoint.Spent()
 
 

@@ -89,7 +89,7 @@ def waits_for_cancelled(needs: Iterable[str], runs: Runs) -> bool:
 def sentence(row: QueueRow, run: RunFolder) -> str:
     """How Slurm says that a job ended, and what to do."""
     where = f" on {row.node}" if row.node else ""
-    resume = "; it goes on from its checkpoint" if run.checkpoint.exists() else ""
+    resume = "; it goes on from its checkpoint" if run.has_checkpoint() else ""
     return (
         f"Slurm job {row.id} ended{where} as {row.state}: {_ENDS.get(row.state, 'no result')}{resume}; log: {run.log}"
     )
@@ -142,7 +142,7 @@ def note(job: Job, runs: Runs, row: QueueRow | None, word: str) -> str:
         case "queued":
             waits = [need for need in job.needs if not runs[need].result_file.exists()]
             reason = f"waits for {', '.join(waits)}" if row.reason == "Dependency" and waits else row.reason
-            again = "; goes on from its checkpoint" if runs[job.id].checkpoint.exists() else ""
+            again = "; goes on from its checkpoint" if runs[job.id].has_checkpoint() else ""
             return f"Slurm {row.id}: {reason or row.state}{again}"
         case "running" | "starting" | "ending":
             return f"Slurm {row.id} on {row.node} for {row.elapsed}" if row.alive else ""
