@@ -14,12 +14,21 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from bench.errors import BenchError, Stopped
-from bench.runs.folder import RunFolder, State
+from bench.contracts import Subject
+from bench.errors import BenchError, InputCorrupt, Stopped
+from bench.execution import readiness
+from bench.execution.subject import load_subject
+from bench.files import Json
+from bench.planning.graph import plan
+from bench.runs.folder import RunFolder, Runs, State
+from bench.runs.result import Provenance, Result
+from bench.settings.site import Site
 from bench.training import generations
-from bench.training.checkpoint import Keeper, spent_before
+from bench.training.checkpoint import Keeper, save_weights, spent_before
 from bench.training.generations import Seal, is_whole, save, seal_of
+from bench.training.methods import build_method
 from tests.bench import checkpoint_programs as programs
+from tests.conftest import tiny_pretrain
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,3 +240,50 @@ def test_checkpoints_of_other_data_are_kept_each_under_a_name_of_its_own(tmp_pat
         assert not run.previous.exists()
     kept = [torch.load(tmp_path / name)["step"] for name in ("checkpoint.pt.other-data", "checkpoint.pt.other-data-2")]
     assert kept == [2, 1]
+
+
+# -- what the user says, and what stands on a pretraining --------------------------------------------------------------
+
+
+def test_a_run_says_for_itself_alone_that_jobs_may_restart(tmp_path: Path) -> None:
+    jobs = plan([("row", tiny_pretrain())])
+    (job,) = jobs
+    site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path)
+    runs = Runs(tmp_path)
+    for saves, asked in ((False, True), (True, True), (True, False)):
+        if saves:
+            saved(runs[job.id].path, 1)
+        readiness.prepare(jobs, runs, site, readiness.RetryRules(restart=asked), frozenset())
+        assert runs[job.id].may_restart() == (saves and asked)
+
+
+def test_whole_weights_that_cannot_be_read_stay_and_damaged_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny_pretrain()
+    (job,) = plan([("row", spec)])
+    run = Runs(tmp_path)[job.id]
+    run.path.mkdir()
+    method = build_method(spec, 1)
+    sha = save_weights(run.weights, method, method.get_submodule("encoder"))
+    details: dict[str, Json] = {"weights_sha256": sha}
+    Result(job=job.id, metrics={}, details=details, provenance=provenance()).write(run.result_file)
+
+    def subject() -> Subject:
+        return load_subject(spec, 32, Runs(tmp_path), torch.device("cpu"), projector=False)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "load", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.ESTALE, "Stale handle")))
+        with pytest.raises(BenchError, match=r"Stale handle.* it stays where it is"):
+            subject()
+    assert subject().feature_dim
+    run.weights.write_bytes(flipped(run.weights.read_bytes())[:-1])
+    with pytest.raises(InputCorrupt, match=r"is damaged .* and set aside"):
+        subject()
+    assert not run.result_file.exists()
+
+
+def provenance() -> Provenance:
+    return Provenance(
+        started="", seconds=1, cpu_seconds=1, host="", device="cpu", ranks=1, threads=1, commit="", versions={}
+    )
