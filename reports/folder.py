@@ -11,7 +11,7 @@ from pathlib import Path
 from bench import ROOT, plugins
 from bench.errors import BenchError
 from bench.runs import plans
-from bench.runs.folder import Runs
+from bench.runs.folder import RunFolder, Runs
 
 MARKER = ".bench-report"  # says that a folder is a report and may be replaced
 
@@ -46,12 +46,18 @@ def fingerprint(runs: Runs) -> list[tuple[object, ...]]:
     found: list[tuple[object, ...]] = []
     for m in plans.read_all(runs):
         for job, state in plans.states(m, runs).items():
-            found.append((m.name, job, state, _size(runs[job].metrics) if state == "running" else 0))
+            found.append((m.name, job, state, _how_far(runs[job]) if state == "running" else 0))
     return found
 
 
-def _size(file: Path) -> int:
+def _how_far(run: RunFolder) -> tuple[int, int]:
+    """What changes as a job goes on: the size of its metrics, and when it last said where it stands."""
+    return _stat(run.metrics)[0], _stat(run.now)[1]
+
+
+def _stat(file: Path) -> tuple[int, int]:
     try:
-        return file.stat().st_size
+        found = file.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -12,6 +12,7 @@ from bench.errors import BenchError, one_line
 from bench.files import Json, read_json
 from bench.identity import from_json
 from bench.runs.folder import FORMAT, Failure, RunFolder, State
+from bench.runs.metrics import waiting
 from bench.runs.result import Result
 from bench.spec import Evaluate, Pretrain, Spec
 from reports.words import is_number
@@ -34,6 +35,7 @@ class JobView:
     result: Result | None
     failure: Failure | None
     curves: tuple[Mapping[str, float], ...]
+    last: Mapping[str, float] = field(default_factory=dict)  # the newest that the job said of itself
     log: str
     problems: tuple[str, ...] = field(default=())
     # of a detection job: test images with truth and predictions
@@ -47,9 +49,15 @@ class JobView:
     @property
     def progress(self) -> str:
         """Of a job that runs: "step 120 of 480", "" before its first line."""
-        last = self.curves[-1] if self.curves and self.state is State.RUNNING else {}
-        done, total = last.get("step"), last.get("steps")
-        return f"step {done:g} of {total:g}" if is_number(done) and is_number(total) else ""
+        done, total = self.last.get("step"), self.last.get("steps")
+        running = self.state is State.RUNNING and is_number(done) and is_number(total)
+        return f"step {done:g} of {total:g}" if running else ""
+
+    @property
+    def waiting(self) -> str:
+        """Of a job that runs on images from files: how much of a step it waits for them."""
+        numbers = {name: value for name, value in self.last.items() if is_number(value)}
+        return waiting(numbers) if self.state is State.RUNNING else ""
 
     @property
     def protocol(self) -> str:
@@ -86,6 +94,7 @@ def read_job(run: RunFolder) -> JobView | None:
         result=_result(run, problems),
         failure=run.failure() if run.error_file.exists() and not run.result_file.exists() else None,
         curves=tuple(run.curves()),
+        last=run.last_metrics(),
         log=_TERMINAL_CODES.sub("", run.log_tail(LOG_LINES)),
         scenes=_scenes(run, problems),
         problems=tuple(problems),

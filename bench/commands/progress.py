@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from bench.execution.events import Event, Watcher
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
+from bench.runs.metrics import waiting
 from bench.wording import counted, duration
 
 PLAIN_SECONDS = 30.0  # between progress lines in a pipe
@@ -27,6 +28,8 @@ def describe(metrics: Mapping[str, float]) -> str:
     text += f"  {metrics['img_s']:.0f} img/s"
     if step < steps and metrics.get("seconds"):
         text += f"  ETA {duration(metrics['seconds'] / step * (steps - step))}"
+    if images := waiting(metrics):
+        text += f"  {images}"
     return text
 
 

@@ -5,6 +5,7 @@ state/claim     who works on the job: claims.py        metrics.jsonl  one line p
 state/heartbeat touched every few seconds meanwhile    checkpoint.pt  to go on from; gone when the job is done
 state/cancelled the user said stop                     checkpoint.previous.pt  the one before it
 state/restart   damaged checkpoints may be given up    weights.pt     what a pretraining leaves
+state/now.json  where the job stands between two lines of metrics
 result.json     the job is done                        error.json     the job has failed, and why
 state/inputs.json  what the newest attempt reads: inputs.py
 earlier/        results and weights of data that have changed since; a checkpoint of such data is .pt.other-data
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json, set_aside, write_json
@@ -63,6 +64,7 @@ class RunFolder:
         self.job_file = path / "job.json"
         self.log = path / "log.txt"
         self.metrics = path / "metrics.jsonl"
+        self.now = path / "state" / "now.json"
         self.checkpoint = path / "checkpoint.pt"
         self.previous = path / "checkpoint.previous.pt"
         self.weights = path / "weights.pt"
@@ -173,7 +175,7 @@ class RunFolder:
 
     def forget_result(self) -> None:
         """Let a finished job start from nothing."""
-        for file in (self.result_file, self.weights, self.metrics):
+        for file in (self.result_file, self.weights, self.metrics, self.now):
             file.unlink(missing_ok=True)
         self.forget_checkpoints()
         self.forget_failure()
@@ -238,7 +240,15 @@ class RunFolder:
     # -- what it says ------------------------------------------------------------------------------------------
 
     def last_metrics(self) -> dict[str, float]:
-        """The newest line of metrics.jsonl, {} before the first."""
+        """The newest line of metrics.jsonl, or what the job said since; {} before the first."""
+        line = self._last_line()
+        try:
+            now: dict[str, Any] = read_json(self.now)
+        except (OSError, InputCorrupt):
+            return line
+        return now if now.get("step", 0) > line.get("step", 0) else line
+
+    def _last_line(self) -> dict[str, float]:
         try:
             with self.metrics.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))

@@ -17,7 +17,7 @@ from torch import nn
 
 from bench.contracts import Attempt
 from bench.errors import BenchError, Stopped, first_words
-from bench.files import atomic_path, file_sha256
+from bench.files import atomic_path, file_sha256, write_json
 from bench.identity import job_id
 from bench.runs import inputs
 from bench.runs.folder import RunFolder
@@ -135,6 +135,7 @@ class Keeper:
         if ranks.first:
             run.let_restart(False)  # it was for this time
             drop_leftovers(run)
+            run.now.unlink(missing_ok=True)
             truncate_metrics(run.metrics, step)
         return state
 
@@ -158,6 +159,15 @@ class Keeper:
         if self.run is not None and self.ranks.first:
             self.run.check_claim()
             append_metrics(self.run.metrics, line)
+
+    def show(self, line: Mapping[str, float]) -> None:
+        """The same line at a moment that the clock chose: seen until the next one, and not kept.
+
+        So metrics.jsonl has the same steps whatever the machine's speed and however often a job was interrupted.
+        """
+        if self.run is not None and self.ranks.first:
+            self.run.check_claim()
+            write_json(self.run.now, dict(line), durable=False)
 
 
 def save_weights(path: Path, method: nn.Module, encoder: nn.Module) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.networks import encoders
 from bench.runs.folder import RunFolder
+from bench.runs.metrics import SECONDS, SLOW_SHARE, is_logged, waiting, waiting_share
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain
@@ -32,7 +34,7 @@ from bench.training.norms import synchronise_norms
 from bench.training.ranks import Ranks, any_rank, gather
 from bench.training.stopwatch import Stopwatch
 
-LOGGED_STEPS = 200
+WARM_STEPS = 20  # of an attempt, before a slow loader is named: its processes start meanwhile
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,7 @@ class Loop:
             batch_size=spec.batch_size,
             done=self.before.step,
         )
-        self.log_every = max(1, self.total // LOGGED_STEPS)
-        self.logged_at, self.logged_step = time.monotonic(), self.before.step
+        self.looked_at, self.looked_step, self.warned = time.monotonic(), self.before.step, False
         self.terms: dict[str, float] = {}
         self.watch = Stopwatch(device)
 
@@ -207,31 +208,43 @@ class Loop:
         )
 
     def log(self, step: int, losses: dict[str, Tensor], embeddings: dict[str, Tensor]) -> None:
-        """Every so many steps: check the health of the run, write a line of metrics."""
-        if (step + 1) % self.log_every and step + 1 < self.total:
-            return
-        self.terms = {name: float(value.detach()) for name, value in losses.items()}
-        first = next(iter(embeddings.values()))
-        self.terms |= {"embedding_std": embedding_std(first), "effective_rank": effective_rank(first)}
-        check_health(self.terms, step, self.total)
-        if isinstance(self.split, Files):
-            self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
-        if not self.place.ranks.first:
-            return
-        now, split = time.monotonic(), self.watch.read(step + 1 - self.logged_step)
-        rate = (step + 1 - self.logged_step) * self.spec.batch_size / max(1e-9, now - self.logged_at)
-        self.logged_at, self.logged_step = now, step + 1
+        """Every so many steps check the health of the run and write a line; in between, by the clock, show one.
+
+        What the clock decides is done by the first rank alone, and nothing of it is kept.
+        """
+        first = self.place.ranks.first
+        if is_logged(step + 1, self.total):
+            self.terms = _terms(losses, embeddings)
+            check_health(self.terms, step, self.total)
+            if isinstance(self.split, Files):
+                self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
+            if first:
+                self.keeper.log_line(self.line(step + 1) | self.terms)
+        elif first and time.monotonic() - self.looked_at > SECONDS:
+            terms = {name: value for name, value in _terms(losses, embeddings).items() if math.isfinite(value)}
+            self.keeper.show(self.line(step + 1) | terms)
+
+    def line(self, done: int) -> dict[str, float]:
+        """Where the run stands and how fast it went since the last line; a slow loader is named in the log, once."""
+        now, steps = time.monotonic(), done - self.looked_step
+        rate = steps * self.spec.batch_size / max(1e-9, now - self.looked_at)
+        self.looked_at, self.looked_step = now, done
         line = {
-            "step": step + 1,
+            "step": done,
             "steps": self.total,
-            "epoch": (step + 1) / self.plan.steps_per_epoch,
-            "lr": self.spec.optim.lr * self.lr_factor(step),
+            "epoch": done / self.plan.steps_per_epoch,
+            "lr": self.spec.optim.lr * self.lr_factor(done - 1),
             "img_s": round(rate, 1),
-            "seconds": round(self.progress(step + 1).seconds, 2),
+            "seconds": round(self.progress(done).seconds, 2),
         }
         if isinstance(self.split, Files):
             line["unreadable_images"] = self.unreadable.count
-        self.keeper.log_line(line | split | self.terms)
+        line |= self.watch.read(steps)
+        share = waiting_share(line)
+        if share is not None and share > SLOW_SHARE and not self.warned and done - self.before.step > WARM_STEPS:
+            self.warned = True
+            print(f"slow at step {done}: the run {waiting(line)}", flush=True)
+        return line
 
     def save_or_stop(self, step: int) -> None:
         """A checkpoint now and then, and when asked to stop. Raises Stopped."""
@@ -268,6 +281,12 @@ class Loop:
         return replace(
             self.before, step=step, seconds=self.before.seconds + seconds, cpu_seconds=self.before.cpu_seconds + cpu
         )
+
+
+def _terms(losses: dict[str, Tensor], embeddings: dict[str, Tensor]) -> dict[str, float]:
+    first = next(iter(embeddings.values()))
+    terms = {name: float(value.detach()) for name, value in losses.items()}
+    return terms | {"embedding_std": embedding_std(first), "effective_rank": effective_rank(first)}
 
 
 def _of_all_ranks(known: set[str], ranks: Ranks) -> list[set[str]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contracts import Context
+from bench.runs.metrics import is_early
 from bench.seeding import seed_of
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
@@ -73,7 +74,8 @@ def fine_tune(cfg: Any, model: nn.Module, scenes: Scenes, context: Context, rank
         optimizer.step()
         schedule.step()
         done = step + 1
-        if done * LOGGED_STEPS // total > step * LOGGED_STEPS // total:
+        evenly = done * LOGGED_STEPS // total > step * LOGGED_STEPS // total
+        if evenly or is_early(done, total // LOGGED_STEPS):
             terms = {name: float(value.detach()) for name, value in losses.items()}
             _check(sum(terms.values()), done, total)
             now = time.monotonic()

@@ -26,6 +26,7 @@ from bench.data.splits import SplitData
 from bench.errors import BenchError, unknown_name
 from bench.files import Json
 from bench.plugins import name_of
+from bench.runs.metrics import is_logged
 from bench.seeding import generator, seed_of
 from bench.spec import Augment, Crop
 from bench.training.checkpoint import Keeper
@@ -34,7 +35,6 @@ from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
 from evals.parts.slices import features_in_slices
 
-LOGGED_STEPS = 200
 CHUNK = 1000  # images whose logits are in memory at once
 
 
@@ -283,13 +283,13 @@ def _train_heads(
     view = config.view(context.data.size)
     workers = context.site.loader_workers(device.type)
     batches = train_batches(data, (view,), plan, range(begin, total), device, workers=workers)
-    every, logged = max(1, total // LOGGED_STEPS), (begin, time.monotonic())
+    logged = (begin, time.monotonic())
     for step, batch in zip(range(begin, total), batches, strict=True):
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             features = features_in_slices(subject, batch.views[0])
         losses = heads.step(features, batch.labels, config.rate_factor(step, plan.steps_per_epoch))
         done = step + 1
-        if done % every == 0 or done == total:  # the only place, but for the end of an epoch, that waits for a GPU
+        if is_logged(done, total):  # the only place, but for the end of an epoch, that waits for a GPU
             finite = losses[losses.isfinite()]
             if not len(finite):
                 raise BenchError(

@@ -24,6 +24,7 @@ from bench.data.loader import Plan, eval_batches, train_batches
 from bench.data.splits import SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
+from bench.runs.metrics import is_early
 from bench.seeding import seed_of
 from bench.spec import Augment, Optim
 from bench.training import optim
@@ -200,7 +201,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
             optim.set_lr(optimizer, factor)
             loss = _update(model, optimizer, batch, config)
             done, epoch = step + 1, (step + 1) * plan.batch_size / len(images)
-            if _falls(step, total, LOGGED_STEPS):
+            if _falls(step, total, LOGGED_STEPS) or is_early(done, total // LOGGED_STEPS):
                 now = time.monotonic()
                 line = {
                     "step": done,

@@ -36,6 +36,7 @@ from bench.execution.executors import default_slots
 from bench.planning.scales import scale_of
 from bench.planning.translate import encoder
 from bench.runs.folder import RunFolder
+from bench.runs.metrics import LINES
 from bench.settings.site import Site
 from bench.spec import Data, Pretrain
 from bench.training import loop as training
@@ -244,7 +245,7 @@ def _together(
     would in full length, or more often where that would be too few for `expected` images a second.
     """
     steps_per_epoch = len(open_split(spec.data, "train", place.site)) // spec.batch_size
-    usual = round(spec.epochs * steps_per_epoch) // training.LOGGED_STEPS
+    usual = round(spec.epochs * steps_per_epoch) // LINES
     every = max(1, min(usual, int(expected * seconds / spec.batch_size / (SLICES + 1))))
     calls, started = 0, 0.0
 
@@ -255,10 +256,9 @@ def _together(
         return calls >= every * (1 + FEWEST) and perf_counter() - started > seconds
 
     with suppress(Stopped):
-        training.pretrain(
-            replace(spec, epochs=every * training.LOGGED_STEPS / steps_per_epoch), replace(place, should_stop=over)
-        )
-    lines = [json.loads(line) for line in place.run.metrics.read_text(encoding="utf-8").splitlines()][1:]
+        training.pretrain(replace(spec, epochs=every * LINES / steps_per_epoch), replace(place, should_stop=over))
+    lines = [json.loads(line) for line in place.run.metrics.read_text(encoding="utf-8").splitlines()]
+    lines = [line for line in lines if line["step"] % every == 0][1:]  # the even ones
     each = math.ceil(len(lines) / SLICES)
     rates = [
         harmonic_mean([line["img_s"] for line in lines[start : start + each]]) for start in range(0, len(lines), each)
