@@ -90,18 +90,18 @@ def run(
     columns: Columns = None,
     released: Released = False,
     executor: ExecutorName = "local",
-    watch: Annotated[
-        bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")
-    ] = False,
+    watch: options.Watch = False,
     force: options.Forced = None,
     accept_data: options.AcceptData = False,
     restart: options.Restart = False,
+    on_cpu: options.OnCpu = False,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
     request = _request(table, all_, scale, seeds, rows, columns, released=released)
-    raise typer.Exit(running.run(request, executor, force or [], watch=watch, accept_data=accept_data, restart=restart))
+    allowed = running.Allowed(accept_data=accept_data, restart=restart, on_cpu=on_cpu)
+    raise typer.Exit(running.run(request, executor, force or [], watch=watch, allowed=allowed))
 
 
 @app.command()

@@ -41,6 +41,12 @@ Restart = Annotated[
         "unasked. The files are kept under another name.",
     ),
 ]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="With --executor slurm: follow the jobs to their end, then print the table.")
+]
+OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="Pretrain at scale paper without a GPU though it takes more than a day.")
+]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
 ]

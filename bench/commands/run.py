@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from bench.commands import driver
+from bench.commands import on_cpu as on_cpus
 from bench.commands.request import PlannedRequest, TableRequest, forced_jobs, plan_request, skipped
 from bench.data.fingerprint import DataHere
 from bench.errors import BenchError
 from bench.execution import executors
 from bench.files import make_folder
+from bench.planning.scales import scale_of
 from bench.runs import drivers, plans
 from bench.runs.folder import Runs
 from bench.settings.site import Site
 from results.store import Store
 from results.view import view
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What is refused unless it is asked for."""
+
+    accept_data: bool = False  # keep what other data gave
+    restart: bool = False  # begin anew where no checkpoint can be read
+    on_cpu: bool = False  # pretrain for more than a day without a GPU
 
 
 def run(
@@ -24,8 +35,7 @@ def run(
     force: Sequence[str],
     *,
     watch: bool = False,
-    accept_data: bool = False,
-    restart: bool = False,
+    allowed: Allowed | None = None,
 ) -> int:
     """Bring the tables to done and write everything; 0 when every job is done, 1 when one failed, 130 when interrupted.
 
@@ -33,12 +43,10 @@ def run(
     """
     driver.check_executor(executor)
     with drivers.at_work(Runs(request.site.runs), [f"{table}@{request.scale}" for table in request.tables]):
-        return _run(request, executor, force, watch=watch, accept_data=accept_data, restart=restart)
+        return _run(request, executor, force, allowed or Allowed(), watch=watch)
 
 
-def _run(
-    request: TableRequest, executor: str, force: Sequence[str], *, watch: bool, accept_data: bool, restart: bool
-) -> int:
+def _run(request: TableRequest, executor: str, force: Sequence[str], allowed: Allowed, *, watch: bool) -> int:
     if watch and executor != "slurm":
         raise BenchError("--watch goes with --executor slurm: the other executors are watched anyway.")
     site = request.site
@@ -56,9 +64,11 @@ def _run(
             print(line, flush=True)
     apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
+    if not allowed.on_cpu and scale_of(request.scale).published:
+        on_cpus.check(jobs, site, executor)
     here = DataHere(site)
-    repeated = replace(driver.again(jobs, here, forced, accept_data=accept_data), restart=restart)
-    repeated = driver.without_what_stays(repeated, jobs, site)
+    repeated = driver.again(jobs, here, forced, accept_data=allowed.accept_data)
+    repeated = driver.without_what_stays(replace(repeated, restart=allowed.restart), jobs, site)
     driver.prepare(jobs, site, repeated, executor)
     driver.set_apart(planned.graph, apart, site, executor)
     for table in planned.tables:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from bench.execution import environment
+from bench.execution.local import gpus
 from bench.execution.protocol import Ended
+from bench.machine import DEVICE
 from bench.runs.folder import RunFolder
 
 
@@ -22,7 +28,7 @@ class InlineExecutor:
 
     def submit(self, run: RunFolder) -> None:
         """Work on the job, here and now, with the environment that a worker of its own would have."""
-        with environment.worn_here(run.resources.threads):
+        with environment.worn_here(run.resources.threads), _given():
             from bench.execution import worker  # imports torch; only when something runs
 
             self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
@@ -38,3 +44,14 @@ class InlineExecutor:
 
     def stop(self, jobs: list[str]) -> None:
         """Nothing runs."""
+
+
+@contextmanager
+def _given() -> Iterator[None]:
+    """Where this machine has GPUs, the job is given them: it must not fall back to the CPU unseen."""
+    if gpus.visible():
+        os.environ[DEVICE] = "cuda"
+    try:
+        yield
+    finally:
+        os.environ.pop(DEVICE, None)

@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bench.errors import BenchError
+from bench.machine import DEVICE
+
 Answer = TypeVar("Answer")
 
 
@@ -44,8 +47,24 @@ def from_environment() -> Ranks:
 
 
 def device_of(ranks: Ranks) -> torch.device:
-    """The rank's GPU if there is one, else the CPU."""
-    return torch.device("cuda", ranks.local) if torch.cuda.is_available() else torch.device("cpu")
+    """The rank's GPU if there is one, else the CPU.
+
+    Raises BenchError where the executor gave the job a GPU and torch finds none: on a CPU it would take months unseen.
+    """
+    given = os.environ.get(DEVICE, "")
+    if given == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", ranks.local)
+    if given != "cuda":
+        return torch.device("cpu")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is built without CUDA"
+    raise BenchError(
+        f"this job was given a GPU (CUDA_VISIBLE_DEVICES is {visible}), but torch {torch.__version__}, which {built}, "
+        "finds none: install a torch that fits the driver (`nvidia-smi` shows its CUDA), or set "
+        'CUDA_VISIBLE_DEVICES="" (on Slurm gpus = 0) to run on CPUs.'
+    )
 
 
 @contextmanager

@@ -210,7 +210,11 @@ def test_only_drawn_images_are_painted_and_their_bits_are_those_of_painting_all(
     painted: list[int] = []
 
     def counted(true: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        return lambda some, *more: (painted.append(len(some)), true(some, *more))[1]
+        def paint(some: Tensor, *more: Tensor) -> Tensor:
+            painted.append(len(some))
+            return true(some, *more)
+
+        return paint
 
     for operation in ("_luma", "gaussian_blur", "_solarize"):
         monkeypatch.setattr(colour, operation, counted(getattr(colour, operation)))

@@ -6,10 +6,13 @@ import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 from bench.errors import BenchError
 
 SECONDS = 30.0  # that nvidia-smi may take
+DEVICES = Path("/dev")  # nvidia0, nvidia1, ...: those that this container has
+DRIVER = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU of the machine
 
 
 def visible() -> list[str]:
@@ -37,8 +40,8 @@ def read(text: str) -> list[str]:
 
 def _of_driver() -> list[str]:
     tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
+    if tool is None:  # containers often lack it
+        return _of_files()
     command = [tool, "--query-gpu=index", "--format=csv,noheader"]
     try:
         found = subprocess.run(
@@ -50,4 +53,19 @@ def _of_driver() -> list[str]:
             'to "" for no GPU, it is not asked.'
         ) from error
     # It warns on stdout too ("WARNING: infoROM is corrupted at gpu 0000:3B:00.0").
-    return re.findall(r"^\s*(\d+)\s*$", found.stdout, re.MULTILINE) if found.returncode == 0 else []
+    if found.returncode == 0:
+        return re.findall(r"^\s*(\d+)\s*$", found.stdout, re.MULTILINE)
+    if _of_files():  # "Driver/library version mismatch" and the like: no reason to compute on the CPU
+        said = " ".join((found.stdout or found.stderr).split())
+        raise BenchError(
+            f"this machine has GPUs and nvidia-smi fails ({said[:200]}): mend the driver, or set "
+            'CUDA_VISIBLE_DEVICES="" to run without them.'
+        )
+    return []
+
+
+def _of_files() -> list[str]:
+    """As CUDA numbers them, from 0, whatever their numbers outside the container are."""
+    found = [path for path in DEVICES.glob("nvidia*") if re.fullmatch(r"nvidia\d+", path.name)]
+    count = len(found) or (len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0)
+    return [str(number) for number in range(count)]

@@ -33,7 +33,7 @@ from bench.execution import environment, exits
 from bench.execution.local import gpus
 from bench.execution.local.forks import Forked, ForkServer
 from bench.execution.protocol import Ended, NoSlotError
-from bench.machine import cores
+from bench.machine import DEVICE, cores
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
@@ -229,6 +229,8 @@ class LocalExecutor:
         made = environment.of_worker(os.environ, resources.threads)
         made["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
         made["CUDA_VISIBLE_DEVICES"] = ",".join(slots) if self._gpus else ""
+        if self._gpus and slots:
+            made[DEVICE] = "cuda"
         made["PYTHONPATH"] = environment.searched(os.environ.get("PYTHONPATH", ""), _searched())
         if self._site.file is not None:
             made["BENCH_SITE"] = str(self._site.file)

@@ -28,6 +28,7 @@ from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt,
 from bench.execution.slurm.settle import Job, settle, waits_for_cancelled
 from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import atomic_path, write_atomic
+from bench.machine import DEVICE
 from bench.runs.commit import commit
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
@@ -293,6 +294,8 @@ def _exports(request: SlurmRequest, site: Site, snapshot: Snapshot) -> list[str]
         "PYTHONSAFEPATH": "1",  # a folder `results` in the working folder must not hide ours
         "BENCH_PLUGINS": os.pathsep.join(map(str, snapshot.plugins)),
     }
+    if request.gpus:
+        values[DEVICE] = "cuda"
     if site.file is not None:
         values["BENCH_SITE"] = str(site.file)
     lines = [f"export {name}={shlex.quote(value)}" for name, value in values.items()]
