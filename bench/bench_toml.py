@@ -16,6 +16,8 @@
     slots = 2                   # jobs side by side; default: one a core, or one a GPU
     threads = 1                 # OpenMP threads a job
     ranks = 1                   # processes a pretraining (GPUs on a GPU machine)
+    images_per_gpu = 64         # of a pretraining, at least: each gets as many of the `ranks` as leave it so many and
+                                # divide its batch. Without it all have `ranks`
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for
                                 # a GPU, none (0) for a CPU. `bench doctor --throughput` says how many to use
 
@@ -49,7 +51,11 @@ from bench.settings.overrides import Overrides
 from bench.settings.site import NAME, KnownFile, Site
 from bench.settings.slurm import read_slurm
 
-KEYS = {"paths": {"runs", "output", "report"}, "local": {"slots", "threads", "ranks", "workers"}, "notify": {"command"}}
+KEYS = {
+    "paths": {"runs", "output", "report"},
+    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers"},
+    "notify": {"command"},
+}
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
 OVERRIDES: Mapping[str, type] = {"chunks": int, "compile": bool, "exact_views": bool, "data": dict}  # keys of [recipe]
 WORDS: Mapping[type, str] = {
@@ -91,6 +97,8 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
     known = {*DATA_SETS, *PUBLISHED} if section == "data" else KEYS[section]
     if section == "local" and "chunks" in body:
         raise BenchError(f"{file}: chunks stands under [recipe], not [local]: it changes numbers.")
+    if section == "local" and "images_per_gpu" in body and "ranks" not in body:
+        raise BenchError(f"{file}: local.images_per_gpu chooses among up to `ranks` GPUs: say how many, ranks = 8.")
     for key in body:
         if key not in known:
             raise unknown_name(
@@ -146,6 +154,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         slots=int(slots) if slots is not None else None,
         threads=int(local.get("threads", 1)),
         ranks=int(local.get("ranks", 1)),
+        images_per_gpu=int(local.get("images_per_gpu", 0)),
         workers=int(local["workers"]) if "workers" in local else None,
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),

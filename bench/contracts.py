@@ -9,8 +9,8 @@ A file methods/<name>.py exports
 Beside it may lie methods/<name>.toml: the authors' released weights and published hours (bench/authors.py).
 
 A file evals/<name>.py exports
-    Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, RESUMES,
-    FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
+    Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, ON_CPU,
+    RESUMES, FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
 
 bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
 names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
@@ -209,6 +209,7 @@ class Evaluation:
     differences: tuple[Difference, ...]  # DIFFERENCES = (): from the authors' released code
     needs_projector: bool  # NEEDS_PROJECTOR = False: the subject comes with the method's projector where it has one
     uses_ranks: bool  # USES_RANKS = False: it trains over all ranks and so gets the resources of a pretraining
+    on_cpu: bool  # ON_CPU = False: what it trains runs on CPUs alone, so it is given cores and no GPU
     resumes: (
         bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
     )
@@ -226,4 +227,8 @@ class Evaluation:
     trains_network: Callable[[Any], bool]  # it has a cost of its own, or training epochs among its passes
     label_fraction: Callable[[Any], float]  # Config.label_fraction: share of the labels that it trains on; else 1
     crop: Callable[[Any], Crop]  # Config.crop: how the images are cut whose features are cached; else the usual centre
+    batch_size: Callable[[Any], int]  # Config.batch_size: images over all ranks of one that trains over them; else 0
+    most_ranks: Callable[
+        [Any], int
+    ]  # Config.most_ranks(): that such a one can use; else 0, as many as divide its batch
     version: Callable[[Any], int]  # Config.VERSION, raised when the protocol changes its numbers; else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 # Packages that make the digits of a job, by the names of their distributions.
 DIGITS = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "mlxtend", "detectron2")
-DEVICE = "BENCH_DEVICE"  # in a worker's environment: "cuda" where its executor gave it a GPU, "cpu" where it wants none
+DEVICE = "BENCH_DEVICE"  # in a worker's environment: "cuda" where its executor gave it a GPU
 
 
 def device_name(kind: str) -> str:

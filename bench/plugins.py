@@ -36,6 +36,7 @@ EVALUATION_NAMES: Mapping[str, Any] = {
     "DIFFERENCES": tuple,
     "NEEDS_PROJECTOR": bool,
     "USES_RANKS": bool,
+    "ON_CPU": bool,
     "RESUMES": bool,
     "FEATURES": tuple,
     "MISSING": Callable,
@@ -93,6 +94,7 @@ def evaluation(name: str) -> Evaluation:
         differences=_differences(module),
         needs_projector=vars(module).get("NEEDS_PROJECTOR", False),
         uses_ranks=vars(module).get("USES_RANKS", False),
+        on_cpu=vars(module).get("ON_CPU", False),
         resumes=vars(module).get("RESUMES", False),
         features=features,
         missing=vars(module).get("MISSING", str),  # str() is "": nothing
@@ -103,6 +105,8 @@ def evaluation(name: str) -> Evaluation:
         trains_network=lambda made: hasattr(config, "cost") or (passes(made) or (0, 0))[1] > 0,
         label_fraction=lambda made: getattr(made, "label_fraction", 1.0),
         crop=lambda made: getattr(made, "crop", CENTRE),
+        batch_size=lambda made: getattr(made, "batch_size", 0),
+        most_ranks=getattr(config, "most_ranks", lambda _: 0),
         version=lambda made: getattr(made, "VERSION", 1),
     )
 

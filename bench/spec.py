@@ -207,3 +207,4 @@ class Resources:
 
     ranks: int = 1  # processes; on a GPU machine one GPU each
     threads: int = 1  # OpenMP threads per process
+    gpu: bool = True  # whether it computes on a GPU where there is one

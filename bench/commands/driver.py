@@ -20,6 +20,7 @@ from bench.execution.events import Summary
 from bench.execution.protocol import Executor
 from bench.machine import versions
 from bench.planning.graph import Job, JobGraph
+from bench.planning.resources import problems
 from bench.runs import freshness
 from bench.runs.folder import Runs, State
 from bench.runs.result import Result
@@ -32,6 +33,15 @@ def check_executor(name: str) -> None:
     """Raises BenchError with the valid names."""
     if name not in executors.NAMES:
         raise unknown_name("executor", name, executors.NAMES)
+
+
+def check_ranks(jobs: JobGraph, site: Site, executor: str) -> None:
+    """Raises BenchError for jobs to run whose batches do not divide among their ranks: the first, and how many more."""
+    runs = Runs(site.runs)
+    found = problems([job for job in jobs if runs[job.id].state() is not State.DONE], site, executor)
+    for job, error in found.items():
+        more = f" ({counted(len(found) - 1, 'job')} more like this: `bench plan` names them.)" if len(found) > 1 else ""
+        raise BenchError(f"{jobs.jobs[job].label}: {one_line(error)}{more}")
 
 
 _What = Literal["package", "data", "labels"]

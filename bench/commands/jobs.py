@@ -1,4 +1,7 @@
-"""`bench status`, `logs`, `cancel` and `retry`: run folders and Slurm's queue, neither torch nor any plug-in."""
+"""`bench status`, `logs`, `cancel` and `retry`: run folders and Slurm's queue, neither torch nor any plug-in.
+
+But for `retry`, which works out what each job is given.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from bench.commands.progress import describe
 from bench.data.fingerprint import DataHere
-from bench.errors import BenchError, one_line
+from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.slurm.journal import Journal, QueueView, look
 from bench.execution.slurm.settle import note, states_of
 from bench.runs import freshness, plans
@@ -110,6 +114,7 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     With `job` that one and what waits for it, however it failed.
     """
     from bench.execution.slurm import submit
+    from bench.planning.resources import resources_of
 
     _check_one("retry", job, tables)
     runs = Runs(site.runs)
@@ -124,7 +129,8 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
             run = runs[j.id]
             if j.id not in active and not run.result_file.exists():
                 run.forget_failure()
-                run.give(site.resources(j.resources_as, "slurm"))
+                with suppress(BenchError, InputCorrupt):  # a spec of another version says so in its worker
+                    run.give(resources_of(run.read_spec(), site, "slurm"))
 
     made = submit.submit(jobs, runs, site, ready, [m.name for m in remembered])
     print(f"{counted(len(made.new), 'job')} submitted again, {len(made.active)} in Slurm's queue already")

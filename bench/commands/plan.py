@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import get_args
 
 from bench import plugins
@@ -15,6 +17,7 @@ from bench.costs.rates import Kind
 from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
 from bench.machine import versions
+from bench.planning import resources
 from bench.planning.graph import Job, JobGraph
 from bench.runs import features, freshness
 from bench.runs.folder import Runs, State
@@ -57,6 +60,8 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     )
     for line in (*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})):
         print(line)
+    for line in _ranks(todo, request.site, "slurm" if cluster else "local"):
+        print(line)
     for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
         print(line)
     for table in planned.tables:
@@ -89,6 +94,18 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     ):
         yield f"  {kind}: {sum(part):,.2f} {device}-hours of {counted(len(part), 'job')}: {source}"
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
+
+
+def _ranks(todo: Sequence[Job], site: Site, executor: str) -> Iterator[str]:
+    """How many ranks the jobs get where any gets several, and which cannot start with what bench.toml says."""
+    wrong = resources.problems(todo, site, executor)
+    given = Counter(resources.resources_of(job.spec, site, executor).ranks for job in todo if job.id not in wrong)
+    if max(given, default=1) > 1:
+        words = (f"{counted(many, 'job')} on {ranks}" for ranks, many in sorted(given.items()))
+        yield f"ranks: {', '.join(words)}"
+    labels = {job.id: job.label for job in todo}
+    for text, jobs in groupby(sorted(wrong, key=lambda job: str(wrong[job])), key=lambda job: str(wrong[job])):
+        yield f"cannot start: {', '.join(labels[job] for job in jobs)}: {text}"
 
 
 def _cached(todo: Sequence[Job], runs: Runs, fingerprint: Callable[[str], str]) -> Iterator[str]:

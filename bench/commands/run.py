@@ -60,10 +60,11 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], allowed: Al
     if request.released:  # now that all else is in order: their hashes make the job ids
         planned = plan_request(request, download=True)
         forced = forced_jobs(force, planned.graph)
-        for line in skipped(planned):
-            print(line, flush=True)
+    for line in skipped(planned):
+        print(line, flush=True)
     apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
+    driver.check_ranks(jobs, site, executor)
     if not allowed.on_cpu and scale_of(request.scale).published:
         on_cpus.check(jobs, site, executor)
     here = DataHere(site)

@@ -22,7 +22,7 @@ def forked(site: Site) -> frozenset[str]:
     from bench.execution.local.slots import forks
 
     devices = gpus.visible()
-    return frozenset(kind for kind in ("pretrain", "evaluate") if forks(site.resources(kind), devices))
+    return frozenset(kind for kind in ("pretrain", "evaluate", "cpu") if forks(site.resources(kind), devices))
 
 
 def make(name: str, site: Site) -> Executor:

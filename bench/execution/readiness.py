@@ -10,6 +10,7 @@ from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.events import Event
 from bench.files import file_sha256
 from bench.planning.graph import Job, JobGraph
+from bench.planning.resources import resources_of
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.freshness import goes_on, put_aside
 from bench.runs.result import Result
@@ -102,7 +103,7 @@ def prepare(
         ):
             run.forget_failure()
         if not run.result_file.exists():
-            run.create(job, site.resources(job.resources_as, executor))
+            run.create(job, resources_of(job.spec, site, executor))
             run.let_restart(rules.restart)
 
 

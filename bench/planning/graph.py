@@ -26,10 +26,19 @@ class Job:
 
     @property
     def resources_as(self) -> str:
-        """Whose resources it gets: an evaluation that trains over all ranks (USES_RANKS) needs a pretraining's."""
-        if isinstance(self.spec, Evaluate) and plugins.evaluation_of(self.spec.protocol).uses_ranks:
-            return "pretrain"
-        return self.kind
+        """Whose resources it gets: `pretrain`, `evaluate`, or `cpu`."""
+        return resources_kind(self.spec)
+
+
+def resources_kind(spec: Spec) -> str:
+    """Whose resources a job gets: an evaluation that trains over all ranks (USES_RANKS) needs a pretraining's.
+
+    One that no GPU would help (ON_CPU) gets `cpu`.
+    """
+    if isinstance(spec, Pretrain):
+        return "pretrain"
+    evaluation = plugins.evaluation_of(spec.protocol)
+    return "pretrain" if evaluation.uses_ranks else "cpu" if evaluation.on_cpu else "evaluate"
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ bench/bench_toml.py reads it from bench.toml. Not hashed (but for the overrides)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -39,6 +39,7 @@ class Site:
     slots: int | None = None
     threads: int = 1
     ranks: int = 1
+    images_per_gpu: int = 0  # 0: every pretraining has `ranks`; else up to so many, with at least these images each
     workers: int | None = None  # that decode images; see loader_workers
     overrides: Overrides = AS_PUBLISHED
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
@@ -64,5 +65,13 @@ class Site:
     def resources(self, kind: str, executor: str = "local") -> Resources:
         """What a job of this kind is given here, or on Slurm's nodes."""
         if executor == "slurm":
-            return self.slurm.request(kind).resources
-        return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads)
+            return replace(self.slurm.request(kind).resources, gpu=kind != "cpu")
+        return Resources(ranks=self.ranks if kind == "pretrain" else 1, threads=self.threads, gpu=kind != "cpu")
+
+    def images_per_gpu_of(self, executor: str) -> int:
+        """Of a pretraining, at least; 0 where bench.toml gives every pretraining the same ranks."""
+        return self.slurm.pretrain.images_per_gpu if executor == "slurm" else self.images_per_gpu
+
+    def possible_ranks(self, executor: str) -> Collection[int]:
+        """Numbers of ranks that a job can have here: on Slurm equally many on each of its nodes."""
+        return self.slurm.pretrain.shapes if executor == "slurm" else range(1, self.ranks + 1)

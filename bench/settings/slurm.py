@@ -8,6 +8,8 @@ memory = "60G"              # per node
 gpus = 1                    # per node; a pretraining runs one process a GPU
 nodes = 1                   # of a pretraining
 tasks = 1                   # processes per node of a pretraining, where there are no GPUs
+images_per_gpu = 64         # of a pretraining, at least: each gets as many of the nodes x gpus as leave it so many and
+                            # divide its batch. Without it all have nodes x gpus
 setup = ["module load cuda"]            # lines of shell before the worker starts
 options = { exclude = "node7" }         # any further option of sbatch, by its long name
 array = 1000                # most jobs in one array; slurm.conf's MaxArraySize must not be smaller
@@ -15,10 +17,13 @@ signal = 120                # seconds before the end of the time limit at which 
 
 [slurm.pretrain]            # the same keys, for pretrainings only
 [slurm.evaluate]            # and for evaluations only: always one process, and one GPU at most by default
+[slurm.cpu]                 # and for evaluations that no GPU would help (svm): as the others, with gpus = 0 and, where
+                            # they have one, at least 8 cpus
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,11 +31,20 @@ from dataclasses import dataclass, field, replace
 from bench.errors import BenchError, unknown_name
 from bench.spec import Resources
 
-KINDS = ("pretrain", "evaluate")
-_NUMBERS = {"gpus": 0, "cpus": 1, "nodes": 1, "tasks": 1, "array": 1, "signal": 1}  # smallest value of each
+KINDS = ("pretrain", "evaluate", "cpu")
+CPUS = 8  # of a job without a GPU beside others that have one, at least
+_NUMBERS = {
+    "gpus": 0,
+    "cpus": 1,
+    "nodes": 1,
+    "tasks": 1,
+    "images_per_gpu": 1,
+    "array": 1,
+    "signal": 1,
+}  # smallest value of each
 _WORDS = ("partition", "constraint", "account", "qos", "memory", "time")
 _KEYS = {*_NUMBERS, *_WORDS, "setup", "options"}
-_RANKS = ("nodes", "tasks")  # meaningless for an evaluation
+_RANKS = ("nodes", "tasks", "images_per_gpu")  # meaningless for an evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +61,7 @@ class SlurmRequest:
     cpus: int = 1  # per process
     nodes: int = 1
     tasks: int = 1  # processes per node
+    images_per_gpu: int = 0  # of a pretraining, at least; 0: all have `ranks`
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     array: int = 1000  # most jobs of one array
@@ -56,6 +71,25 @@ class SlurmRequest:
     def ranks(self) -> int:
         """Processes of one job."""
         return self.nodes * self.tasks
+
+    @property
+    def shapes(self) -> Mapping[int, tuple[int, int]]:
+        """Numbers of ranks that fit into the request, and (nodes, processes per node) of each: the fewest nodes."""
+        found: dict[int, tuple[int, int]] = {}
+        for nodes in range(1, self.nodes + 1):
+            for tasks in range(1, self.tasks + 1):
+                found.setdefault(nodes * tasks, (nodes, tasks))
+        return found
+
+    def shaped(self, ranks: int) -> SlurmRequest:
+        """The request of a job with fewer ranks: its share of nodes, GPUs and memory. Raises BenchError for others."""
+        if ranks == self.ranks:
+            return self
+        if ranks not in self.shapes:
+            raise BenchError(f"[slurm] has no room for {ranks} ranks: at most {self.nodes} nodes of {self.tasks}.")
+        nodes, tasks = self.shapes[ranks]
+        memory = self.memory and f"{-(-int(self.memory[:-1]) * tasks // self.tasks)}{self.memory[-1]}"
+        return replace(self, nodes=nodes, tasks=tasks, gpus=tasks if self.gpus else 0, memory=memory)
 
     @property
     def resources(self) -> Resources:
@@ -70,14 +104,15 @@ class SlurmRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmSettings:
-    """The requests of both kinds of jobs."""
+    """The requests of each kind of jobs."""
 
     pretrain: SlurmRequest = field(default_factory=SlurmRequest)
     evaluate: SlurmRequest = field(default_factory=SlurmRequest)
+    cpu: SlurmRequest = field(default_factory=SlurmRequest)
 
     def request(self, kind: str) -> SlurmRequest:
-        """For `pretrain` or `evaluate`."""
-        return self.pretrain if kind == "pretrain" else self.evaluate
+        """For `pretrain`, `evaluate` or `cpu`."""
+        return {"pretrain": self.pretrain, "cpu": self.cpu}.get(kind, self.evaluate)
 
 
 def read_slurm(where: str, data: Mapping[str, object]) -> SlurmSettings:
@@ -91,11 +126,13 @@ def read_slurm(where: str, data: Mapping[str, object]) -> SlurmSettings:
             raise BenchError(f"{where}: slurm.{kind} must be a section, [slurm.{kind}].")
         _check(f"{where}: slurm.{kind}", part)
         parts[kind] = part
-    for key in _RANKS:
-        if key in parts["evaluate"]:
+    for kind, key in itertools.product(("evaluate", "cpu"), _RANKS):
+        if key in parts[kind]:
             raise BenchError(
-                f"{where}: slurm.evaluate.{key}: an evaluation is one process on one node; take the entry out."
+                f"{where}: slurm.{kind}.{key}: an evaluation is one process on one node; take the entry out."
             )
+    if parts["cpu"].get("gpus"):
+        raise BenchError(f"{where}: slurm.cpu.gpus is {parts['cpu']['gpus']}: these jobs use no GPU; take it out.")
     pretrain = _request({**common, **parts["pretrain"]})
     if "tasks" in {**common, **parts["pretrain"]} and pretrain.gpus not in (0, pretrain.tasks):
         raise BenchError(
@@ -107,7 +144,11 @@ def read_slurm(where: str, data: Mapping[str, object]) -> SlurmSettings:
     evaluate = _request({**{k: v for k, v in common.items() if k not in _RANKS}, **parts["evaluate"]})
     if "gpus" not in parts["evaluate"]:
         evaluate = replace(evaluate, gpus=min(1, evaluate.gpus))
-    return SlurmSettings(pretrain=pretrain, evaluate=evaluate)
+    alone = {k: v for k, v in common.items() if k not in _RANKS}
+    cpu = replace(_request({**alone, **parts["evaluate"], **parts["cpu"]}), gpus=0)
+    if "cpus" not in parts["cpu"] and evaluate.gpus:
+        cpu = replace(cpu, cpus=max(CPUS, cpu.cpus))
+    return SlurmSettings(pretrain=pretrain, evaluate=evaluate, cpu=cpu)
 
 
 def minutes_of(text: str) -> int:
@@ -189,6 +230,7 @@ def _request(body: Mapping[str, object]) -> SlurmRequest:
         cpus=number("cpus", 1),
         nodes=number("nodes", 1),
         tasks=number("tasks", 1),
+        images_per_gpu=number("images_per_gpu", 0),
         setup=tuple(str(line) for line in setup) if isinstance(setup, list) else (),
         options={str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {},
         array=number("array", 1000),

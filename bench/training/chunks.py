@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.contracts import Batch
+from bench.errors import BenchError
 from bench.training.ranks import gather
 from bench.training.stopwatch import Stopwatch
 
@@ -62,8 +63,13 @@ def cached_backward(
 
 
 def split(batch: Batch, chunks: int) -> Iterator[Batch]:
-    """Equal consecutive parts of a batch."""
-    each = len(batch.labels) // chunks
+    """Equal consecutive parts of a batch. Raises BenchError when it does not divide: no image is left out unseen."""
+    each, rest = divmod(len(batch.labels), chunks)
+    if rest or not each:
+        raise BenchError(
+            f"the {len(batch.labels)} images of a rank do not divide into {chunks} chunks: choose ranks so that "
+            "batch / (ranks x chunks) is a whole number (`bench plan` names them)."
+        )
     for number in range(chunks):
         rows = slice(number * each, (number + 1) * each)
         yield Batch(views=[view[rows] for view in batch.views], labels=batch.labels[rows], indices=batch.indices[rows])

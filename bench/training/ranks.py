@@ -52,8 +52,6 @@ def device_of(ranks: Ranks) -> torch.device:
     Raises BenchError where the executor gave the job a GPU and torch finds none: on a CPU it would take months unseen.
     """
     given = os.environ.get(DEVICE, "")
-    if given == "cpu":
-        return torch.device("cpu")
     if torch.cuda.is_available():
         return torch.device("cuda", ranks.local)
     if given != "cuda":

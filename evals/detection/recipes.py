@@ -27,6 +27,7 @@ V100_SECONDS = {
     ("FPN", True): 0.261,
 }
 ZOO = "Detectron2's model zoo: ResNet-50, 8 V100, frozen norms; scaled with images and pixels"
+_MOST_RANKS = 8
 # An embedded iteration of 8 scenes.
 CORE_SECONDS = {("C4", False): 0.07, ("C4", True): 0.09, ("FPN", False): 0.11, ("FPN", True): 0.15}
 CORE = "this project's embedded scenes, one core"
@@ -97,6 +98,10 @@ class Detector:
             raise BenchError("a detector needs iterations, a batch, a rate above 0 and at least one training size.")
         if self.schedule == "multistep" and any(step >= self.iterations for step in self.steps):
             raise BenchError(f"the rate falls after {self.steps} iterations, but there are {self.iterations}.")
+
+    def most_ranks(self) -> int:
+        """Two images a rank on at most 8, as Detectron2's recipes have them: smaller shares wait for each other."""
+        return max(1, min(_MOST_RANKS, self.batch_size // 2))
 
     def summary(self) -> str:
         """The settings that a reader checks against the paper."""

@@ -74,8 +74,8 @@ def test_a_forked_worker_costs_no_three_seconds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ranks", "threads", "devices", "kinds"),
     [
-        (1, 1, [], {"pretrain", "evaluate"}),
-        (2, 1, [], {"evaluate"}),
+        (1, 1, [], {"pretrain", "evaluate", "cpu"}),
+        (2, 1, [], {"evaluate", "cpu"}),
         (1, 2, [], set()),
         (1, 1, ["0"], set()),
     ],

@@ -10,6 +10,7 @@ import torch
 
 from bench.commands import on_cpu
 from bench.errors import BenchError
+from bench.execution.device import prepare_device
 from bench.execution.inline import InlineExecutor
 from bench.execution.local import gpus
 from bench.execution.local.slots import LocalExecutor
@@ -57,8 +58,7 @@ def test_a_job_that_was_given_a_gpu_fails_where_torch_finds_none(
 def test_a_job_that_wants_no_gpu_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert device_of(Ranks(rank=9, world=16, local=1)) == torch.device("cuda", 1)
-    monkeypatch.setenv(DEVICE, "cpu")
-    assert device_of(Ranks(rank=9, world=16, local=1)) == torch.device("cpu")
+    assert prepare_device(Resources(gpu=False), Ranks()) == torch.device("cpu")
 
 
 def test_a_worker_in_a_gpu_slot_is_told_so_and_one_on_cores_is_not(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:

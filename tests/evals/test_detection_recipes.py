@@ -14,6 +14,7 @@ from bench.costs.estimates import Costs
 from bench.errors import BenchError
 from bench.planning import graph
 from bench.planning.graph import Job
+from bench.planning.resources import resources_of
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder, evaluation
 from bench.runs.folder import Runs
@@ -133,11 +134,14 @@ def test_a_detection_job_gets_the_ranks_of_a_pretraining(tmp_path: Path) -> None
     site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path, ranks=8)
     job = job_of(detection_voc.RECIPES["paper"], "paper", "voc0712")
     assert job.kind == "evaluate"
-    assert site.resources(job.resources_as).ranks == 8
+    assert resources_of(job.spec, site).ranks == 8
+    assert resources_of(job.spec, replace(site, ranks=32)).ranks == 8  # 16 images: 32 ranks would have half of one
+    assert resources_of(job.spec, replace(site, ranks=32, images_per_gpu=64)).ranks == 8
+    assert resources_of(job.spec, replace(site, ranks=3)).ranks == 2
     assert isinstance(job.spec, Evaluate)
     assert isinstance(job.spec.encoder, Random)
     knn = evaluation(SCALES["embedded"], job.spec.encoder, "knn", dataset="imagenet", seed=0)
-    assert site.resources(next(iter(graph.plan([("knn", knn)]))).resources_as).ranks == 1
+    assert resources_of(knn, site).ranks == 1
 
 
 def test_a_plan_says_what_is_missing_and_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

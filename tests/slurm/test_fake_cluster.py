@@ -23,6 +23,7 @@ from bench.planning.graph import JobGraph, plan
 from bench.runs import plans
 from bench.runs.folder import State
 from bench.spec import Random, Resources
+from evals.svm import Config as Svm
 from tests.bench.test_doctor import executable
 from tests.conftest import BENCH, TINY, knn_of, linear_of, tiny_pretrain
 from tests.slurm.conftest import FakeSlurm, Place, wait_until
@@ -302,7 +303,8 @@ qos = "short"
 time = "02:30:00"
 """
     place = Place(workplace, toml)
-    place.submit(plan([("SimCLR (ours), ResNet-50 | kNN", knn_of(tiny_pretrain(0)))]))
+    spec = replace(tiny_pretrain(0), batch_size=256)  # for 8 ranks
+    place.submit(plan([("SimCLR (ours), ResNet-50 | kNN", knn_of(spec))]))
     first, second = ((Path(str(entry["folder"])) / "submission.sh").read_text() for entry in fake_slurm.submitted())
     wanted = [
         "--partition=gpu",
@@ -338,7 +340,31 @@ time = "02:30:00"
     ):
         assert f"#SBATCH {option}" in second, option
     assert "gpus" not in second
+    assert ("export BENCH_DEVICE=cuda" in first, "export BENCH_DEVICE" in second) == (True, False)
     assert place.runs[next(iter(place.runs.root.glob("pretrain-*"))).name].resources == Resources(ranks=8, threads=6)
+
+
+def test_each_job_asks_for_the_gpus_that_its_batch_can_use_and_an_svm_for_cores(
+    workplace: Path, fake_slurm: FakeSlurm
+) -> None:
+    toml = "[slurm]\ngpus = 4\ncpus = 2\n[slurm.pretrain]\nnodes = 2\nmemory = '300G'\nimages_per_gpu = 32\n"
+    place = Place(workplace, toml)
+    specs = {size: replace(tiny_pretrain(0), batch_size=size) for size in (250, 256, 192, 64)}
+    svm = replace(knn_of(Random(backbone=specs[64].backbone)), protocol=Svm())
+    place.submit(plan([*((f"batch {size}", spec) for size, spec in specs.items()), ("svm", svm)]))
+    asked = {}
+    for entry in fake_slurm.submitted():
+        lines = (Path(str(entry["folder"])) / "submission.sh").read_text().splitlines()
+        wanted = ("--job-name", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--mem", "--cpus-per-task")
+        found = dict(line.removeprefix("#SBATCH ").partition("=")[::2] for line in lines if line.startswith("#SBATCH"))
+        name, *rest = (found.get(option, "") for option in wanted)
+        asked[name.strip("'").partition("~")[0]] = tuple(rest)
+    assert asked == {
+        "batch-x2": ("1", "2", "2", "150G", "2"),  # 250 and 64, an array
+        "batch-256": ("2", "4", "4", "300G", "2"),
+        "batch-192": ("2", "3", "3", "225G", "2"),
+        "svm": ("1", "1", "", "", "8"),
+    }
 
 
 def test_a_cluster_whose_sbatch_greets_first_is_understood(

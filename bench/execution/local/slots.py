@@ -38,6 +38,7 @@ from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
 
+CORES_BESIDE_GPUS = 8  # for each job that wants no GPU on a machine that has some
 SAID_BYTES = 1 << 20  # at most, of what a server printed, into one log
 
 
@@ -109,7 +110,7 @@ class LocalExecutor:
 
     def room(self, run: RunFolder) -> bool:
         """Whether as many slots are free as the job takes: one, or on a GPU machine one a rank."""
-        held = self._take(self._slots_of(run.resources))
+        held = self._take(run.resources)
         for lock in held.values():
             os.close(lock)
         return bool(held)
@@ -117,7 +118,7 @@ class LocalExecutor:
     def submit(self, run: RunFolder) -> None:
         """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone."""
         resources = run.resources
-        held = self._take(self._slots_of(resources))
+        held = self._take(resources)
         if not held:
             raise NoSlotError
         try:
@@ -198,13 +199,14 @@ class LocalExecutor:
             self._server = ForkServer(environment, self._site.root, log)
         return self._server
 
-    def _slots_of(self, resources: Resources) -> int:
-        return resources.ranks if self._gpus else 1
-
-    def _take(self, count: int) -> dict[str, int]:
-        """Lock `count` slots, all or none."""
+    def _take(self, resources: Resources) -> dict[str, int]:
+        """Lock one slot, or a GPU for each rank; all or none. Beside GPUs a job that wants none takes some cores."""
+        on_gpu = bool(self._gpus) and resources.gpu
+        names, count = self._names, resources.ranks if on_gpu else 1
+        if self._gpus and not on_gpu:
+            names = [f"cpu{number}" for number in range(max(1, cores() // CORES_BESIDE_GPUS))]
         held: dict[str, int] = {}
-        for name in self._names:
+        for name in names:
             lock = self._lock(name)
             if lock is not None:
                 held[name] = lock
@@ -228,8 +230,9 @@ class LocalExecutor:
         """Threads as many as the slot has cores, the slot's GPU and no other, the same site and plug-ins."""
         made = environment.of_worker(os.environ, resources.threads)
         made["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
-        made["CUDA_VISIBLE_DEVICES"] = ",".join(slots) if self._gpus else ""
-        if self._gpus and slots:
+        on_gpu = bool(self._gpus) and resources.gpu
+        made["CUDA_VISIBLE_DEVICES"] = ",".join(slots) if on_gpu else ""
+        if on_gpu and slots:
             made[DEVICE] = "cuda"
         made["PYTHONPATH"] = environment.searched(os.environ.get("PYTHONPATH", ""), _searched())
         if self._site.file is not None:

@@ -128,16 +128,16 @@ def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
 
 
 def _groups(todo: Sequence[Job], runs: Runs, site: Site) -> list[list[Job]]:
-    """Jobs that one sbatch call can take: the same kind, the same parents, not more than an array may have.
+    """Jobs that one sbatch call can take: the same kind, ranks and parents, not more than an array may have.
 
     Parents first.
     """
     depth: dict[str, int] = {}
-    groups: dict[tuple[int, str, tuple[str, ...]], list[Job]] = {}
+    groups: dict[tuple[int, str, int, tuple[str, ...]], list[Job]] = {}
     for job in todo:
         depth[job.id] = max((depth[need] + 1 for need in job.needs if need in depth), default=0)
         waits = tuple(need for need in job.needs if not runs[need].result_file.exists())
-        groups.setdefault((depth[job.id], job.resources_as, waits), []).append(job)
+        groups.setdefault((depth[job.id], job.resources_as, runs[job.id].resources.ranks, waits), []).append(job)
     found = []
     for key in sorted(groups, key=lambda key: key[0]):
         size = site.slurm.request(key[1]).array
@@ -160,9 +160,8 @@ def _sbatch(
     made = journal.open(_name([job.label for job in group], group[0].id.partition("-")[0]), [job.id for job in group])
     folder = journal.path(made)
     dependency = f"afterok:{':'.join(after)}" if after else None
-    text = script(
-        folder, made, site.slurm.request(group[0].resources_as), site, snapshot, dependency=dependency, module=ENTRY
-    )
+    request = site.slurm.request(group[0].resources_as).shaped(journal.runs[group[0].id].resources.ranks)
+    text = script(folder, made, request, site, snapshot, dependency=dependency, module=ENTRY)
     return _call_sbatch(text, journal, made, lock)
 
 
