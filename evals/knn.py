@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from bench.contracts import Context, Difference, Metric, Outcome, Subject
 from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
+from evals.parts.pieces import in_pieces
 
 FEATURES = ("train", "val", "test")
 METRICS = {"top1": Metric("%", higher_is_better=True), "top5": Metric("%", higher_is_better=True)}
@@ -43,7 +44,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     splits = features_of(subject, context)
     memory_x, memory_y = splits["train"]
     single_label(memory_y, context)
-    memory = F.normalize(memory_x.to(context.device), dim=1)
+    memory = in_pieces(memory_x, lambda rows: F.normalize(rows.to(context.device), dim=1), context.device)
     targets, classes = memory_y.to(context.device), classes_of(context)
     neighbours = min(config.neighbours, len(memory))
     test_x, test_y = splits["test"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from bench.errors import BenchError, one_line, unknown_name
 from bench.identity import job_id
 from bench.planning import graph, scales, translate
 from bench.planning.graph import JobGraph
+from bench.planning.pixels import too_large
 from bench.runs import plans
 from bench.spec import Encoder, Pixels, Pretrain, Released, Spec
 from results.table import Column, Row, Table
@@ -46,6 +48,7 @@ class PlannedTable:
     columns: tuple[str, ...]
     released: Mapping[str, str] | None  # sha256 of the authors' weights by name, for a table that is run on them
     cells: tuple[CellJob, ...]  # of the whole table, row by row, asked for or not
+    too_large: Mapping[tuple[str, str], str]  # (row, column) that cannot run at the size of the data, and why
     refused: Mapping[tuple[str, str], str]  # (row, column) that cannot be planned and was not asked for, and why
 
     @property
@@ -66,6 +69,11 @@ class PlannedTable:
     def is_asked(self, row: Row, column: Column) -> bool:
         """Whether a cell was asked for."""
         return row.name in self.asked_rows and column.name in self.asked_columns
+
+    @property
+    def asked_cells(self) -> frozenset[tuple[str, str]]:
+        """(row, column) of the cells that were asked for."""
+        return frozenset(itertools.product(self.asked_rows, self.asked_columns))
 
     @property
     def asked(self) -> tuple[CellJob, ...]:
@@ -127,6 +135,7 @@ def plan_table(
     asked_columns = {table.column(name).name for name in columns} or {column.name for column in table.columns}
     cells: list[CellJob] = []
     refused: dict[tuple[str, str], str] = {}
+    large: dict[tuple[str, str], str] = {}
     for row in (*table.rows, *table.anchors):
         if (row.method is None) if released is None else (row.released not in released):
             continue
@@ -140,7 +149,9 @@ def plan_table(
                         raise
                     refused[row.name, column.name] = one_line(error)
                     continue
-                if spec is not None:
+                if spec is not None and (why := too_large(spec)):
+                    large[row.name, column.name] = why
+                elif spec is not None:
                     cells.append(CellJob(row, column, seed, _label(row, column, seed, seeds), spec, job_id(spec)))
     return PlannedTable(
         table=table,
@@ -150,6 +161,7 @@ def plan_table(
         columns=tuple(columns),
         released=released,
         cells=tuple(cells),
+        too_large=large,
         refused=refused,
     )
 

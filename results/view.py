@@ -29,6 +29,7 @@ Status = Literal[
     "cancelled",
     "not implemented",
     "not asked",
+    "not at this size",
     "none",
 ]
 Verdict = Literal["match", "within noise", "below", "above", "not run"]
@@ -127,6 +128,8 @@ def view(planned: PlannedTable, store: Store) -> TableView:
             cell = _cell(row, column, jobs, store, scale, is_asked=planned.is_asked(row, column))
             if reason := planned.refused.get((row.name, column.name)):
                 cell = replace(cell, status="not asked", message=reason)
+            if reason := planned.too_large.get((row.name, column.name)):
+                cell = replace(cell, status="not at this size", message=reason)
             cells[row.name, column.name] = cell
     compared = [c for c in table.columns if c.printed and c.higher_is_better is not None and scale.ordered]
     return TableView(

@@ -71,8 +71,11 @@ def plan_request(request: TableRequest, *, download: bool = False) -> PlannedReq
 
 
 def skipped(planned: PlannedRequest) -> list[str]:
-    """A line a table for the rows that --released leaves out."""
+    """A line a table for the rows that --released leaves out, and for what is not at the size of the data."""
     lines = []
+    for table in planned.tables:
+        large = {row: why for (row, column), why in table.too_large.items() if (row, column) in table.asked_cells}
+        lines += [f"{table.table.id}: not at this size: {row}: {why}" for row, why in large.items()]
     for table in planned.tables if planned.request.released else ():
         rows = [row.name for row in chosen_rows(table.table, table.rows) if not row.released]
         if rows:

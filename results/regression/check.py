@@ -113,7 +113,7 @@ def check_table(table: str, scale: str, site: Site, *, root: Path = reference.RO
     shown = fresh_view(table, scale, site)
     fresh = reference.measured(shown)
     known = reference.read(reference.path_of(table, scale, root))
-    not_asked = {key for key, cell in shown.cells.items() if cell.status == "not asked"}
+    not_asked = {key for key, cell in shown.cells.items() if cell.status in ("not asked", "not at this size")}
     wanted = [cell for cell in known if (cell.row, cell.column) not in not_asked]
     others = reference.read_others(table, scale, root)
     return Report(
@@ -129,7 +129,8 @@ def update(table: str, scale: str, site: Site, *, root: Path = reference.ROOT) -
     Raises BenchError when a cell that can run has not finished, when none has, or when bench.toml changed the recipes.
     """
     shown = fresh_view(table, scale, site)
-    open_cells = [key for key, cell in shown.cells.items() if cell.status not in ("done", "none", "not implemented")]
+    closed = ("done", "none", "not implemented", "not at this size")
+    open_cells = [key for key, cell in shown.cells.items() if cell.status not in closed]
     if open_cells:
         row, column = open_cells[0]
         raise BenchError(

@@ -96,6 +96,20 @@ def test_a_cell_that_was_not_asked_for_says_so_but_keeps_its_result(runs: Runs) 
     assert part.cells["Random encoder, ResNet-50", "kNN Top-1"].status == "pending"
 
 
+def test_raw_pixels_of_imagenet_are_not_planned_and_their_cells_say_so(runs: Runs) -> None:
+    planned = plan_table(TABLE, PAPER)
+    assert {cell.row.name for cell in planned.cells}.isdisjoint({"Raw pixels"})
+    shown = view(planned, Store(runs)).cells["Raw pixels", "kNN Top-1"]
+    assert (shown.status, shown.text) == ("not at this size", "not at this size")
+    assert "the pixels of 1,268,356 images of 224 px are" in shown.message
+    # asked for by name it refuses nothing, and smaller images are as they were
+    assert len(plan_table(TABLE, PAPER, rows=["Raw pixels"], columns=["kNN Top-1"]).graph) == 0
+    for scale in (EMBEDDED, scale_of("cifar")):
+        assert any(cell.row.name == "Raw pixels" for cell in plan_table(TABLE, scale).cells)
+    # what trains a toy of its own reads no pixels
+    assert plan_table(load_table("directclr_fig3"), PAPER).cells
+
+
 def test_a_damaged_result_is_a_problem_not_a_number(runs: Runs) -> None:
     name = "SimCLR (ours), ResNet-50"
     job = cells_of(name, "Top-1")[0].job
