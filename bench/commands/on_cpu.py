@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from bench.costs.estimates import Costs
+from bench.data.catalogue import entry
 from bench.errors import BenchError
 from bench.execution.local import gpus
 from bench.machine import cores
 from bench.planning.graph import JobGraph
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
-from bench.spec import Pretrain
+from bench.spec import Data, Pretrain
 from bench.wording import counted, duration
 
 CORES_A_GPU = 40  # of those GPUs that published hours are about (V100): a guess, and low, so that less is refused
@@ -26,18 +29,40 @@ def check(jobs: JobGraph, site: Site, executor: str) -> None:
     if not todo:
         return
     costs = Costs(runs, jobs, forked=("pretrain",))
-    estimates = [costs.estimate(job) for job in todo]
-    taken = [each.seconds * (CORES_A_GPU if each.device == "GPU" else 1) for each in estimates]
+    taken = {}
+    for job in todo:
+        estimate = costs.estimate(job)
+        taken[job.id] = estimate.seconds * (CORES_A_GPU if estimate.device == "GPU" else 1)
     request = site.slurm.pretrain
+    count = request.ranks * request.cpus if on_slurm else cores()
+    whole = max if on_slurm else sum  # there they run side by side
+    if whole(taken.values()) / count <= MOST_SECONDS:
+        return
+    here = cache(lambda data: _images_here(data, site))
+    seconds = (
+        whole(taken[job.id] * here(job.spec.data) / entry(job.spec.data.name).train_images for job in todo) / count
+    )
+    if seconds <= MOST_SECONDS:
+        return
     if on_slurm:
-        seconds, what = max(taken) / (request.ranks * request.cpus), "the longest pretraining"
-        where = f"the {counted(request.ranks * request.cpus, 'core')} that [slurm.pretrain] asks for with gpus = 0"
-        mend = "set gpus under [slurm.pretrain]"
+        what, mend = "the longest pretraining", "set gpus under [slurm.pretrain]"
+        where = f"the {counted(count, 'core')} that [slurm.pretrain] asks for with gpus = 0"
     else:
-        seconds, what = sum(taken) / cores(), counted(len(todo), "pretraining")
-        where = f"the {counted(cores(), 'core')} of this machine, on which no GPU is seen"
-        mend = "run where there are GPUs (`bench doctor` says what is seen here)"
-    if seconds > MOST_SECONDS:
-        raise BenchError(
-            f"{what} would take about {duration(seconds)} on {where}: {mend}, or add --on-cpu to run them all the same."
+        what, mend = (
+            counted(len(todo), "pretraining"),
+            "run where there are GPUs (`bench doctor` says what is seen here)",
         )
+        where = f"the {counted(count, 'core')} of this machine, on which no GPU is seen"
+    raise BenchError(
+        f"{what} would take about {duration(seconds)} on {where}: {mend}, or add --on-cpu to run them all the same."
+    )
+
+
+def _images_here(data: Data, site: Site) -> int:
+    """Of the training split: a folder may hold a few, to try things out. Looked at last, as many take a while."""
+    from bench.data.datasets import open_split  # brings torch, which a start does without
+
+    try:
+        return len(open_split(data, "train", site))
+    except BenchError:  # what is wrong with them is said elsewhere
+        return entry(data.name).train_images

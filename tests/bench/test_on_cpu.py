@@ -115,13 +115,15 @@ def test_a_driver_that_fails_beside_gpus_is_an_error_and_no_reason_for_the_cpu(
 
 
 def test_years_on_cpus_are_refused_and_what_is_small_or_has_a_gpu_is_not(
-    here: Site, monkeypatch: pytest.MonkeyPatch
+    here: Site, photographs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     long, short = graph_of(trained()), graph_of(trained(epochs=1e-4))
     with pytest.raises(BenchError, match=r"1 pretraining would take about .* d on the .* no GPU is seen.*--on-cpu"):
         on_cpu.check(long, here, "local")
     on_cpu.check(short, here, "local")
+    # a folder with 24 images to try things out
+    on_cpu.check(long, replace(here, data={"imagenet": photographs}), "local")
     on_cpu.check(plan([]), here, "local")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     on_cpu.check(long, here, "local")
