@@ -21,7 +21,7 @@ GROUPS: Mapping[str, tuple[Status, ...]] = {
     "pending": ("pending", "stopped", "cancelled"),
     "failed": ("failed", "blocked"),
     "not implemented": ("not implemented",),
-    "not asked": ("not asked", "not at this size"),
+    "not asked": ("not asked",),
 }
 
 

@@ -81,7 +81,9 @@ def test_dot_plot_has_error_bars_only_with_several_seeds(demo: Demo) -> None:
 
 def test_a_reference_far_from_all_rows_does_not_press_them_together(demo: Demo) -> None:
     far = CellView(published="", measured=(0.1,), digits=1, status="done", jobs=("j",))
-    view = replace(demo.paper, cells={**demo.paper.cells, ("Random encoder, ResNet-50", "Top-1"): far})
+    near = replace(far, measured=(69.0,))
+    own = {("Random encoder, ResNet-50", "Top-1"): far, ("Raw pixels", "Top-1"): near}
+    view = replace(demo.paper, cells={**demo.paper.cells, **own})
     svg = dot_plot(view, TOP1, name="dots")
     assert "\N{LEFTWARDS ARROW} 0.1" in texts(svg)
     assert len(marks(svg, REFERENCE, filled=True)) == 1  # the other one
