@@ -41,7 +41,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bench.authors import catalogue, own_names
 from bench.data.catalogue import CATALOGUE as DATA_SETS
@@ -50,6 +50,7 @@ from bench.errors import BenchError, unknown_name
 from bench.settings.overrides import Overrides
 from bench.settings.site import NAME, KnownFile, Site
 from bench.settings.slurm import read_slurm
+from bench.spec import Precision
 
 KEYS = {
     "paths": {"runs", "output", "report"},
@@ -57,10 +58,12 @@ KEYS = {
     "notify": {"command"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
-OVERRIDES: Mapping[str, type] = {"chunks": int, "compile": bool, "exact_views": bool, "data": dict}  # keys of [recipe]
+# Keys of [recipe].
+OVERRIDES: Mapping[str, type] = {"chunks": int, "compile": bool, "exact_views": bool, "precision": str, "data": dict}
 WORDS: Mapping[type, str] = {
     int: "a whole number of at least 1",
     bool: "true or false",
+    str: " or ".join(f'"{name}"' for name in get_args(Precision)),
     dict: 'a table such as { imagenet = "imagenet-256" }',
 }
 
@@ -188,7 +191,7 @@ def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
         if key not in OVERRIDES:
             raise unknown_name(f"key in [recipe] of {file}", key, OVERRIDES)
         wrong = type(value) is not OVERRIDES[key]  # a bool is an int for isinstance
-        if wrong or (key == "chunks" and value < 1):
+        if wrong or (key == "chunks" and value < 1) or (key == "precision" and value not in get_args(Precision)):
             raise BenchError(f"{file}: recipe.{key} is {value!r}, expected {WORDS[OVERRIDES[key]]}.")
     for name, other in body.get("data", {}).items():
         _check_stand_in(file, name, other)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from bench.files import Json
-from bench.spec import Augment, Backbone, Crop, Data, Optim, Pretrain
+from bench.spec import Augment, Backbone, Crop, Data, Optim, Precision, Pretrain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class Recipe:
     optim: Optim
     batch_size: int
     epochs: float
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     normalize: Literal["none", "imagenet"] = "none"
     zero_init_residual: bool | None = None  # of the network; None: as the scale has it
     positions: Literal["size", "factor"] | None = None  # of a transformer; None: as the scale has it

@@ -11,6 +11,10 @@ from typing import Literal, TypeAlias
 
 from bench.errors import BenchError
 
+# Of products and convolutions, forward and backward; weights and losses are float32 in all. tf32: factors rounded to 11
+# bits of mantissa, sums in float32. fp16, bf16: torch's autocast, fp16 with a scaled loss. bench/training/precision.py.
+Precision: TypeAlias = Literal["fp32", "tf32", "fp16", "bf16"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -137,7 +141,7 @@ class Pretrain:
     optim: Optim
     batch_size: int  # images over all ranks
     epochs: float
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     seed: int = 0
     # go on from the weights of another pretraining
     start: Pretrain | None = field(default=None, metadata={"omit_when": None})

@@ -187,6 +187,15 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     curve: list[Json] = [
         {"epoch": round(score.epoch, 2), "top1": score.top1, "top5": score.top5} for score in tuned.scores
     ]
+    details: dict[str, Json] = {
+        "labels": source,
+        "train_images": len(images),
+        "batch_size": tuned.batch_size,
+        "steps": tuned.steps,
+        "tests": curve,
+    }
+    if tuned.precision:
+        details["precision"] = tuned.precision
     return Outcome(
         metrics={
             "top1": tuned.scores[-1].top1,
@@ -194,13 +203,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
             "best_top1": max(score.top1 for score in tuned.scores),
             "best_top5": max(score.top5 for score in tuned.scores),
         },
-        details={
-            "labels": source,
-            "train_images": len(images),
-            "batch_size": tuned.batch_size,
-            "steps": tuned.steps,
-            "tests": curve,
-        },
+        details=details,
     )
 
 

@@ -13,7 +13,7 @@ def prepare_device(resources: Resources, ranks: Ranks) -> torch.device:
     torch.set_num_threads(resources.threads)
     torch.set_flush_denormal(True)  # softmax gradients underflow: 7 times the speed of the linear sweep on pixels
     device = device_of(ranks) if resources.gpu else torch.device("cpu")
-    # Float32 is float32: TF32 would change digits unseen, and where speed counts the spec says bf16.
+    # Float32 is float32: TF32 would change digits unseen. bench/training/precision.py has it on where a spec asks.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -31,7 +31,7 @@ from bench.execution import energy
 from bench.execution.device import prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.subject import load_subject
-from bench.files import want_of_room
+from bench.files import Json, want_of_room
 from bench.identity import job_id
 from bench.machine import device_name, versions
 from bench.runs import features, inputs
@@ -101,7 +101,9 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))
                 before = Spent(trained.seconds, trained.cpu_seconds, trained.resumed)
-                outcome = Outcome(metrics=trained.metrics, details={"weights_sha256": trained.weights_sha256})
+                details: dict[str, Json] = {"weights_sha256": trained.weights_sha256}
+                details |= {"precision": trained.precision} if trained.precision else {}
+                outcome = Outcome(metrics=trained.metrics, details=details)
             else:
                 outcome, before, attempt = _evaluate(spec, run, site, device, should_stop, attempt)
         if not ranks.first:

@@ -87,7 +87,7 @@ def encoder(
             optim=replace(recipe.optim, warmup_epochs=warmup),
             batch_size=recipe.batch_size,
             epochs=length,
-            precision=recipe.precision,
+            precision=scale.overrides.precision or recipe.precision,
             seed=seed,
             start=start,
             chunks=scale.overrides.chunks,
@@ -120,7 +120,10 @@ def evaluation(
             f"evaluation {protocol!r} has no recipe for scale {scale.recipe!r}; it has {', '.join(recipes)}."
         )
     data = _translated("data set", scale.data, dataset, scale)
-    return Evaluate(encoder=subject, protocol=_replaced(recipes[scale.recipe], options or {}), data=data, seed=seed)
+    config = _replaced(recipes[scale.recipe], options or {})
+    if scale.overrides.precision and hasattr(config, "precision"):  # it trains a network, or heads on one that moves
+        config = replace(config, precision=scale.overrides.precision)
+    return Evaluate(encoder=subject, protocol=config, data=data, seed=seed)
 
 
 def recipe_of(method: str, scale: Scale, variant: str = "") -> tuple[Recipe, float]:

@@ -7,12 +7,16 @@ It can change numbers, so it is part of the job ids it touches.
                           # that of the whole batch, but batch norm sees one sub-batch at a time
     compile = true        # torch.compile for the encoder in pretraining: other roundings
     exact_views = true    # views of images on disk by Pillow through torchvision, digit for digit, but slow
+    precision = "bf16"    # of all trainings that have one: "fp32", "tf32", "fp16" or "bf16"; docs/gpus.md has what a
+                          # recipe takes by itself
     data = { imagenet = "imagenet-256" }   # read another data set in the place of a paper's, e.g. a packed one
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from bench.spec import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,7 @@ class Overrides:
     chunks: int = 1
     compile: bool = False
     exact_views: bool = False
+    precision: Precision | None = None  # None: that of each recipe
     data: tuple[tuple[str, str], ...] = ()  # (data set of the paper, the one that is read in its place)
 
     def sentence(self) -> str:
@@ -29,6 +34,7 @@ class Overrides:
         said = [f"{other} in the place of {name}" for name, other in self.data]
         said += [f"{self.chunks} chunks a pretraining step"] if self.chunks > 1 else []
         said += ["compiled encoders"] if self.compile else []
+        said += [f"{self.precision} in all trainings"] if self.precision else []
         said += ["views by Pillow"] if self.exact_views else []
         return f"Chosen in bench.toml: {', '.join(said)}." if said else ""
 

@@ -31,12 +31,14 @@ def cached_backward(
     *,
     chunks: int,
     seed: int,
+    scaled: Callable[[Tensor], Tensor] = lambda loss: loss,
     watch: Stopwatch | None = None,
 ) -> tuple[dict[str, Tensor], Embeddings]:
     """Accumulate the gradient of the whole batch's loss into the parameters; returns losses and embeddings.
 
     `network` is what `embed` runs, wrapped in DDP or not. Both passes of a sub-batch draw the same random numbers.
-    For the `watch` pass 1 and the loss are "forward"; pass 2 counts as "backward", which the caller ends.
+    `scaled` makes of the loss what the gradient is taken of (fp16). For the `watch` pass 1 and the loss are "forward";
+    pass 2 counts as "backward", which the caller ends.
     """
     parts = list(split(batch, chunks))
     with torch.no_grad(), _frozen_statistics(network):
@@ -46,7 +48,7 @@ def cached_backward(
     losses = loss(embeddings, gather(batch.labels))
     if watch is not None:
         watch.end("forward")
-    losses["loss"].backward()  # type: ignore[no-untyped-call]
+    scaled(losses["loss"]).backward()  # type: ignore[no-untyped-call]
     gradients = {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
     start = 0
     for number, part in enumerate(parts):

@@ -47,7 +47,7 @@ def check_health(terms: dict[str, float], step: int, total: int) -> None:
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     if bad:
         raise TrainingFailedError("diverged", f"diverged: {', '.join(bad)} not finite at step {step + 1} of {total}.")
-    if step + 1 > total // 4 and terms["embedding_std"] < COLLAPSED_BELOW:
+    if step + 1 > total // 4 and terms.get("embedding_std", 1.0) < COLLAPSED_BELOW:
         raise TrainingFailedError(
             "collapsed",
             f"collapsed: the embedding's standard deviation is {terms['embedding_std']:.1e} at step {step + 1} of "

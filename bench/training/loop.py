@@ -1,4 +1,4 @@
-"""The only training loop: one process or many ranks, bf16 or float32, checkpoint and bit-identical resume."""
+"""The only training loop: one process or many ranks, any precision, checkpoint and bit-identical resume."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
 from bench.training.norms import synchronise_norms
+from bench.training.precision import LossScale, autocast, products, substituted
 from bench.training.ranks import Ranks, any_rank, gather
 from bench.training.stopwatch import Stopwatch
 
@@ -46,6 +47,7 @@ class Trained:
     resumed: int
     seconds: float  # of earlier attempts
     cpu_seconds: float
+    precision: str = ""  # what was computed in the place of the precision asked for, if anything was
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,9 @@ class Loop:
         self.spec, self.place, self.file = spec, place, plugins.method_of(spec.method)
         self.clock, self.cpu_clock = time.monotonic(), time.process_time()
         run, ranks, device = place.run, place.ranks, place.device
+        self.precision = substituted(spec.precision, device)
+        if self.precision and ranks.first:
+            print(self.precision, flush=True)
         self.split = open_split(spec.data, "train", place.site)
         self.plan = Plan(
             images=len(self.split),
@@ -113,6 +118,7 @@ class Loop:
             synchronise_norms(self.network)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
+        self.loss_scale = LossScale(spec.precision, device)
         self.before = TrainingState()
         self.keeper = Keeper(run.path, self.total, ranks=ranks)
         self.keeper.load(device, self.restore)
@@ -140,6 +146,7 @@ class Loop:
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:  # a state from a GPU asks for fused kernels, which are for GPUs only
             group |= {key: self.optimizer.defaults[key] for key in ("fused", "foreach") if key in group}
+        self.loss_scale.restore(state)
         self.before = replace(before, resumed=before.resumed + 1)
 
     def batches(self) -> Iterator[tuple[int, Batch]]:
@@ -164,6 +171,19 @@ class Loop:
         if self.spec.optim.final_weight_decay is not None:
             optim.set_weight_decay(self.optimizer, self.spec.optim, step / self.total)
         self.optimizer.zero_grad(set_to_none=True)
+        with products(self.spec.precision):
+            losses, embeddings = self.backward(step, batch)
+            self.loss_scale.unscale(self.optimizer)
+            if self.spec.optim.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
+            self.file.before_step(self.method, step / self.total)
+            self.loss_scale.step(self.optimizer)
+            self.method.after_step((step + 1) / self.total)
+        self.watch.end("optimizer")
+        return losses, embeddings
+
+    def backward(self, step: int, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Forward and backward: the gradients are those of the scaled loss."""
         if self.spec.chunks > 1:
             losses, embeddings = cached_backward(
                 self.embed,
@@ -172,25 +192,20 @@ class Loop:
                 batch,
                 chunks=self.spec.chunks,
                 seed=seed_of(self.spec.seed, "chunks", step, self.place.ranks.rank),
+                scaled=self.loss_scale.scaled,
                 watch=self.watch,
             )
         else:
             embeddings = {name: gather(tensor.float()) for name, tensor in self.autocast_embed(batch).items()}
             losses = self.method.loss(embeddings, gather(batch.labels))
             self.watch.end("forward")
-            losses["loss"].backward()  # type: ignore[no-untyped-call]
+            self.loss_scale.scaled(losses["loss"]).backward()  # type: ignore[no-untyped-call]
         self.watch.end("backward")
-        if self.spec.optim.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.spec.optim.clip_norm)
-        self.file.before_step(self.method, step / self.total)
-        self.optimizer.step()
-        self.method.after_step((step + 1) / self.total)
-        self.watch.end("optimizer")
         return losses, embeddings
 
     def autocast_embed(self, batch: Batch) -> dict[str, Tensor]:
         """Forward of this rank's images in the spec's precision."""
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+        with autocast(self.spec.precision, self.place.device):
             embeddings: dict[str, Tensor] = self.embed(batch)
         return embeddings
 
@@ -214,12 +229,15 @@ class Loop:
         """
         first = self.place.ranks.first
         if is_logged(step + 1, self.total):
-            self.terms = _terms(losses, embeddings)
-            check_health(self.terms, step, self.total)
+            terms = _terms(losses, embeddings)
+            if self.loss_scale.excuses() and (step + 1 < self.total or "loss" in self.terms):
+                terms = {name: value for name, value in terms.items() if math.isfinite(value)}
+            check_health(terms, step, self.total)
+            self.terms |= terms
             if isinstance(self.split, Files):
                 self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
             if first:
-                self.keeper.log_line(self.line(step + 1) | self.terms)
+                self.keeper.log_line(self.line(step + 1) | self.loss_scale.line() | terms)
         elif first and time.monotonic() - self.looked_at > SECONDS:
             terms = {name: value for name, value in _terms(losses, embeddings).items() if math.isfinite(value)}
             self.keeper.show(self.line(step + 1) | terms)
@@ -257,7 +275,8 @@ class Loop:
     def state(self, step: int) -> dict[str, Any]:
         """What `restore` takes."""
         progress = vars(self.progress(step))
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
+        state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "progress": progress}
+        return state | self.loss_scale.state()
 
     def finish(self) -> Trained:
         """Write the weights."""
@@ -273,6 +292,7 @@ class Loop:
             resumed=before.resumed,
             seconds=before.seconds,
             cpu_seconds=before.cpu_seconds,
+            precision=self.precision,
         )
 
     def progress(self, step: int) -> TrainingState:

@@ -28,8 +28,9 @@ from bench.files import Json
 from bench.plugins import name_of
 from bench.runs.metrics import is_logged
 from bench.seeding import generator, seed_of
-from bench.spec import Augment, Crop
+from bench.spec import Augment, Crop, Precision
 from bench.training.checkpoint import Keeper
+from bench.training.precision import autocast, products, substituted
 from bench.wording import counted
 from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
@@ -78,7 +79,7 @@ class Training:
     split: Literal["train", "trainval", None] = (
         None  # trained on; None: trainval, or train where heads are chosen on val
     )
-    precision: Literal["fp32", "bf16"] = "fp32"  # of the backbone on training images; heads are float32
+    precision: Precision = "fp32"  # of the backbone on training images; heads are float32
     best_epoch_reported: bool = False  # whether the paper prints the best epoch on the images that it reports
 
     def __post_init__(self) -> None:
@@ -175,6 +176,7 @@ class Training:
             "trained on all training images"
             if self.trained_on == "trainval"
             else "trained on all but the held-out images",
+            f"backbone in {self.precision}",
             "last epoch (the paper prints the best epoch on the test images: best_epoch_top1)"
             if self.best_epoch_reported
             else "last epoch",
@@ -235,6 +237,8 @@ def train(config: Training, subject: Subject, context: Context) -> Trained:
         "feature_dim": heads.width,
         "test_top1_by_epoch": history[:, best].tolist(),
     }
+    if instead := substituted(config.precision, context.device):
+        details["precision"] = instead
     if len(table) > 1:
         details |= {"sweep": list(table), "val_images": len(tried["val"][1])}
     return Trained(test_scores, test_y, data.classes, tuple(history[:, best].tolist()), details)
@@ -257,6 +261,8 @@ def _train_heads(
 ) -> tuple[Heads, Tensor]:
     """The heads after the last epoch and their test accuracies after every epoch, (epochs, H) in percent."""
     device, seed = context.device, seed_of(context.seed, "augmented heads")
+    if instead := substituted(config.precision, device):
+        print(instead, flush=True)
     plan = Plan(images=len(data), batch_size=min(config.batch_size, len(data)), seed=seed)
     total = config.epochs * plan.steps_per_epoch
     rates, decays = torch.tensor(config.grid, dtype=torch.float32).unbind(1)
@@ -285,7 +291,7 @@ def _train_heads(
     batches = train_batches(data, (view,), plan, range(begin, total), device, workers=workers)
     logged = (begin, time.monotonic())
     for step, batch in zip(range(begin, total), batches, strict=True):
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with products(config.precision), autocast(config.precision, device):
             features = features_in_slices(subject, batch.views[0])
         losses = heads.step(features, batch.labels, config.rate_factor(step, plan.steps_per_epoch))
         done = step + 1

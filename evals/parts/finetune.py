@@ -26,10 +26,11 @@ from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
 from bench.runs.metrics import is_early
 from bench.seeding import seed_of
-from bench.spec import Augment, Optim
+from bench.spec import Augment, Optim, Precision
 from bench.training import optim
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
+from bench.training.precision import LossScale, autocast, products, substituted
 from bench.wording import counted
 from evals.parts.accuracy import top_k
 from evals.parts.classifier import Classifier, start
@@ -71,12 +72,13 @@ class FineTuning:
     )
     head: Literal["normal", "zero"] = "normal"  # N(0, 0.01) with bias 0, or all 0
     projector_layers: int = 0  # first layers of the projector that are kept below the classifier and fine-tuned
-    precision: Literal["fp32", "bf16"] = "fp32"  # of training; testing is in float32
+    precision: Precision = "fp32"  # of training; testing is in float32
     tests: int = 1  # passes over the test split, evenly spread over the run, the last after the last step
 
     def __post_init__(self) -> None:
         for name, allowed in (
             ("optimizer", ("sgd", "lars")),
+            ("precision", get_args(Precision)),
             ("schedule", get_args(Schedule)),
             ("norm", ("train", "frozen")),
             ("head", ("normal", "zero")),
@@ -142,7 +144,7 @@ class FineTuning:
         kept = f", first {self.projector_layers} projector layers kept" if self.projector_layers else ""
         return (
             f"{name}, rates {self.lr_backbone:g} (network) and {self.lr_head:g} (classifier){decay}, "
-            f"batch {self.batch_size}, {length}, {course}, {crops}{norm}{kept}"
+            f"batch {self.batch_size}, {length}, {course}, {crops}{norm}{kept}, in {self.precision}"
         )
 
 
@@ -162,6 +164,7 @@ class Tuned:
     scores: tuple[Score, ...]
     steps: int
     batch_size: int
+    precision: str = ""  # what was computed in the place of the precision asked for, if anything was
 
 
 def fine_tune(config: FineTuning, subject: Subject, context: Context, images: SplitData) -> Tuned:
@@ -173,6 +176,8 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     if images.labels.ndim != 1:
         raise BenchError(f"fine-tuning needs one label an image; {context.data.name} has several.")
     device, seed = context.device, seed_of(context.seed, "fine-tuning")
+    if instead := substituted(config.precision, device):
+        print(instead, flush=True)
     workers = context.site.loader_workers(device.type)
     plan = Plan(images=len(images), batch_size=min(config.batch_size, len(images)), seed=seed)
     total = config.steps(len(images))
@@ -182,14 +187,16 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = start(config, subject, images.classes, seed).to(device)
         optimizer = _optimizer(config, model)
-        before = keeper.load(device, lambda state: _restore(model, optimizer, state))
+        loss_scale = LossScale(config.precision, device)
+        before = keeper.load(device, lambda state: _restore(model, optimizer, loss_scale, state))
         first, scores = (
             (0, []) if before is None else (int(before["step"]), [Score(*each) for each in before["scores"]])
         )
 
         def state() -> dict[str, Any]:
             kept = [list(score) for score in scores]
-            return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": kept}
+            held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": kept}
+            return held | loss_scale.state()
 
         logged_at, logged_step = time.monotonic(), first
         steps = range(first, total)
@@ -199,7 +206,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
             torch.manual_seed(seed_of(seed, "step", step))
             factor = config.lr_factor(step, total)
             optim.set_lr(optimizer, factor)
-            loss = _update(model, optimizer, batch, config)
+            loss = _update(model, optimizer, loss_scale, batch, config)
             done, epoch = step + 1, (step + 1) * plan.batch_size / len(images)
             if _falls(step, total, LOGGED_STEPS) or is_early(done, total // LOGGED_STEPS):
                 now = time.monotonic()
@@ -210,9 +217,13 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
                     "lr": config.lr_backbone * factor,
                     "loss": float(loss),
                 }
-                _check(math.isfinite(line["loss"]), "the loss", done, total)
+                if loss_scale.excuses() and not math.isfinite(line["loss"]):
+                    del line["loss"]
+                _check(math.isfinite(line.get("loss", 0.0)), "the loss", done, total)
                 keeper.log_line(
-                    line | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)}
+                    line
+                    | loss_scale.line()
+                    | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)}
                 )
                 logged_at, logged_step = now, done
             if _falls(step, total, config.tests):
@@ -221,7 +232,7 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
                 scores.append(Score(epoch, top_k(logits, labels, 1), top_k(logits, labels, 5)))
                 _train_mode(model, config)
             keeper.keep(done, state, stop=context.should_stop())
-    return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size)
+    return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size, precision=instead)
 
 
 def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:
@@ -244,10 +255,11 @@ def _optimizer(config: FineTuning, model: Classifier) -> Optimizer:
     return optimizer
 
 
-def _restore(model: Classifier, optimizer: Optimizer, state: Mapping[str, Any]) -> None:
+def _restore(model: Classifier, optimizer: Optimizer, loss_scale: LossScale, state: Mapping[str, Any]) -> None:
     """Take over the saved state."""
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    loss_scale.restore(state)
 
 
 def _train_mode(model: Classifier, config: FineTuning) -> None:
@@ -257,18 +269,20 @@ def _train_mode(model: Classifier, config: FineTuning) -> None:
             module.eval()
 
 
-def _update(model: Classifier, optimizer: Optimizer, batch: Batch, config: FineTuning) -> Tensor:
+def _update(model: Classifier, optimizer: Optimizer, loss_scale: LossScale, batch: Batch, config: FineTuning) -> Tensor:
     """One step; returns the mean cross entropy of the batch, still on the device."""
     optimizer.zero_grad(set_to_none=True)
     images, parts = len(batch.labels), min(config.chunks, len(batch.labels))
     mean = torch.zeros((), device=batch.labels.device)
-    for views, labels in zip(batch.views[0].tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits = model(views)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum") / images
-        loss.backward()  # type: ignore[no-untyped-call]
-        mean += loss.detach()
-    optimizer.step()
+    with products(config.precision):
+        for views, labels in zip(batch.views[0].tensor_split(parts), batch.labels.tensor_split(parts), strict=True):
+            with autocast(config.precision, labels.device):
+                logits = model(views)
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / images
+            loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
+            mean += loss.detach()
+    loss_scale.unscale(optimizer)
+    loss_scale.step(optimizer)
     return mean
 
 

@@ -110,6 +110,14 @@ def test_training_does_not_depend_on_the_number_of_ranks(found: dict[str, dict[s
     assert metrics["loss"] == together["metrics"]["loss"]  # all ranks agree
 
 
+def test_training_in_fp16_scales_alike_on_one_rank_and_on_two(found: dict[str, dict[str, Any]]) -> None:
+    alone, together = (found[name]["train in fp16"] for name in ("alone", "rank0"))
+    assert together["curve"] == pytest.approx(alone["curve"], rel=0.02)
+    scales = [[(line["loss_scale"], line["skipped_steps"]) for line in made["lines"]] for made in (alone, together)]
+    assert scales == [[(256.0, 0.0)] * 2] * 2
+    assert found["rank1"]["train in fp16"]["metrics"]["loss"] == together["metrics"]["loss"]
+
+
 def test_one_process_needs_no_group() -> None:
     z = torch.randn(3, 2, requires_grad=True)
     with process_group(Ranks(), torch.device("cpu")):

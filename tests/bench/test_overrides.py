@@ -19,7 +19,7 @@ from results.cells import load_table, plan_table
 from results.store import Store
 from results.view import view
 
-ALL = Overrides(chunks=4, compile=True, exact_views=True, data=(("imagenet", "imagenet-256"),))
+ALL = Overrides(chunks=4, compile=True, exact_views=True, precision="fp16", data=(("imagenet", "imagenet-256"),))
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -33,7 +33,10 @@ def ids(scale: str, overrides: Overrides) -> set[str]:
 
 
 def test_the_section_is_read(tmp_path: Path) -> None:
-    text = '[recipe]\nchunks = 4\ncompile = true\nexact_views = true\ndata = { imagenet = "imagenet-256" }\n'
+    text = (
+        '[recipe]\nchunks = 4\ncompile = true\nexact_views = true\nprecision = "fp16"\n'
+        'data = { imagenet = "imagenet-256" }\n'
+    )
     assert read_site(written(tmp_path, text)).overrides == ALL
     assert read_site(written(tmp_path, "")).overrides == AS_PUBLISHED
 
@@ -44,6 +47,8 @@ def test_the_section_is_read(tmp_path: Path) -> None:
         ("chunk = 2", "unknown key in .recipe. of .*bench.toml 'chunk'. Did you mean 'chunks'"),
         ("chunks = 0", "recipe.chunks is 0, expected a whole number of at least 1"),
         ("chunks = true", "recipe.chunks is True, expected a whole number"),
+        ("precision = 16", 'recipe.precision is 16, expected "fp32" or "tf32" or "fp16" or "bf16"'),
+        ('precision = "half"', "recipe.precision is 'half', expected .fp32"),
         ("compile = 1", "recipe.compile is 1, expected true or false"),
         ('data = "imagenet-256"', "recipe.data is 'imagenet-256', expected a table"),
         (
@@ -68,7 +73,7 @@ def test_mistakes_are_named(tmp_path: Path, line: str, error: str) -> None:
 
 def test_a_choice_makes_other_jobs_where_it_changes_something_and_only_there() -> None:
     plain = {name: ids(name, AS_PUBLISHED) for name in ("embedded", "paper")}
-    for choice in (Overrides(chunks=2), Overrides(compile=True)):
+    for choice in (Overrides(chunks=2), Overrides(compile=True), Overrides(precision="fp16")):
         assert not ids("embedded", choice) <= plain["embedded"]
         assert not ids("paper", choice) <= plain["paper"]
     for choice in (Overrides(exact_views=True), Overrides(data=(("imagenet", "imagenet-256"),))):
@@ -89,7 +94,7 @@ def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     chosen = view(plan_table(table, scale_of("paper", ALL), 1), store)
     said = (
         "Chosen in bench.toml: imagenet-256 in the place of imagenet, 4 chunks a pretraining step, compiled "
-        "encoders, views by Pillow."
+        "encoders, fp16 in all trainings, views by Pillow."
     )
     assert said in to_markdown(chosen)
     assert "imagenet-256" in chosen.protocols["Top-1"]

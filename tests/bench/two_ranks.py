@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -19,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.contracts import Batch, Method
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
-from bench.spec import Augment, Backbone, Data, Optim, Pretrain
+from bench.spec import Augment, Backbone, Data, Optim, Precision, Pretrain
 from bench.training import loop, methods
 from bench.training.norms import synchronise_norms
 from bench.training.ranks import Ranks, gather
@@ -138,17 +141,25 @@ def step_of(method: object, ranks: Ranks, rows: slice) -> dict[str, Tensor]:
     }
 
 
-def trained(method: object, ranks: Ranks, folder: Path) -> dict[str, Any]:
+def trained(method: object, ranks: Ranks, folder: Path, precision: Precision = "fp32") -> dict[str, Any]:
     """A short run of the training loop."""
     site = Site(root=folder, runs=folder, output=folder, report=folder)
-    run = RunFolder(folder / f"{ranks.world}-ranks-{type(method).__module__}")
+    run = RunFolder(folder / f"{ranks.world}-ranks-{type(method).__module__}-{precision}")
     run.path.mkdir(exist_ok=True)
-    metrics = loop.pretrain(spec_of(method), loop.Place(run, site, ranks, CPU)).metrics
+    metrics = loop.pretrain(replace(spec_of(method), precision=precision), loop.Place(run, site, ranks, CPU)).metrics
     if not ranks.first:
         return {"metrics": metrics}
     weights = torch.load(run.weights, weights_only=True)["method"]
     start = methods.build_method(spec_of(method), STEPS).state_dict()
-    return {"metrics": metrics, "curve": [line["loss"] for line in run.curves()], "weights": weights, "start": start}
+    lines = run.curves()
+    curve = [line["loss"] for line in lines]
+    return {"metrics": metrics, "curve": curve, "lines": lines, "weights": weights, "start": start}
+
+
+def trained_in_fp16(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """With a scale at which no step overflows: the gradients of a rank are `world` times those of one process."""
+    with patch.object(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=256.0)):
+        return trained(METHODS["simclr"], ranks, folder, "fp16")
 
 
 def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
@@ -161,6 +172,7 @@ def everything(ranks: Ranks, folder: Path) -> dict[str, Any]:
     for name, method in METHODS.items():
         parts[f"step {name}"] = lambda method=method: step_of(method, ranks, rows)  # type: ignore[misc]
         parts[f"train {name}"] = lambda method=method: trained(method, ranks, folder)  # type: ignore[misc]
+    parts["train in fp16"] = lambda: trained_in_fp16(ranks, folder)
     for name, method in STEP_METHODS.items():
         parts[f"step {name}"] = lambda method=method: step_of(method, ranks, rows)  # type: ignore[misc]
     return {name: part() for name, part in parts.items()}

@@ -258,7 +258,10 @@ class _Linear(Reader):
         return out
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [("fp32", torch.float32), ("tf32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)],
+)
 def test_the_backbone_runs_in_the_precision_asked_for_without_gradient(
     precision: Any, expected: torch.dtype, place: Context
 ) -> None:

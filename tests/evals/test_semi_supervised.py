@@ -322,6 +322,7 @@ class StopAfter:
     [
         {"nesterov": True, "weight_decay": 1e-3, "precision": "bf16", "schedule": "cosine_epoch"},
         {"optimizer": "lars", "projector_layers": 2, "chunks": 2},
+        {"precision": "fp16", "chunks": 2},
     ],
 )
 def test_a_resumed_run_ends_as_an_undisturbed_one(
