@@ -20,6 +20,8 @@
                                 # divide its batch. Without it all have `ranks`
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for
                                 # a GPU, none (0) for a CPU. `bench doctor --throughput` says how many to use
+    deterministic = false       # faster kernels on GPUs, whose digits differ from run to run, on Slurm too; default:
+                                # true. docs/gpus.md has the gain
 
     [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
     chunks = 4
@@ -54,7 +56,7 @@ from bench.spec import Precision
 
 KEYS = {
     "paths": {"runs", "output", "report"},
-    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers"},
+    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", "deterministic"},
     "notify": {"command"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
@@ -111,6 +113,10 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
     for key, value in body.items():
         if key == "workers" and type(value) is int and value == 0:
             continue
+        if key == "deterministic" and section == "local":
+            if type(value) is not bool:
+                raise BenchError(f"{file}: local.deterministic is {value!r}, expected {WORDS[bool]}.")
+            continue
         if type(value) is not wanted or value in (0, ""):
             expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
             raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
@@ -159,6 +165,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         ranks=int(local.get("ranks", 1)),
         images_per_gpu=int(local.get("images_per_gpu", 0)),
         workers=int(local["workers"]) if "workers" in local else None,
+        deterministic=bool(local.get("deterministic", True)),
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),
         notify=str(data.get("notify", {}).get("command", "")),

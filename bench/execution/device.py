@@ -1,21 +1,31 @@
-"""The device of a worker: threads as given, one GPU a rank, deterministic kernels."""
+"""The device of a worker: threads as given, one GPU a rank, kernels deterministic or not."""
 
 from __future__ import annotations
 
 import torch
 
-from bench.spec import Resources
+from bench.spec import Pretrain, Resources, Spec
 from bench.training.ranks import Ranks, device_of
 
 
-def prepare_device(resources: Resources, ranks: Ranks) -> torch.device:
-    """Threads as given, one GPU a rank, deterministic kernels."""
+def prepare_device(
+    resources: Resources, ranks: Ranks, *, deterministic: bool = True, autotune: bool = False
+) -> torch.device:
+    """Threads as given, one GPU a rank, deterministic kernels or, if they need not be, also autotuned ones."""
     torch.set_num_threads(resources.threads)
     torch.set_flush_denormal(True)  # softmax gradients underflow: 7 times the speed of the linear sweep on pixels
     device = device_of(ranks) if resources.gpu else torch.device("cpu")
     # Float32 is float32: TF32 would change digits unseen. bench/training/precision.py has it on where a spec asks.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = False
-    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = autotune and not deterministic
+    torch.backends.cudnn.deterministic = deterministic
     return device
+
+
+def autotunes(spec: Spec) -> bool:
+    """Whether it is worth the time that cuDNN tries kernels in, on an H100 160 s, and the memory, 8 GB.
+
+    It is where nothing else is fast: float32 gains a quarter, bf16 nothing. Images of random sizes would be tried anew.
+    """
+    return isinstance(spec, Pretrain) and spec.precision == "fp32"

@@ -28,7 +28,7 @@ from bench.data.fingerprint import DataHere
 from bench.data.workers import in_a_worker
 from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
-from bench.execution.device import prepare_device
+from bench.execution.device import autotunes, prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.subject import load_subject
 from bench.files import Json, want_of_room
@@ -83,7 +83,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
         if job_id(spec) != run.job_id:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
-        device = prepare_device(resources, ranks)
+        device = prepare_device(resources, ranks, deterministic=site.deterministic, autotune=autotunes(spec))
         with (
             process_group(ranks, device),
             _stop_on_signal(raises=not _resumes(spec)) as asked,

@@ -20,6 +20,7 @@ from bench.data.loader import Plan, train_batches
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.networks import encoders
+from bench.networks.layout import lay_out
 from bench.runs.folder import RunFolder
 from bench.runs.metrics import SECONDS, SLOW_SHARE, is_logged, waiting, waiting_share
 from bench.seeding import seed_of
@@ -111,7 +112,7 @@ class Loop:
         self.network = build_method(spec, self.total)
         if spec.start is not None:
             load_start(self.network, spec.start, run)
-        self.network.to(device).to(memory_format=torch.channels_last)
+        lay_out(self.network.to(device), device, spec.precision)
         if spec.compile:
             self.network.get_submodule("encoder").compile()
         if ranks.world > 1:

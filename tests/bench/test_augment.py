@@ -210,7 +210,7 @@ def test_only_drawn_images_are_painted_and_their_bits_are_those_of_painting_all(
     painted: list[int] = []
 
     def counted(true: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def paint(some: Tensor, *more: Tensor) -> Tensor:
+        def paint(some: Tensor, *more: object) -> Tensor:
             painted.append(len(some))
             return true(some, *more)
 

@@ -31,7 +31,7 @@ from bench.data.datasets import open_split
 from bench.data.splits import Arrays, Files, SplitData
 from bench.data.workers import load
 from bench.errors import BenchError, Stopped
-from bench.execution.device import prepare_device
+from bench.execution.device import autotunes, prepare_device
 from bench.execution.executors import default_slots
 from bench.planning.scales import scale_of
 from bench.planning.translate import encoder
@@ -77,8 +77,9 @@ def show(site: Site, *, scale: str | None = None, data: str | None = None, secon
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise BenchError(f"--seconds is {seconds}, expected more than 0.")
-    device = prepare_device(site.resources("pretrain"), Ranks())
-    spec, split = recipe(site, scale, data, device)
+    resources = site.resources("pretrain")
+    spec, split = recipe(site, scale, data, prepare_device(resources, Ranks()))
+    device = prepare_device(resources, Ranks(), deterministic=site.deterministic, autotune=autotunes(spec))
     try:
         with tempfile.TemporaryDirectory(prefix="bench-throughput-") as folder:
             for line in _measured(spec, split, site, device, Path(folder), seconds):
