@@ -137,7 +137,7 @@ RECIPES = {
         ),
         batch_size=2048,
         epochs=1000,
-        precision="bf16",
+        precision="fp16",  # main.py: autocast and GradScaler
         normalize="imagenet",
     ),
 }

@@ -309,7 +309,7 @@ RECIPES = {
         ),
         batch_size=4080,
         epochs=800,
-        precision="fp32",
+        precision="fp32",  # args.txt, as others copied it: use_fp16 false, against the code's default
         normalize="imagenet",
         zero_init_residual=False,  # as torchvision's
     ),

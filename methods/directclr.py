@@ -228,7 +228,7 @@ RECIPES = {
         ),
         batch_size=4096,
         epochs=100,
-        precision="bf16",
+        precision="fp16",  # main.py: autocast and GradScaler
         normalize="imagenet",
     ),
 }

@@ -144,7 +144,7 @@ RECIPES = {
         optim=Optim(name="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, steps="epoch"),
         batch_size=256,
         epochs=800,
-        precision="fp32",
+        precision="fp32",  # the authors': V100, main_moco.py has no mixed precision
         normalize="imagenet",
         zero_init_residual=False,
     ),

@@ -118,7 +118,7 @@ RECIPES = {
         ),
         batch_size=512,
         epochs=800,
-        precision="fp32",
+        precision="fp32",  # the authors': V100, main_simsiam.py has no mixed precision
         normalize="imagenet",
     ),
 }

@@ -74,7 +74,7 @@ RECIPES = {
         optim=Optim(name="sgd", lr=1.6, weight_decay=1e-4, warmup_epochs=5),
         batch_size=4096,
         epochs=90,
-        precision="bf16",
+        precision="tf32",  # SimCLR's, on TPUs
         normalize="imagenet",
     ),
 }

@@ -24,7 +24,7 @@ from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Optim, Pretrain
 from methods.parts.clock import Progress
-from methods.parts.differences import BILINEAR, FP16, PILLOW_BLUR_SMALL
+from methods.parts.differences import APEX, BILINEAR, PILLOW_BLUR_SMALL
 from methods.parts.heads import logits_of
 from methods.parts.views import cifar, digits, simclr_view, small_crops
 
@@ -219,7 +219,7 @@ RECIPES = {
         ),
         batch_size=4096,
         epochs=800,
-        precision="bf16",
+        precision="fp16",  # the script: --use_fp16 true, by apex
         normalize="imagenet",
         zero_init_residual=False,  # as src/resnet50.py
     ),
@@ -238,7 +238,7 @@ def variants(recipes: Mapping[str, Recipe]) -> Mapping[str, Mapping[str, Recipe]
 VARIANTS = variants(RECIPES)
 
 DIFFERENCES = (
-    FP16,
+    APEX,
     BILINEAR,
     PILLOW_BLUR_SMALL,
     Difference(

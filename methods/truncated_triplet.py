@@ -31,7 +31,7 @@ from bench.errors import BenchError
 from bench.networks import encoders
 from bench.spec import Optim, Pretrain
 from methods.parts.byol_body import Bootstrap, at_random_side, check_body, sides
-from methods.parts.differences import FP16, PILLOW_BLUR, ZERO_WEIGHTS
+from methods.parts.differences import APEX, PILLOW_BLUR, ZERO_WEIGHTS
 from methods.parts.views import byol_pair, cifar, digits
 
 
@@ -190,14 +190,14 @@ RECIPES = {
         ),
         batch_size=6272,
         epochs=1000,
-        precision="bf16",
+        precision="fp16",  # the config: fp16 by apex
         normalize="imagenet",
         zero_init_residual=False,
     ),
 }
 
 DIFFERENCES = (
-    FP16,
+    APEX,
     PILLOW_BLUR,
     ZERO_WEIGHTS,
     Difference(

@@ -303,7 +303,7 @@ RECIPES = {
         ),
         batch_size=2048,
         epochs=800,
-        precision="bf16",
+        precision="fp16",  # README: mixed precision; main.py: GradScaler
         normalize="imagenet",
         zero_init_residual=False,  # as the released resnet.py
     ),

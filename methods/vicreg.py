@@ -153,7 +153,7 @@ RECIPES = {
         ),
         batch_size=2048,
         epochs=1000,
-        precision="bf16",
+        precision="fp16",  # main_vicreg.py: autocast and GradScaler
         normalize="imagenet",
     ),
 }

@@ -138,7 +138,8 @@ def _gpu() -> Iterator[Check]:
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(number)
-            half = "bf16" if torch.cuda.is_bf16_supported() else "no bf16: recipes with it run slowly"
+            old = torch.cuda.get_device_capability(number) < (8, 0)
+            half = 'no bf16 and no TF32: set precision = "fp16" under [recipe]' if old else "bf16, TF32"
             yield Check(
                 "GPU",
                 "ok",

@@ -7,7 +7,7 @@ It can change numbers, so it is part of the job ids it touches.
                           # that of the whole batch, but batch norm sees one sub-batch at a time
     compile = true        # torch.compile for the encoder in pretraining: other roundings
     exact_views = true    # views of images on disk by Pillow through torchvision, digit for digit, but slow
-    precision = "bf16"    # of all trainings that have one: "fp32", "tf32", "fp16" or "bf16"; docs/gpus.md has what a
+    precision = "tf32"    # of all trainings that have one: "fp32", "tf32", "fp16" or "bf16"; docs/gpus.md has what a
                           # recipe takes by itself
     data = { imagenet = "imagenet-256" }   # read another data set in the place of a paper's, e.g. a packed one
 """

@@ -24,7 +24,7 @@ def _paper(method: object, *, rate: float, final: float, epochs: int) -> Recipe:
         ),
         batch_size=1024,
         epochs=epochs,
-        precision="fp32",
+        precision="fp32",  # as in methods/dino.py
         normalize="imagenet",
         positions="factor",  # vision_transformer.py: local crops of 96 px
     )

@@ -52,7 +52,7 @@ def _vit(default: object, *, rate: float, decay: float, final_decay: float | Non
         ),
         batch_size=1024,
         epochs=300,
-        precision="bf16",
+        precision="fp16",
         normalize="imagenet",
         positions="factor",  # the code's transformer is DINO's: local crops of 96 px
     )

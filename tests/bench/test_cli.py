@@ -151,7 +151,7 @@ def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Pa
     assert found.returncode == 0, found.stderr
     out = found.stdout
     assert (
-        "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0"
+        "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, tf32, seed 0"
         in out
     )
     assert "GPU-hours" in out
@@ -211,7 +211,7 @@ def test_a_large_batch_can_be_cut_into_chunks_by_the_place(workplace: Path) -> N
     found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--rows", "SimCLR (ours), ResNet-50")
     assert found.returncode == 0, found.stderr
     assert (
-        "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, fp32, seed 0, 4 chunks a step"
+        "batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, tf32, seed 0, 4 chunks a step"
         in found.stdout
     )
     (workplace / "bench.toml").write_text("[recipe]\nchunks = 3\n")

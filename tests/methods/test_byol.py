@@ -205,7 +205,7 @@ def test_two_views_are_needed() -> None:
 
 def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _paper_spec()
-    assert (recipe.batch_size, recipe.epochs, recipe.precision) == (4096, 1000, "fp32")
+    assert (recipe.batch_size, recipe.epochs, recipe.precision) == (4096, 1000, "tf32")
     assert recipe.method == Config(projector=(4096, 256), predictor=(4096, 256), momentum=0.996, output_norm=False)
     assert spec.backbone.normalize == "imagenet"
     assert spec.backbone.zero_init_residual

@@ -272,7 +272,7 @@ def test_other_wrong_settings_are_refused_when_a_plan_is_made() -> None:
 def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _spec("paper")
     assert recipe.method == Config(projector="direct", d0=360, temperature=0.1, hidden=2048, output=128)
-    assert (recipe.batch_size, recipe.epochs, recipe.precision) == (4096, 100, "bf16")
+    assert (recipe.batch_size, recipe.epochs, recipe.precision) == (4096, 100, "fp16")
     assert spec.backbone.normalize == "imagenet"
     assert spec.backbone.zero_init_residual
     optim = recipe.optim

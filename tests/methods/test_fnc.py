@@ -409,7 +409,7 @@ def test_the_number_of_views_is_checked_against_what_the_search_needs() -> None:
 
 def test_paper_recipe_is_the_published_one() -> None:
     recipe, spec = RECIPES["paper"], _paper_spec()
-    assert (recipe.batch_size, recipe.epochs, recipe.normalize, recipe.precision) == (4096, 1000, "none", "fp32")
+    assert (recipe.batch_size, recipe.epochs, recipe.normalize, recipe.precision) == (4096, 1000, "none", "tf32")
     assert spec.backbone.zero_init_residual
     optim = recipe.optim
     assert (optim.name, optim.lars_momentum, optim.weight_decay, optim.warmup_epochs) == ("lars", "classic", 1e-4, 10)
