@@ -15,6 +15,7 @@ from bench.runs.folder import FORMAT, Failure, RunFolder, State
 from bench.runs.metrics import waiting
 from bench.runs.result import Result
 from bench.spec import Evaluate, Pretrain, Spec
+from bench.wording import counted
 from reports.words import is_number
 
 LOG_LINES = 60
@@ -61,8 +62,11 @@ class JobView:
 
     @property
     def protocol(self) -> str:
-        """The evaluation's protocol in a sentence; "" for a pretraining, or when its file cannot be read any more."""
-        if not isinstance(self.spec, Evaluate):
+        """What was done in a sentence; "" when the evaluation's file cannot be read any more."""
+        if isinstance(self.spec, Pretrain):
+            length = counted(self.spec.epochs, "epoch")
+            return f"pretraining in {self.spec.precision}, batch {self.spec.batch_size}, {length}"
+        if self.spec is None:
             return ""
         try:
             return plugins.evaluation_of(self.spec.protocol).describe(self.spec.protocol)

@@ -5,15 +5,17 @@ A pure function of table and store.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Literal
 
+from bench import plugins
 from bench.authors import weights
 from bench.planning.scales import Scale
 from bench.runs.folder import State
+from bench.spec import Evaluate, Pretrain
 from results.cells import CellJob, PlannedTable
 from results.store import Store
 from results.table import Column, Row, Table
@@ -91,6 +93,7 @@ class TableView:
     scale: str
     caveat: str
     overrides: str  # what bench.toml changed in all recipes, or ""
+    precision: str  # of the pretrainings, in a sentence, or ""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     anchors: tuple[Row, ...]
@@ -137,6 +140,7 @@ def view(planned: PlannedTable, store: Store) -> TableView:
         scale=scale.name,
         caveat=scale.caveat({row.dataset for row in table.rows} | {column.dataset for column in table.columns}),
         overrides=scale.overrides.sentence(),
+        precision=_precision(planned.cells),
         columns=table.columns,
         rows=tuple(_with_source(row, released) for row in table.rows),
         anchors=tuple(_with_source(row, released) for row in table.anchors),
@@ -146,6 +150,19 @@ def view(planned: PlannedTable, store: Store) -> TableView:
         agreement=tuple(_agreement(table, column, cells) for column in compared),
         problems=tuple(store.problems),
     )
+
+
+def _precision(cells: Iterable[CellJob]) -> str:
+    """In which precision the methods are trained; "" when none is."""
+    methods: dict[str, set[str]] = {}
+    for cell in cells:
+        encoder = cell.spec.encoder if isinstance(cell.spec, Evaluate) else cell.spec
+        if isinstance(encoder, Pretrain):
+            methods.setdefault(encoder.precision, set()).add(plugins.name_of(encoder.method))
+    if len(methods) < 2:
+        return "".join(f"Pretraining in {precision}." for precision in methods)
+    named = (f"{precision} ({', '.join(sorted(names))})" for precision, names in sorted(methods.items()))
+    return f"Pretraining in {' and '.join(named)}."
 
 
 def _with_source(row: Row, released: Mapping[str, str] | None) -> Row:

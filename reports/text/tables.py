@@ -187,7 +187,7 @@ def _under(view: TableView) -> list[str]:
     )
     return [
         *unsure,
-        *(text for text in (view.caveat, view.overrides) if text),
+        *(text for text in (view.caveat, view.overrides, view.precision) if text),
         *(agreement_sentence(agreement) for agreement in view.agreement),
     ]
 

@@ -99,7 +99,26 @@ def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     assert said in to_markdown(chosen)
     assert "imagenet-256" in chosen.protocols["Top-1"]
     assert "Chosen in bench.toml" not in to_markdown(view(plan_table(table, scale_of("paper"), 1), store))
+    assert "Pretraining in fp16." in to_markdown(chosen)
+    assert "backbone in fp16" in chosen.protocols["Top-1"]
     assert "Pillow" not in view(plan_table(table, scale_of("embedded", ALL), 1), store).overrides
+
+
+def test_a_table_says_in_which_precision_each_method_is_trained(tmp_path: Path) -> None:
+    store = Store(Runs(tmp_path / "runs"))
+    said = {
+        (name, scale): view(plan_table(load_table(name), scale_of(scale), 1), store).precision
+        for name, scale in (
+            ("simclr_table6", "embedded"),
+            ("simclr_table6", "paper"),
+            ("barlow_table1", "paper"),
+        )
+    }
+    assert list(said.values()) == [
+        "Pretraining in bf16.",
+        "Pretraining in fp32 (moco) and tf32 (simclr, supervised).",
+        "Pretraining in fp16 (barlow_twins, swav) and fp32 (moco, simsiam) and tf32 (byol, simclr, supervised).",
+    ]
 
 
 def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
