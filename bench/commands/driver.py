@@ -130,6 +130,14 @@ def again(jobs: JobGraph, here: DataHere, forced: frozenset[str], *, accept_data
     return Again(forced, {job: fresh.results[job] for job in fresh.outdated})
 
 
+def overtaken(jobs: JobGraph, here: DataHere) -> Again:
+    """Evaluations that were done before their pretraining ran anew, and came to other weights: said, to run again."""
+    fresh = freshness.compare(list(jobs), Runs(here.site.runs), here, accept=True)  # data were compared before
+    for line in replace(fresh, changes=(), unknown=0, problems=()).lines():
+        print(line, flush=True)
+    return Again(outdated={job: fresh.results[job] for job in fresh.outdated})
+
+
 def without_what_stays(repeated: Again, jobs: JobGraph, site: Site) -> Again:
     """Without the done jobs that could not run again here: better the result of other data, and said, than none."""
     why = cannot_run(jobs, site, repeated.forced | repeated.outdated.keys())
