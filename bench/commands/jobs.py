@@ -39,17 +39,21 @@ class Standing:
 def show_status(site: Site, tables: Sequence[str]) -> None:
     """One line a table, or with names one line a job, and what of the data changed. Slurm is asked once."""
     runs = Runs(site.runs)
-    for line in standing_of(runs, tables).lines:
+    found = plans.of_table(runs, tables)
+    for line in _standing(found, runs, in_full=bool(tables)).lines:
         print(line, flush=True)
     # Last, as it may take a while: what is above was to be seen at once.
-    jobs = list({job.id: job for plan in plans.of_table(runs, tables) for job in plan.jobs}.values())
+    jobs = list({job.id: job for plan in found for job in plan.jobs}.values())
     for line in freshness.compare(jobs, runs, DataHere(site)).lines():
         print(line, flush=True)
 
 
 def standing_of(runs: Runs, tables: Sequence[str]) -> Standing:
     """The state of these tables, all without names. Raises BenchError for one that was never run here."""
-    found = plans.of_table(runs, tables)
+    return _standing(plans.of_table(runs, tables), runs, in_full=bool(tables))
+
+
+def _standing(found: Sequence[StoredPlan], runs: Runs, *, in_full: bool) -> Standing:
     if not found:
         return Standing(
             (f"nothing was run under {runs.root}: `bench run --table simclr_table6` starts the first table",), {}
@@ -59,7 +63,7 @@ def standing_of(runs: Runs, tables: Sequence[str]) -> Standing:
     lines = []
     for m in found:
         lines.append(f"{m.name}: {_counts(states[m.name])}")
-        lines += _job_lines(m, states[m.name], runs, view) if tables else []
+        lines += _job_lines(m, states[m.name], runs, view) if in_full else []
     if view.unknown:
         lines.append(f"Slurm does not answer ({view.unknown}): what stands here is from the run folders alone")
     return Standing(tuple(lines), states, slurm=bool(view.submissions))
