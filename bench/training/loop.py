@@ -34,6 +34,7 @@ from bench.training.methods import build_method
 from bench.training.norms import synchronise_norms
 from bench.training.precision import LossScale, autocast, products, substituted
 from bench.training.ranks import Ranks, any_rank, gather
+from bench.training.recompute import recompute_blocks
 from bench.training.stopwatch import Stopwatch
 
 WARM_STEPS = 20  # of an attempt, before a slow loader is named: its processes start meanwhile
@@ -117,6 +118,8 @@ class Loop:
             self.network.get_submodule("encoder").compile()
         if ranks.world > 1:
             synchronise_norms(self.network)
+        if place.site.checkpoint_activations:
+            recompute_blocks(self.network)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
         self.loss_scale = LossScale(spec.precision, device)

@@ -116,7 +116,7 @@ class GlobalBatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
-    num_batches_tracked: Tensor
+    num_batches_tracked: Tensor | None  # None for a moment: see recompute.py
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
         super().__init__()
@@ -134,7 +134,8 @@ class GlobalBatchNorm(nn.Module):
             return nn.functional.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
             )
-        self.num_batches_tracked += 1
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked += 1
         y: Tensor = _Normalise.apply(
             x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum
         )

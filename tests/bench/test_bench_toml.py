@@ -36,6 +36,11 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
         ("[local]\nslots = 0\n", r"local.slots is 0, expected a positive number"),
         ("[local]\nslots = -1\n", r"local.slots is -1, expected at least 1"),
         ('[local]\nthreads = "two"\n', r"local.threads is 'two', expected a positive number"),
+        ("[local]\ncheckpoint_activations = 2\n", r"local.checkpoint_activations is 2, expected true or false"),
+        (
+            "[recipe]\ncompile = true\n[local]\ncheckpoint_activations = true\n",
+            r"cannot both be true.*leave one of them",
+        ),
         ("[local]\ndeterministic = 1\n", r"local.deterministic is 1, expected true or false"),
         ("[paths]\nruns = 3\n", r"paths.runs is 3, expected a path"),
         ("[paths\n", "is not valid TOML"),
@@ -49,6 +54,11 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
 def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BenchError, match=message):
         find_site(write(tmp_path, text))
+
+
+def test_activations_are_kept_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert not find_site(write(tmp_path, "[local]\nslots = 1\n")).checkpoint_activations
+    assert find_site(write(tmp_path, "[local]\ncheckpoint_activations = true\n")).checkpoint_activations
 
 
 def test_kernels_are_deterministic_unless_the_file_says_otherwise(tmp_path: Path) -> None:
