@@ -12,11 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.networks import encoders
+from bench.spec import Backbone
 from bench.training import norm_kernels
 from bench.training.norms import synchronise_norms
 from bench.training.ranks import gather
+from bench.training.recompute import recompute_blocks
 from methods.barlow_twins import barlow_twins_loss
 from methods.vicreg import vicreg_loss
 
@@ -109,6 +113,19 @@ def loss_of(name: str, dtype: torch.dtype, rank: int, world: int) -> dict[str, T
     return {key: value.detach() for key, value in losses.items()} | gradients | {"operations": operations}
 
 
+def stepped(rank: int, world: int, *, twice: bool) -> dict[str, Tensor]:
+    """Gradients, buffers and output of a ResNet under DDP, its blocks' activations kept or computed twice."""
+    network = encoders.build(Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False), 0)
+    synchronise_norms(network)
+    if twice:
+        recompute_blocks(network)
+    images = random(IMAGES, 3, 32, 32, seed=4).float()[rows(rank, world)]
+    found = DistributedDataParallel(network, broadcast_buffers=False)(images)
+    torch.autograd.backward(found.sin().sum())
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {"output": found.detach()} | gradients | dict(network.named_buffers())
+
+
 def everything(rank: int, world: int) -> dict[str, Any]:
     for name in [name for name in vars(norm_kernels) if name.startswith("batch_norm_")]:
         setattr(torch, name, getattr(norm_kernels, name))  # for torch's SyncBatchNorm alone
@@ -128,6 +145,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
     if world == 2:  # it takes long to start
         compiled.compile(backend="aot_eager")
     found["compiled"] = normed(compiled, shape, torch.float64, part)
+    found |= {name: stepped(rank, world, twice=name == "recomputed") for name in ("kept", "recomputed")}
     half = global_norm(shape, torch.float32)
     found["half"] = normed(half, shape, torch.float32, part, run=lambda model, x: model(x.bfloat16()))
     return found

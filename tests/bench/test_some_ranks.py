@@ -114,3 +114,10 @@ def test_a_shared_loss_is_that_of_one_process_for_a_share_of_its_operations(
 def test_a_product_over_the_batch_is_the_plain_one_in_one_process() -> None:
     a, b = torch.randn(5, 3), torch.randn(5, 2)
     assert torch.equal(product_over_batch(a, b), a.T @ b)
+
+
+def test_activations_computed_twice_change_nothing_on_any_number_of_ranks(found: Found) -> None:
+    for rank in found:
+        assert len(rank["kept"]) > 30
+        assert list(rank["recomputed"]) == list(rank["kept"])
+        assert all(torch.equal(rank["recomputed"][key], value) for key, value in rank["kept"].items())
