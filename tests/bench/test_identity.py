@@ -26,8 +26,8 @@ def test_ids_of_published_specs_are_pinned() -> None:
 
 
 PINNED = [
-    "pretrain-516d87b9ec33cdd7",
-    "evaluate-22f81b71a07b5a25",
+    "pretrain-385c8ded874051fd",
+    "evaluate-6e9de1af8a1eb546",
     "pretrain-97e5e60a499fb9d4",
     "evaluate-c3777e1a5d0fb6b6",
 ]
