@@ -19,7 +19,7 @@ from bench.execution import executors, readiness
 from bench.machine import versions
 from bench.planning import resources
 from bench.planning.graph import Job, JobGraph
-from bench.runs import features, freshness
+from bench.runs import features, freshness, plans
 from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.spec import Evaluate, Pretrain
@@ -30,11 +30,12 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     """Print the jobs and what they cost, here and on an `imagined` cluster; `accept_data`: whatever data changed."""
     if imagined is not None:
         check(imagined)
+    here = DataHere(request.site)
+    said_before = _changed_since(request, here, accept_data=accept_data)
     planned = plan_request(request)
     runs, jobs = planned.runs, planned.graph
     # On a cluster this machine, its login node, is not where jobs run.
     cluster = bool(request.site.slurm.pretrain.gpus)
-    here = DataHere(request.site)
     fresh = freshness.compare(list(jobs), runs, here, accept=accept_data)
     states = {job.id: runs[job.id].state() for job in jobs}
     todo = [job for job in jobs if states[job.id] is not State.DONE or job.id in fresh.outdated]
@@ -45,8 +46,8 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     for job in jobs:
         state, why = states[job.id], fresh.outdated.get(job.id)
         cost = "" if state is State.DONE and why is None else duration(costs.estimate(job).seconds)
-        said = f"runs again: {why}" if why is not None else readiness.describe(job, state, runs, here)
-        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {said}")
+        words = f"runs again: {why}" if why is not None else readiness.describe(job, state, runs, here)
+        print(f"{job.id:<26} {job.kind:<9} {cost:>12}  {job.label:<{width}} {words}")
         if isinstance(job.spec, Pretrain):
             print(f"{'':<26} {_recipe(job.spec)}")
         elif summary := plugins.evaluation_of(job.spec.protocol).summary(job.spec.protocol):
@@ -58,7 +59,8 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
         f"\n{counted(jobs.asked, 'job')} asked for, {len(jobs)} after each is taken once, {counted(edges, 'edge')}; "
         f"{len(jobs) - len(todo)} done, {len(todo)} to run"
     )
-    for line in (*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})):
+    said = [*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})]
+    for line in (line for line in said if line not in said_before):
         print(line)
     for line in _ranks(todo, request.site, "slurm" if cluster else "local"):
         print(line)
@@ -72,6 +74,18 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
         print(line)
     for problem in (*missing_data(jobs, request.site), *planned.absent):
         print(f"missing: {problem}")
+
+
+def _changed_since(request: TableRequest, here: DataHere, *, accept_data: bool) -> set[str]:
+    """Say at once which data changed since the last run of these tables: to plan anew imports torch, for seconds."""
+    runs = Runs(request.site.runs)
+    stored = (plans.remembered(runs, table, request.scale) for table in request.tables)
+    jobs = list({job.id: job for plan in stored if plan is not None for job in plan.jobs}.values())
+    lines = freshness.compare(jobs, runs, here, accept=accept_data).lines() if jobs else ()
+    found = [line for line in lines if line.startswith("data changed: ")]
+    for line in found:
+        print(line, flush=True)
+    return set(found)
 
 
 def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagined: Imagined | None) -> Iterator[str]:

@@ -58,6 +58,14 @@ def is_known(runs: Runs, table: str, scale: str) -> bool:
     return _path(runs, f"{table}@{scale}").is_file()
 
 
+def remembered(runs: Runs, table: str, scale: str) -> StoredPlan | None:
+    """The last run of the table at this scale; None when there is none that can be read."""
+    try:
+        return _read(_path(runs, f"{table}@{scale}"))
+    except (OSError, InputCorrupt, KeyError, TypeError):
+        return None
+
+
 def write(runs: Runs, plan: StoredPlan) -> None:
     """Remember a run; a file that says the same already is left alone."""
     path = _path(runs, plan.name)

@@ -228,6 +228,8 @@ def test_status_and_plan_say_it_and_change_nothing(
     assert said[1].startswith("data changed: mnist5k: ")
     show_plan(planned.request)
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == said[1], "it is the first thing that is said, before anything is planned"
+    assert lines.count(said[1]) == 1
     assert any(line.startswith(first) and line.endswith("runs again: mnist5k changed") for line in lines)
     assert any(line.endswith("runs again: what it stands on runs again") for line in lines)
     assert said[1] in lines
