@@ -7,21 +7,17 @@ its size at every look: one that was overwritten in place leaves its folder's ti
 from __future__ import annotations
 
 import gc
-import marshal
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bench import ROOT
 from bench.data.contents import Contents
+from bench.data.gnu_find import Find, found, shares
 from bench.data.names import MACOS, SHARD, SUFFIXES
 from bench.errors import BenchError
 from bench.machine import cores
@@ -137,38 +133,53 @@ class _Walk:
         self.files, self.bytes = self.files + 1, self.bytes + found.st_size
 
     def add_classes(self, classes: Sequence[tuple[str, str]]) -> None:
-        """Class folders (name, path); of very many images several processes take a share each."""
+        """Class folders (name, path); very many images are asked of GNU find, on each core."""
         first, rest = classes[:PROBED], classes[PROBED:]
         self.add_share(first)
-        many = bool(rest) and self.files * len(rest) > MANY * len(first)
-        parts = min(cores(), PROCESSES) if many and not self.is_slow() else 1
-        own, *others = [rest[start::parts] for start in range(parts)]
-        children: list[_Child] = []
-        try:
-            with suppress(OSError):  # no more processes may be made: this one looks at their shares as well
-                for share in others:
-                    children.append(_Child(self.root, share))
-            self.add_share(own)
-            for share, child in zip_longest(others, children):
-                self.take(share, child)
-        finally:
-            for child in children:
-                child.end()
+        if not rest or self.files * len(rest) <= MANY * len(first) or self.is_slow():
+            self.add_share(rest)
+            return
+        parts = shares(rest, min(cores(), PROCESSES))
+        finds: list[Find] = []
+        with suppress(OSError):  # there is no find, or no more processes may be made
+            for share in parts:
+                finds.append(Find(share))
+        walks = {find: _Walk(self.root, self.contents) for find in finds}
+        with closing(found(finds)) as pieces:
+            for find, folders in pieces:
+                for (name, path), files in folders:
+                    walks[find].add_found(name, path, files)
+                if find.failed:  # looking here says what is wrong, and that ends the others
+                    self.add_share(find.folders)
+                elif find.ended:
+                    self.take(walks[find])
+        for share in parts[len(finds) :]:
+            self.add_share(share)
 
     def add_share(self, classes: Sequence[tuple[str, str]]) -> None:
         """Class folders, one after another."""
         for name, path in classes:
             self.add_class(name, path)
 
-    def take(self, classes: Sequence[tuple[str, str]], child: _Child | None) -> None:
-        """What a process found; where it died or met an error, look here, which raises the error."""
-        try:
-            folders, files, size = marshal.loads(child.answer() if child else b"")
-        except (OSError, ValueError, EOFError, TypeError):
-            self.add_share(classes)
-            return
-        self.folders |= folders
-        self.files, self.bytes = self.files + files, self.bytes + size
+    def take(self, walk: _Walk) -> None:
+        """What another one has found."""
+        self.folders |= walk.folders
+        self.files, self.bytes = self.files + walk.files, self.bytes + walk.bytes
+
+    def add_found(self, name: str, path: str, files: Sequence[str]) -> None:
+        """The images of a class folder, of what find says of it."""
+        ends, texts, sizes = self.images, [], []
+        for file in files:
+            own, _, size = file.partition("\0")
+            if ends[own[-6:]] and own[0] != ".":
+                texts.append(file)
+                sizes.append(size)
+        if "d" in sizes or "" in sizes:  # a folder with an image's name is none; what a link leads to has to be asked
+            images = [text.partition("\0")[::2] for text in texts]
+            sized = [(own, int(size) if size else _size_at(path, own)) for own, size in images if size != "d"]
+            self.note(name, [f"{own}\0{size}" for own, size in sized], [size for _, size in sized])
+        else:
+            self.note(name, texts, list(map(int, sizes)))
 
     def add_class(self, name: str, path: str) -> None:
         """The images of a class folder, as bench/data/sets/class_folders.py chooses them."""
@@ -181,7 +192,8 @@ class _Walk:
                 and entry.name[0] != "."
                 and (entry.is_file(follow_symlinks=False) or entry.is_symlink())
             ]
-            self.note(name, images, self.sizes(images))
+            sizes = self.sizes(images)
+            self.note(name, [f"{entry.name}\0{size}" for entry, size in zip(images, sizes, strict=True)], sizes)
 
     def add_tree(self, name: str, path: str, above: tuple[str, ...]) -> None:
         """A folder and all below it: images and packs by their sizes, all else but archives by content."""
@@ -201,7 +213,8 @@ class _Walk:
                     read.append(entry)
             sizes = self.sizes([*sized, *read])
             marks = [self.content(_join(name, entry.name), f"{path}/{entry.name}", entry) for entry in read]
-            self.note(name, [*sized, *read], sizes, [""] * len(sized) + marks)
+            found = zip((*sized, *read), sizes, [""] * len(sized) + marks, strict=True)
+            self.note(name, [f"{entry.name}\0{size}{mark}" for entry, size, mark in found], sizes)
         for own in inside:
             below = f"{path}/{own}"
             real = os.path.realpath(below)
@@ -237,11 +250,8 @@ class _Walk:
         """Whether the file system was asked often enough to know that it answers slowly."""
         return len(self.probes) >= PROBES and sorted(self.probes)[PROBES // 2] > SLOW
 
-    def note(self, name: str, entries: Sequence[Entry], sizes: Sequence[int], marks: Sequence[str] = ()) -> None:
-        """Enter the files of a folder, with what stands behind the size of some."""
-        texts = [f"{entry.name}\0{size}" for entry, size in zip(entries, sizes, strict=True)]
-        if marks:
-            texts = [text + mark for text, mark in zip(texts, marks, strict=True)]
+    def note(self, name: str, texts: list[str], sizes: Sequence[int]) -> None:
+        """Enter the files of a folder: name, NUL, size, and what stands behind the size of some."""
         texts.sort()
         text = "\0".join(texts)
         if not text.isascii():  # one order in every locale: that of the bytes
@@ -249,44 +259,6 @@ class _Walk:
         if texts:
             self.folders[name] = f"{self.folders.get(name, '')}{text}\0"
             self.files, self.bytes = self.files + len(texts), self.bytes + sum(sizes) - GONE * sizes.count(GONE)
-
-
-class _Child:
-    """A small process that looks at some class folders: to fork this one, with all it has loaded, costs more."""
-
-    def __init__(self, root: str, classes: Sequence[tuple[str, str]]) -> None:
-        code = "import sys; sys.path.append(sys.argv[1]); from bench.data import listing; listing.answer()"
-        alike = f"utf8={sys.flags.utf8_mode}"  # names of files are the same text in both
-        command = [sys.executable, "-I", "-S", "-X", alike, "-c", code, str(ROOT)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
-        with suppress(OSError):  # it has died: then there is no answer either
-            assert self.process.stdin is not None
-            self.process.stdin.write(marshal.dumps((root, list(classes))))
-            self.process.stdin.close()
-
-    def answer(self) -> bytes:
-        """All that it writes."""
-        assert self.process.stdout is not None
-        return self.process.stdout.read()
-
-    def end(self) -> None:
-        """End it: where another's folder cannot be read, nobody waits for its answer."""
-        self.process.kill()
-        for file in (self.process.stdin, self.process.stdout):
-            with suppress(OSError):
-                if file is not None:
-                    file.close()
-        self.process.wait()
-
-
-def answer() -> None:
-    """What the process of a `_Child` does."""
-    root, classes = marshal.load(sys.stdin.buffer)
-    walk = _Walk(root, Contents(None))
-    walk.add_share(classes)
-    walk.close()
-    sys.stdout.buffer.write(marshal.dumps((walk.folders, walk.files, walk.bytes)))
 
 
 class _Ends(dict[str, bool]):
@@ -318,6 +290,13 @@ def _sizes(entries: Sequence[Entry]) -> list[int]:
 def _size(entry: Entry) -> int:
     try:
         return entry.stat().st_size
+    except FileNotFoundError:
+        return GONE
+
+
+def _size_at(folder: str, name: str) -> int:
+    try:
+        return Path(folder, name).stat().st_size
     except FileNotFoundError:
         return GONE
 

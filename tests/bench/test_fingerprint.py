@@ -122,27 +122,49 @@ def test_shares_of_several_processes_make_the_same_listing(tmp_path: Path, local
         (root / f"n{number:02}").mkdir(parents=True)
         for image in range(number % 3 + 1):
             (root / f"n{number:02}" / f"{image}é.JPEG").write_bytes(b"x" * (number + image))
+    (root / "n07/folder.JPEG").mkdir()
+    (root / "n08/gone.JPEG").symlink_to("nowhere")
+    (root / "n09/link.JPEG").symlink_to(root / "n08/1é.JPEG")
+    (root / "n10/.hidden.JPEG").touch()
+    (tmp_path / "n11").mkdir()
+    (tmp_path / "n11/1.JPEG").write_bytes(b"11")
+    (root / "n40").symlink_to(tmp_path / "n11")
+    (root / "n41 (empty)").mkdir()
+    os.mkfifo(root / "n12/pipe.JPEG")
+    tools = tmp_path / "tools"
+    tools.mkdir()
     code = """if True:
-        import sys
+        import os, sys
         from pathlib import Path
-        from bench.data import listing
+        from bench.data import gnu_find, listing
         from bench.data.contents import Contents
-        listing.cores = lambda: 3
         scopes = [listing.Scope("train", "classes")]
         alone = listing.look(Path(sys.argv[1]), scopes, Contents(None))
-        listing.MANY, begun = 10, []
-        child = listing._Child
-        listing._Child = lambda *of: begun.append(1) or child(*of)
+        listing.cores, listing.MANY, again = lambda: 3, 10, []
+        add_class = listing._Walk.add_class
+        listing._Walk.add_class = lambda walk, name, path: again.append(name) or add_class(walk, name, path)
         assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        for none in ("/bin/false", "/nowhere"):  # one that dies, and one that cannot be started
-            listing.sys.executable = none
-            assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
-        print(len(begun), alone.files, len(alone.digest()))
+        seen = [len(again)]
+        gnu_find._LONGEST = 200  # bytes: many short command lines
+        assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
+        seen.append(len(again) - sum(seen))
+        tool = Path(sys.argv[2], "find")
+        os.environ["PATH"] = str(tool.parent)  # no find at all
+        assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone
+        seen.append(len(again) - sum(seen))
+        for other in ("exit 1", "kill -9 $$", "echo no", "exit 0", '/usr/bin/find "$@" | /usr/bin/head -c 99; exit 1'):
+            tool.write_text(f"#!/bin/sh\\n{other}\\n")
+            tool.chmod(0o755)
+            assert listing.look(Path(sys.argv[1]), scopes, Contents(None)) == alone, other
+            seen.append(len(again) - sum(seen))
+        print(*seen, alone.files, len(alone.digest()))
     """
-    command = [sys.executable, "-c", code, str(tmp_path)]
+    command = [sys.executable, "-c", code, str(tmp_path), str(tools)]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUTF8": utf8, "LC_ALL": locale}
+    environment["PATH"] = os.environ["PATH"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert (found.stdout, found.stderr) == ("5 79 64\n", "")
+    every = "42 " * 6
+    assert (found.stdout, found.stderr) == (f"8 8 {every}82 64\n", "")
 
 
 def test_a_folder_that_cannot_be_read_ends_the_other_processes_at_once(
@@ -155,7 +177,8 @@ def test_a_folder_that_cannot_be_read_ends_the_other_processes_at_once(
     add, make = listing._Walk.add_class, subprocess.Popen
 
     def endless(command: list[str], **pipes: int) -> subprocess.Popen[bytes]:
-        children.append(make([sys.executable, "-c", "import time; time.sleep(600)"], **pipes))  # type: ignore[call-overload]
+        code = "import time; time.sleep(600)" if len(children) < 2 else "raise SystemExit(1)"
+        children.append(make([sys.executable, "-S", "-c", code], **pipes))  # type: ignore[call-overload]
         return children[-1]
 
     def add_class(walk: listing._Walk, name: str, path: str) -> None:
@@ -163,13 +186,13 @@ def test_a_folder_that_cannot_be_read_ends_the_other_processes_at_once(
             raise PermissionError(13, "Permission denied", path)
         add(walk, name, path)
 
-    monkeypatch.setattr(listing, "cores", lambda: 4)
+    monkeypatch.setattr(listing, "cores", lambda: 3)
     monkeypatch.setattr(listing, "MANY", 1)
     monkeypatch.setattr(listing._Walk, "add_class", add_class)
     monkeypatch.setattr("subprocess.Popen", endless)
     with pytest.raises(BenchError, match=r"cannot be read \(Permission denied\)"):
         listing.look(tmp_path, [listing.Scope("train", "classes")], Contents(None))
-    assert [child.poll() for child in children] == [-9] * 3
+    assert [child.poll() for child in children] == [-9, -9, 1]
 
 
 def test_names_are_bytes(here: Site, tmp_path: Path) -> None:
