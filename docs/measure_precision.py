@@ -9,7 +9,8 @@ CPU. The embedded scale's own network has 4 blocks and does not show it.
     accuracies METHOD   trains to the end in every precision; nearest neighbours and linear accuracy of the features
 
 Both print a line of JSON as soon as it is known. On a CPU tf32 and fp16 are not what a GPU computes, so that their
-products are made here of rounded factors with sums in float32, as tensor cores have them: `tensor_cores`.
+products are made there of rounded factors with sums in float32, as tensor cores have them: `tensor_cores`. With
+`--device cuda` the GPU's own products are used.
 """
 
 from __future__ import annotations
@@ -27,22 +28,24 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 
 from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Batch, Context
+from bench.execution.device import prepare_device
 from bench.execution.subject import load_subject
 from bench.identity import job_id
+from bench.networks.encoders import Block
 from bench.planning import scales, translate
 from bench.runs.folder import RunFolder, Runs
 from bench.seeding import seed_of
-from bench.spec import Precision, Pretrain
+from bench.spec import Precision, Pretrain, Resources
 from bench.training.loop import Loop, Place, pretrain
 from bench.training.precision import LossScale
 from bench.training.ranks import Ranks
 
 STEPS = (0, 5, 20, 60, 159)
-CPU = torch.device("cpu")
 
 
 def twin(method: str, *, zero_init: bool, seed: int, precision: Precision, epochs: float | None) -> Pretrain:
@@ -68,22 +71,25 @@ class _Factors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, precision: Precision) -> Tensor:
-        ctx.precision, ctx.kind = precision, x.dtype
-        return rounded(x.float(), precision)
+        ctx.precision = precision
+        return rounded(x, precision)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         gradient = gradients[0]
-        return (gradient.half() if ctx.precision == "fp16" else gradient).to(ctx.kind), None
+        return rounded(gradient, "fp16") if ctx.precision == "fp16" else gradient, None
 
 
 class _Product(torch.autograd.Function):
-    """The result as it is stored; the gradient that comes back is a factor of the backward products, so rounded."""
+    """The result as it is stored; the gradient that comes back is a factor of the backward products, so rounded.
+
+    Results of fp16 are kept in float32: a CPU takes many times as long for each sum and maximum of fp16 numbers.
+    """
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, precision: Precision) -> Tensor:
         ctx.precision = precision
-        return y.half() if precision == "fp16" else y.clone()
+        return rounded(y, precision) if precision == "fp16" else y.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -91,16 +97,22 @@ class _Product(torch.autograd.Function):
 
 
 @contextmanager
-def tensor_cores(precision: Precision) -> Iterator[None]:
-    """Convolutions and linear layers as a GPU has them in tf32 and fp16; fp32 and bf16 are the CPU's own."""
-    if precision not in ("tf32", "fp16"):
+def tensor_cores(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Convolutions and linear layers as a GPU has them in tf32 and fp16; fp32 and bf16 are the device's own."""
+    if device.type != "cpu" or precision not in ("tf32", "fp16"):
         yield
         return
     convolution, linear = F.conv2d, F.linear
 
     def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **named: Any) -> Tensor:
         factors = _Factors.apply(x, precision), _Factors.apply(weight, precision)
-        return _Product.apply(convolution(*factors, bias, *rest, **named), precision)  # type: ignore[no-any-return]
+        with torch.autocast("cpu", enabled=False):
+            y = convolution(*factors, bias, *rest, **named)
+        return _Product.apply(y, precision)  # type: ignore[no-any-return]
+
+    def block_sum(block: torch.nn.Module, inputs: Any, y: Tensor) -> Tensor | None:
+        stored = precision == "fp16" and isinstance(block, Block)
+        return _Product.apply(y, precision) if stored else None  # type: ignore[no-any-return]
 
     def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         factors = _Factors.apply(x, precision), _Factors.apply(weight, precision)
@@ -108,8 +120,12 @@ def tensor_cores(precision: Precision) -> Iterator[None]:
             y = linear(*factors, bias)
         return _Product.apply(y, precision)  # type: ignore[no-any-return]
 
-    with patch.object(F, "conv2d", conv2d), patch.object(F, "linear", product):
-        yield
+    hook = register_module_forward_hook(block_sum)
+    try:
+        with patch.object(F, "conv2d", conv2d), patch.object(F, "linear", product):
+            yield
+    finally:
+        hook.remove()
 
 
 def gradient(loop: Loop, step: int, batch: Batch, precision: Precision) -> Tensor:
@@ -117,11 +133,12 @@ def gradient(loop: Loop, step: int, batch: Batch, precision: Precision) -> Tenso
     before = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.spec = replace(loop.spec, precision=precision)
     for power in range(16, -1, -1):  # the scale that a run would have found
-        loop.loss_scale = LossScale(precision, CPU)
-        loop.loss_scale.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**power, enabled=precision == "fp16")
+        loop.loss_scale = LossScale(precision, loop.device)
+        scaler = torch.amp.GradScaler(loop.device.type, init_scale=2.0**power, enabled=precision == "fp16")
+        loop.loss_scale.scaler = scaler
         loop.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed_of(loop.spec.seed, "step", step, 0))
-        with tensor_cores(precision):
+        with tensor_cores(precision, loop.device):
             loop.backward(step, batch)
         loop.loss_scale.unscale(loop.optimizer)
         loop.network.load_state_dict(before)
@@ -131,15 +148,15 @@ def gradient(loop: Loop, step: int, batch: Batch, precision: Precision) -> Tenso
     return found
 
 
-def gradients(method: str, *, zero_init: bool, seed: int) -> None:
+def gradients(method: str, device: torch.device, *, zero_init: bool, seed: int) -> None:
     """A line for each of STEPS."""
     spec = twin(method, zero_init=zero_init, seed=seed, precision="fp32", epochs=None)
     with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(spec, Place(RunFolder(Path(folder)), find_site(), Ranks(), CPU))
+        loop = Loop(spec, Place(RunFolder(Path(folder)), find_site(), Ranks(), device))
         for step, batch in loop.batches():
             if step in STEPS:
                 found = {precision: gradient(loop, step, batch, precision) for precision in get_args(Precision)}
-                loop.spec, loop.loss_scale = spec, LossScale("fp32", CPU)
+                loop.spec, loop.loss_scale = spec, LossScale("fp32", device)
                 exact = found.pop("fp32")
                 cosines = {p: round(float(F.cosine_similarity(exact, g, dim=0)), 4) for p, g in found.items()}
                 show(method, zero_init, seed, {"step": step, "norm": round(float(exact.norm()), 3), "cosine": cosines})
@@ -148,7 +165,7 @@ def gradients(method: str, *, zero_init: bool, seed: int) -> None:
                 return
 
 
-def accuracies(method: str, *, zero_init: bool, seed: int, epochs: float | None) -> None:
+def accuracies(method: str, device: torch.device, *, zero_init: bool, seed: int, epochs: float | None) -> None:
     """A line for each precision."""
     for precision in get_args(Precision):
         spec = twin(method, zero_init=zero_init, seed=seed, precision=precision, epochs=epochs)
@@ -156,10 +173,10 @@ def accuracies(method: str, *, zero_init: bool, seed: int, epochs: float | None)
             runs, site = Runs(Path(folder)), find_site()
             run = runs[job_id(spec)]
             run.path.mkdir(parents=True)
-            with tensor_cores(precision):
-                trained = pretrain(spec, Place(run, site, Ranks(), CPU))
-            subject = load_subject(spec, spec.data.size, runs, CPU, projector=False)
-            context = Context(site=site, data=spec.data, seed=seed, device=CPU, features=runs.features)
+            with tensor_cores(precision, device):
+                trained = pretrain(spec, Place(run, site, Ranks(), device))
+            subject = load_subject(spec, spec.data.size, runs, device, projector=False)
+            context = Context(site=site, data=spec.data, seed=seed, device=device, features=runs.features)
             found = {}
             for name in ("knn", "linear"):
                 protocol = plugins.evaluation(name)
@@ -178,18 +195,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("gradients", "accuracies"))
     parser.add_argument("methods", nargs="+", help="methods with an embedded recipe, e.g. moco twist swav simclr")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--zero-init", action="store_true", help="the last norm of every block starts at 0, not 1")
     parser.add_argument("--epochs", type=float, help="of `accuracies`; the recipe's without it")
     chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    for seed in range(chosen.seeds):
+    device = prepare_device(Resources(gpu=chosen.device == "cuda"), Ranks())
+    for seed in chosen.seeds:
         for method in chosen.methods:
             if chosen.what == "gradients":
-                gradients(method, zero_init=chosen.zero_init, seed=seed)
+                gradients(method, device, zero_init=chosen.zero_init, seed=seed)
             else:
-                accuracies(method, zero_init=chosen.zero_init, seed=seed, epochs=chosen.epochs)
+                accuracies(method, device, zero_init=chosen.zero_init, seed=seed, epochs=chosen.epochs)
 
 
 if __name__ == "__main__":
