@@ -90,7 +90,7 @@ _PAPER = {
     # arXiv:2002.05709, appendix B.6: Nesterov momentum 0.9, rate 0.1 x 4096 / 256 = 1.6, 90 epochs, no regularisation
     # (README's command has a decay of 1e-6). From google-research/simclr: cosine per step, head initialised at 0
     # (README), training crops by tf.image.sample_distorted_bounding_box (data_util.py), test images cropped to the
-    # central 87.5 %, which is 224 of 256.
+    # central 87.5 %, which is 224 of 256. TPUs: see precision in methods/simclr.py.
     "simclr": Config(
         nesterov=True,
         learning_rates=(0.1,),
@@ -101,6 +101,7 @@ _PAPER = {
         crop_sampler="tensorflow",
         test_resize=1 / 0.875,
         start="zero",
+        precision="tf32",
     ),
     # bytedance/TWIST, README (--lr-classifier 0.2 --batch-size 1024 --weight-decay 0) and evaluate.py; not scaled.
     "twist": Config(
@@ -149,6 +150,7 @@ _PAPER = {
         crop_sampler="tensorflow",
         test_resize=1 / 0.875,
         start="zero",
+        precision="tf32",
     ),
     # wanggrun/triplet, r50_last_cos_for_LessSslEpoch.py and ..._for_MoreSslEpoch.py: no decay, batch 8 x 32, cosine per
     # epoch from the first, times a line over 10 epochs from 1e-4 (mmcv's warm-up). Short is for 200 epochs of

@@ -51,6 +51,7 @@ class Config(FineTuning):
 # arXiv:2002.05709, section 6 and appendix B.5: Nesterov, batch 4096, 0.05 x B / 256 for all weights, no warm-up and no
 # decay, 60 epochs for 1 %, 30 for 10 %. Not in the paper: the cosine and the zero classifier (google-research/simclr).
 # Crops by tf.image.sample_distorted_bounding_box (data_util.py). Batch norm there sees all 4096 images, here 256.
+# TPUs, so tf32, here and in FNC's.
 _SIMCLR = Config(
     nesterov=True,
     lr_backbone=0.8,
@@ -60,6 +61,7 @@ _SIMCLR = Config(
     epochs=60,
     crop_sampler="tensorflow",
     head="zero",
+    precision="tf32",
 )
 
 # arXiv:2103.03230, appendix B.2, one setting for both budgets: what the printed numbers are described with. The
@@ -89,6 +91,7 @@ _FNC = Config(
     crop_sampler="tensorflow",
     head="zero",
     projector_layers=1,
+    precision="tf32",
 )
 
 # google-research/s4l, config/supervised_imagenet_{1p,10p}.sh. Left out: its noise of hue, saturation and value (1 %
