@@ -133,12 +133,12 @@ def gradient(loop: Loop, step: int, batch: Batch, precision: Precision) -> Tenso
     before = {name: value.clone() for name, value in loop.network.state_dict().items()}
     loop.spec = replace(loop.spec, precision=precision)
     for power in range(16, -1, -1):  # the scale that a run would have found
-        loop.loss_scale = LossScale(precision, loop.device)
-        scaler = torch.amp.GradScaler(loop.device.type, init_scale=2.0**power, enabled=precision == "fp16")
+        loop.loss_scale = LossScale(precision, loop.place.device)
+        scaler = torch.amp.GradScaler(loop.place.device.type, init_scale=2.0**power, enabled=precision == "fp16")
         loop.loss_scale.scaler = scaler
         loop.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(seed_of(loop.spec.seed, "step", step, 0))
-        with tensor_cores(precision, loop.device):
+        with tensor_cores(precision, loop.place.device):
             loop.backward(step, batch)
         loop.loss_scale.unscale(loop.optimizer)
         loop.network.load_state_dict(before)
