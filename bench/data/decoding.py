@@ -14,8 +14,8 @@ makes gray pictures white. Numbers whose white nobody knows are refused.
 from __future__ import annotations
 
 import io
-import mmap
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable
@@ -32,6 +32,8 @@ from torch import Tensor
 from bench.data.names import SHARD
 from bench.errors import BenchError
 
+PACKED = re.compile(rf"{re.escape(SHARD)}/(\d+)-(\d+)-([0-9a-f]{{8}})/")  # SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
+OPEN_SHARDS = 256  # descriptors of a process: a thousand is a usual limit (`ulimit -n`)
 _JPEG = b"\xff\xd8\xff"
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _TIFF_PHOTOMETRIC, _TIFF_BITS = 262, 258  # tags: 0 is "white is zero"; bits of a sample
@@ -58,9 +60,10 @@ def read_image(path: Path, *, pillow: bool = False) -> Tensor:
 
 def read_bytes(path: Path) -> bytearray:
     """The encoded image. Raises as `read_image`; an image of a shard also when its checksum is another."""
-    shard, mark, place = str(path).partition(f"{SHARD}/")
+    text = str(path)
+    place = PACKED.search(text)
     try:
-        return _read_packed(shard + SHARD, place) if mark else _read_file(path)
+        return _read_file(path) if place is None else _read_packed(text, place)
     except OSError as error:
         raise BenchError(f"{path} cannot be read ({error.strerror or error}).") from error
 
@@ -84,22 +87,36 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _read_packed(shard: str, place: str) -> bytearray:
-    where, _, _ = place.partition("/")
-    offset, length, checksum = where.split("-")
-    content = bytearray(memoryview(_mapped(shard))[int(offset) : int(offset) + int(length)])
-    if zlib.crc32(content) != int(checksum, 16):
+def _read_packed(path: str, place: re.Match[str]) -> bytearray:
+    """One image of a shard: a single call of the system, and none that opens a file."""
+    content = bytearray(int(place[2]))
+    view, offset, done = memoryview(content), int(place[1]), 0
+    number = _shard(path[: place.start()] + SHARD).number
+    while done < len(content) and (count := os.preadv(number, [view[done:]], offset + done)):
+        done += count
+    if done < len(content) or zlib.crc32(content) != int(place[3], 16):
         raise UnreadableImageError(
-            f"{shard}/{place} is damaged (its checksum is another): `bench data pack` makes this shard anew."
+            f"{path} is damaged (its checksum is another): `bench data pack` makes this shard anew; where it is a copy "
+            "that [local] staging made, remove that copy."
         )
     return content
 
 
-@lru_cache(maxsize=1024)
-def _mapped(shard: str) -> mmap.mmap:
-    """A whole shard, read only: processes share its pages, and a forked one may go on using the parent's."""
-    with open(shard, "rb") as file:  # noqa: PTH123 (once a shard and process)
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+class _Shard:
+    """An open shard. Reading with an offset moves no position, so a forked process may go on with its parent's."""
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):  # it could be opened
+            os.close(self.number)
+
+
+@lru_cache(maxsize=OPEN_SHARDS)
+def _shard(path: str) -> _Shard:
+    """Each shard is opened once by a process, and once more when many others came between."""
+    return _Shard(path)
 
 
 def decode_bytes(content: bytearray) -> Tensor:

@@ -42,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setitem(datasets.LOADERS, NAME, lambda site, size: known(NAME, site, size))
     packed._load.cache_clear()
-    decoding._mapped.cache_clear()
+    decoding._shard.cache_clear()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def make(site: Site) -> Callable[[], tuple[packing.Packed, list[str]]]:
     def run() -> tuple[packing.Packed, list[str]]:
         said: list[str] = []
         packed._load.cache_clear()
-        decoding._mapped.cache_clear()
+        decoding._shard.cache_clear()
         return packing.pack("imagenet", SIZE, site, workers=1, say=said.append), said
 
     return run
@@ -198,7 +198,7 @@ def test_a_damaged_image_of_a_shard_is_told_by_its_checksum_and_replaced_in_pret
     body = bytearray(Path(f"{shard}.pack").read_bytes())
     body[offset + 300] ^= 255
     Path(f"{shard}.pack").write_bytes(body)
-    decoding._mapped.cache_clear()
+    decoding._shard.cache_clear()
     with pytest.raises(
         BenchError, match=rf"^{hurt} is damaged \(its checksum is another\): `bench data pack` makes this shard anew"
     ):

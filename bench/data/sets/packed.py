@@ -9,8 +9,8 @@ protocol that uses it. The splits are those of the source, in the same order.
     train-0000.json    the images of a shard, their labels, and its settings; written after the shard
     train-0000.pack    the encoded images one after another
 
-An image is named SHARD/OFFSET-LENGTH-CRC32/NAME, like a file below the shard: bench/data/decoding.py reads it from a
-memory map and compares its checksum. So everything that works with `Files` works with a pack.
+An image is named SHARD/OFFSET-LENGTH-CRC32/NAME, like a file below the shard: bench/data/decoding.py reads it from
+there with one call and compares its checksum. So everything that works with `Files` works with a pack.
 """
 
 from __future__ import annotations
