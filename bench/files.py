@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -38,6 +39,24 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if full is not None:
             raise full from error
         raise
+
+
+@contextmanager
+def alone(file: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of a file; while another process has it, `busy` is called again and again: it waits or raises.
+
+    A killed process holds no lock. Where the file system knows none, nobody waits for anybody.
+    """
+    with file.open("ab") as held:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                busy()
+            except OSError:
+                break
+        yield
 
 
 def own_suffix() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from bench.data.location import check_present
+from bench.data import as_is
+from bench.data.catalogue import entry
+from bench.data.location import check_present, root_of
 from bench.data.sets import digits, folders, packed, twins, vision
 from bench.data.splits import Split, SplitData, joined
 from bench.errors import BenchError
@@ -21,8 +23,15 @@ def open_split(data: Data, split: Split, site: Site) -> SplitData:
     check_present(data.name, site)
     if data.name not in LOADERS:
         raise BenchError(f"{data.name} has boxes instead of labelled images: only a detection protocol can read it.")
-    splits = LOADERS[data.name](site, data.size)
+    splits = open_splits(data.name, data.size, site)
     return joined(splits["train"], splits["val"]) if split == "trainval" else splits[split]
+
+
+def open_splits(name: str, size: int, site: Site) -> Mapping[Split, SplitData]:
+    """All splits of a data set with labels, from its folder or from a pack of its files as they are."""
+    if not entry(name).package and as_is.is_pack(root := root_of(name, site)):
+        return as_is.load(root, name)
+    return LOADERS[name](site, size)
 
 
 LOADERS: Mapping[str, Callable[[Site, int], Mapping[Split, SplitData]]] = {

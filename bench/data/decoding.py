@@ -29,10 +29,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from bench.data.names import SHARD
+from bench.data.names import PACKED, SHARD
 from bench.errors import BenchError
 
-PACKED = re.compile(rf"{re.escape(SHARD)}/(\d+)-(\d+)-([0-9a-f]{{8}})/")  # SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
 OPEN_SHARDS = 256  # descriptors of a process: a thousand is a usual limit (`ulimit -n`)
 _JPEG = b"\xff\xd8\xff"
 _RGB = 3  # torchvision.io.ImageReadMode.RGB

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from bench.data.listing import GONE, Listing
+from bench.data.names import portable
 from bench.errors import BenchError
 from bench.files import atomic_path
 from bench.wording import printable
@@ -24,7 +23,7 @@ def keep(listing: Listing, file: Path) -> None:
     body = {
         "files": listing.files,
         "bytes": listing.bytes,
-        "folders": {_portable(a): _portable(b) for a, b in listing.folders.items()},
+        "folders": {portable(a): portable(b) for a, b in listing.folders.items()},
     }
     with suppress(OSError, BenchError), atomic_path(file, durable=False) as temporary:
         temporary.write_bytes(zlib.compress(json.dumps(body).encode(), level=1))
@@ -54,7 +53,7 @@ def difference(then: Listing, now: Listing) -> str:
 
 
 def _differences(then: Listing, now: Listing) -> Iterator[tuple[str, str]]:
-    here = {_portable(name): _portable(text) for name, text in now.folders.items()}
+    here = {portable(name): portable(text) for name, text in now.folders.items()}
     for folder in sorted(then.folders.keys() | here.keys()):
         before, after = then.folders.get(folder, ""), here.get(folder, "")
         if before == after:
@@ -81,10 +80,3 @@ def _files(text: str) -> dict[str, str]:
 def _bytes(size: str | None) -> str:
     number = (size or "").partition(":")[0]
     return "a link to nothing" if number == str(GONE) else f"{int(number or 0):,} bytes"
-
-
-def _portable(text: str) -> str:
-    """The same bytes as text, whatever the locale."""
-    if sys.getfilesystemencoding() == "utf-8":
-        return text
-    return os.fsencode(text).decode("utf-8", "surrogateescape")

@@ -2,8 +2,8 @@
 
 Of data sets in folders it is made of the listing (bench/data/listing.py): names and sizes of the images, the content of
 lists and annotations. Of data sets in packages it is the content of the package's file. A true copy elsewhere has the
-same fingerprint. An image whose content changes and whose size does not is out of reach: to see it, every image would
-have to be read at every plan.
+same fingerprint, and so has a pack of the files as they are, which carries the listing of its folder. An image whose
+content changes and whose size does not is out of reach: to see it, every image would have to be read at every plan.
 
     runs/data/<data set>-<digest>.z      a listing, so that a later difference can be counted and named
     runs/data/<data set>-contents.json   digests of lists and annotations, with what the file system said of each file
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from bench.data import difference, listing
+from bench.data import as_is, difference, listing
 from bench.data.catalogue import DataSet, entry
 from bench.data.contents import Contents, contents_in, keep_contents
 from bench.data.listing import Listing, Scope
@@ -116,6 +116,8 @@ class DataHere:
         if known.package:
             return _packaged(known.package)
         root = root_of(name, self.site)
+        if as_is.is_pack(root):
+            return as_is.listing_of(root, name)
         file = self.memory / f"{name}-contents.json" if self.memory.parent.is_dir() else None
         known_contents = contents_in(file)
         found = listing.look(root, scopes_of(name, known, root), known_contents)

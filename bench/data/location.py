@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from bench.data import as_is
 from bench.data.catalogue import entry
 from bench.errors import BenchError
 from bench.settings.site import Site
@@ -37,6 +38,9 @@ def check_present(name: str, site: Site) -> None:
             )
         return
     root = root_of(name, site)
+    if as_is.is_pack(root):
+        as_is.described(root, name)
+        return
     missing = [[path for path in layout if not (root / path).exists()] for layout in found.layouts]
     if all(missing):
         # The layout of which most is there is the one that was meant.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-SHARD = ".pack"  # an image of a packed data set has the path SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
+import os
+import re
+import sys
+
+SHARD = ".pack"
+PACKED = re.compile(r"\.pack/(\d+)-(\d+)-([0-9a-f]{8})/")  # of an image's path: SHARD_FILE/OFFSET-LENGTH-CRC32/NAME
 # What Pillow 10 to 13 reads by itself: the names that its formats register, less those that it hands to another program
 # or only recognizes (PostScript, MPEG, WMF, BUFR, GRIB, HDF5). As a list, so that a data set has the same images
 # whatever the version and build of Pillow; what a build lacks is then an error that names the file.
@@ -23,3 +28,17 @@ def is_hidden(name: str) -> bool:
     if name[:1] != "." and "/." not in name and MACOS not in name:  # nearly all of millions
         return False
     return any((part.startswith(".") and part not in {".", ".."}) or part == MACOS for part in name.split("/"))
+
+
+def portable(text: str) -> str:
+    """The same bytes of a file's name as text, whatever the locale: what is written down."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return text
+    return os.fsencode(text).decode("utf-8", "surrogateescape")
+
+
+def native(text: str) -> str:
+    """A name that was written down as this process has it."""
+    if sys.getfilesystemencoding() == "utf-8":
+        return text
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))

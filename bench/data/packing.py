@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench.data.as_is import names_of
 from bench.data.decoding import decode_bytes, read_bytes
 from bench.data.location import fetch_folder, root_of
 from bench.data.names import SHARD
@@ -56,7 +57,7 @@ class _Shard:
 
     def names(self) -> list[str]:
         """Paths below the source's root."""
-        return [name.removeprefix(f"{self.root}/") for name in compact(self.images.paths).names()]
+        return names_of(compact(self.images.paths).names(), self.root)
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def pack(
 
     Raises BenchError when the catalogue has no such pack, the source is not there, or the disk cannot hold it.
     """
-    from bench.data.datasets import LOADERS
+    from bench.data.datasets import open_splits
 
     name = f"{source}-{size}"
     if name not in packed.PACKS:
@@ -90,7 +91,7 @@ def pack(
         raise BenchError(f"there is no packed data set {name}; what can be packed: {known}.")
     folder = out or fetch_folder(name, site)
     make_folder(folder)
-    splits = LOADERS[source](site, size)
+    splits = open_splits(source, size, site)
     shards = list(_shards(source, size, folder, root_of(source, site), splits))
     todo = [shard for shard in shards if not _whole(shard)]
     if todo:

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from bench.data import as_is
 from bench.data.catalogue import CATALOGUE, entry
 from bench.data.fingerprint import DataHere
-from bench.data.location import check_present, fetch_folder
+from bench.data.location import check_present, fetch_folder, root_of
 from bench.data.sets import lists
 from bench.data.share import labelled_share
 from bench.errors import BenchError, one_line, unknown_name
 from bench.settings.site import Site
 from bench.spec import Data
+from bench.wording import counted, size
 
 if TYPE_CHECKING:
     from bench.data.splits import Files, SplitData
@@ -84,7 +86,7 @@ def _check_list(name: str, site: Site, found: Findings) -> None:
 
 
 def _check_set(name: str, site: Site, found: Findings) -> None:
-    from bench.data.datasets import LOADERS
+    from bench.data.datasets import open_splits
     from bench.data.splits import Files
 
     check_present(name, site)
@@ -94,7 +96,14 @@ def _check_set(name: str, site: Site, found: Findings) -> None:
     if known.boxes:
         _check_boxes(name, site, found)
         return
-    splits = LOADERS[name](site, known.pixels)
+    if not known.package and as_is.is_pack(root := root_of(name, site)):
+        pack = as_is.described(root, name)
+        found.lines.append(
+            f"a pack of the files as they are: {pack.images:,} images, {size(pack.bytes)}, "
+            f"{counted(len(pack.shards), 'shard')}; all checksums are compared"
+        )
+        found.problems += as_is.damaged(pack)
+    splits = open_splits(name, known.pixels, site)
     sizes = {split: len(data) for split, data in splits.items()}
     found.lines += [f"{split}: {len(data):,} images, {data.classes} classes" for split, data in splits.items()]
     _compare(found, "classes", splits["train"].classes, known.classes, known.hint)

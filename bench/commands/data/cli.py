@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.errors import BenchError
 from bench.wording import printable
 
 data_app = typer.Typer(
@@ -53,22 +54,44 @@ def data_fetch(name: DataName) -> None:
 @data_app.command("pack")
 def data_pack(
     name: DataName,
-    size: Annotated[int, typer.Option("--size", help="Shorter side of the packed images in pixels.")] = 256,
+    size: Annotated[
+        int | None, typer.Option("--size", help="Shorter side of the packed images in pixels; default: 256.")
+    ] = None,
+    as_is: Annotated[
+        bool,
+        typer.Option(
+            "--as-is",
+            help="Pack the files as they are: the same data set, read when [data] of bench.toml names the pack.",
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE."
+            "--out",
+            help="Folder to write; default: as [data] NAME-SIZE of bench.toml says, else data/NAME-SIZE, or "
+            "data/NAME-as-is.",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default: one a core.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="Processes; default: one a core. With --as-is threads; default: 8."),
+    ] = None,
 ) -> None:
-    """Make smaller images packed into large files, as the data set NAME-SIZE.
+    """Put the images into a few large files: smaller ones, as the data set NAME-SIZE, or with --as-is the same bytes.
 
     The same command goes on after a stop and mends damage.
     """
     from bench.bench_toml import find_site
-    from bench.data import packing
+    from bench.data import packing, packing_as_is
 
+    if as_is:
+        if size is not None:
+            raise BenchError("--as-is packs the files as they are: leave --size out.")
+        pack = packing_as_is.pack_as_is(name, find_site(), out=out, workers=workers)
+        print(printable(f"{name}: {pack.images:,} images, {pack.bytes / 1e9:.3g} GB in {pack.root}"))
+        print(printable(f'to read them from there: {name} = "{pack.root}" under [data] in bench.toml'))
+        return
+    size = 256 if size is None else size
     made = packing.pack(name, size, find_site(), out=out, workers=workers)
     print(printable(f"{name}-{size}: {made.images:,} images, {made.bytes / 1e9:.3g} GB in {made.folder}"))
     if made.damaged:
