@@ -20,6 +20,8 @@
                                 # divide its batch. Without it all have `ranks`
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for
                                 # a GPU, none (0) for a CPU. `bench doctor --throughput` says how many to use
+    staging = "$SLURM_TMPDIR"   # a folder of each node's own disk: packs of images are copied there before they are
+                                # read, on Slurm too. Variables have the value of the node; docs/cluster.md
     checkpoint_activations = true   # pretrainings compute their blocks' activations twice instead of keeping them:
                                 # the same digits, a third of the memory, a third more work; on Slurm too
     deterministic = false       # faster kernels on GPUs, whose digits differ from run to run, on Slurm too; default:
@@ -59,7 +61,7 @@ from bench.spec import Precision
 SWITCHES = ("checkpoint_activations", "deterministic")  # keys of [local] that are true or false
 KEYS = {
     "paths": {"runs", "output", "report"},
-    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", *SWITCHES},
+    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", "staging", *SWITCHES},
     "notify": {"command"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
@@ -117,8 +119,8 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise unknown_name(
                 f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known
             )
-    wanted = int if section == "local" else str
     for key, value in body.items():
+        wanted = int if section == "local" and key != "staging" else str
         if key == "workers" and type(value) is int and value == 0:
             continue
         if section == "local" and key in SWITCHES:
@@ -173,6 +175,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         ranks=int(local.get("ranks", 1)),
         images_per_gpu=int(local.get("images_per_gpu", 0)),
         workers=int(local["workers"]) if "workers" in local else None,
+        staging=str(local.get("staging", "")),
         checkpoint_activations=bool(local.get("checkpoint_activations", False)),
         deterministic=bool(local.get("deterministic", True)),
         overrides=_overrides(str(file), data.get("recipe", {})),

@@ -35,6 +35,7 @@ _PINNING = {
 _DIGITS = {"NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"}  # float32 is float32: see device.py
 _PYTHON = {"PYTHONIOENCODING", "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP"}
 _LANGUAGE = {"LANG", "LANGUAGE"}
+_PLACES = {"SLURM_TMPDIR"}  # of this node, for [local] staging
 UTF8 = {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}  # names of files are bytes: a worker can print any of them
 
 
@@ -55,7 +56,8 @@ def of_worker(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
         for name, value in of_no_launcher(inherited).items()
         if name not in left_out and not name.startswith("LC_")
     }
-    return kept | with_threads(threads) | UTF8 | {"PYTHONUNBUFFERED": "1"}
+    places = {name: inherited[name] for name in _PLACES if name in inherited}
+    return kept | places | with_threads(threads) | UTF8 | {"PYTHONUNBUFFERED": "1"}
 
 
 def with_threads(threads: int) -> dict[str, str]:

@@ -30,6 +30,7 @@ from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
 from bench.execution.device import autotunes, prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
+from bench.execution.near import near
 from bench.execution.subject import load_subject
 from bench.files import Json, want_of_room
 from bench.identity import job_id
@@ -97,6 +98,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             here = DataHere(site, run.path.parent / "data")
             reads = of_first(lambda: inputs.take(spec, run.path, here), ranks)
             inputs.note(reads, run.path, writes=ranks.first)
+            site = near(spec, site, ranks, device, should_stop)
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))

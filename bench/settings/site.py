@@ -41,6 +41,7 @@ class Site:
     ranks: int = 1
     images_per_gpu: int = 0  # 0: every pretraining has `ranks`; else up to so many, with at least these images each
     workers: int | None = None  # that decode images; see loader_workers
+    staging: str = ""  # a folder of each node, to which packs are copied first; variables have their value there
     checkpoint_activations: bool = False  # of blocks: see bench/training/recompute.py
     deterministic: bool = True  # kernels of GPUs: the same digits twice, or faster ones
     overrides: Overrides = AS_PUBLISHED

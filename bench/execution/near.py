@@ -1,0 +1,51 @@
+"""Before a job reads its data: each node copies a pack of them to its own disk, where bench.toml asks for it.
+
+The first rank of a node copies. Meanwhile all ranks ask each other every second, so that none runs into a time-out
+because another node's disk is slower, and all of them stop together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from bench import plugins
+from bench.data.staging import staged
+from bench.errors import Stopped
+from bench.settings.site import Site
+from bench.spec import Pretrain, Spec
+from bench.training.ranks import Ranks, any_rank
+
+SECONDS = 1.0  # between two questions
+
+
+def near(spec: Spec, site: Site, ranks: Ranks, device: torch.device, should_stop: Callable[[], bool]) -> Site:
+    """The site with the job's data where this node reads them fastest.
+
+    Jobs that read their images many times wait for a copy to be made; others use one that is there. Raises Stopped on
+    all ranks when one was asked to stop.
+    """
+    if not site.staging:
+        return site
+    copies = isinstance(spec, Pretrain) or plugins.evaluation_of(spec.protocol).resumes
+    if ranks.world == 1:
+        return staged(spec.data.name, site, copies=copies, should_stop=should_stop)
+    with ThreadPoolExecutor(1) as pool:
+        work: Future[Site] | None = None
+        if ranks.local == 0:
+            work = pool.submit(staged, spec.data.name, site, copies=copies, should_stop=should_stop)
+        while any_rank(work is not None and not work.done(), ranks, device):
+            time.sleep(SECONDS)
+    stopped = work is not None and isinstance(work.exception(), Stopped)
+    if any_rank(stopped, ranks, device):
+        raise Stopped("stopped while the data were copied to the nodes")
+    if work is not None:
+        return work.result()
+    return staged(spec.data.name, site, copies=False, say=_silent)
+
+
+def _silent(line: str) -> None:
+    """The node's first rank has said it."""
