@@ -62,6 +62,7 @@ def checks(site: Site) -> Iterator[Check]:
         ("versions", _versions),
         ("packages", _packages),
         ("processor", _processor),
+        ("workers", lambda: _workers(site)),
         ("memory", lambda: _memory(site)),
         ("GPU", _gpu),
         ("site", lambda: _site(site)),
@@ -119,6 +120,11 @@ def _processor() -> Iterator[Check]:
             "off",
             f"{', '.join(inherited)} of this shell: workers set their own from bench.toml, so it does no harm",
         )
+
+
+def _workers(site: Site) -> Iterator[Check]:
+    for found in memory.decodings(site):
+        yield Check("workers", "off" if found.advice else "ok", found.text, found.advice)
 
 
 def _memory(site: Site) -> Iterator[Check]:

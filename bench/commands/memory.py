@@ -1,4 +1,4 @@
-"""Memory of this machine, for `bench doctor`: what is free, and what workers that decode images take of shared memory.
+"""Memory and cores, for `bench doctor`: what is free, how many workers decode images, what they take of shared memory.
 
 What they take is worked out as the loader does before it starts, for the size of image that most papers have.
 """
@@ -11,7 +11,10 @@ from pathlib import Path
 
 from bench.data.shared_memory import ADVICE, SHARED, Batches, room, whole_pages
 from bench.execution.executors import default_slots
+from bench.machine import cores
 from bench.settings.site import Site
+from bench.settings.slurm import SlurmSettings
+from bench.settings.workers import Decoding, decoding
 from bench.wording import size
 
 SIDE = 224  # pixels of an image
@@ -37,6 +40,19 @@ def available_bytes() -> float | None:
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
+def decodings(site: Site) -> Iterator[Decoding]:
+    """How images are decoded for a process here while all slots are in use, and for one on Slurm."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    processes = default_slots(site) * (1 if on_gpu else site.ranks)
+    yield decoding(site, "cuda" if on_gpu else "cpu", max(1, cores() // processes), f"each of {processes} at once has")
+    if site.slurm != SlurmSettings():
+        for kind in ("pretrain", "evaluate"):
+            asked = site.slurm.request(kind)
+            yield decoding(site, "cuda" if asked.gpus else "cpu", asked.cpus, f"on Slurm ({kind}) each has")
+
+
 def shared_memory(site: Site) -> Iterator[SharedMemory]:
     """One, or none where the system has no /dev/shm with a limit."""
     import torch
@@ -48,7 +64,8 @@ def shared_memory(site: Site) -> Iterator[SharedMemory]:
     if there is None:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers, slots = site.loader_workers(device), default_slots(site)
+    slots = default_slots(site)
+    workers = site.loader_workers(device, max(1, cores() // slots))
     if not workers:
         yield SharedMemory(f"{there} in {SHARED}; no workers decode images here, so it is not needed", True, False)
         return

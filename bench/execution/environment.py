@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.machine import DEVICE
+from bench.machine import BESIDE, DEVICE
 
 THREADS = (
     "OMP_NUM_THREADS",
@@ -50,7 +50,7 @@ def of_no_launcher(inherited: Mapping[str, str]) -> dict[str, str]:
 
 def of_worker(inherited: Mapping[str, str], threads: int) -> dict[str, str]:
     """The environment of a process that works on a job: so many threads, UTF-8, one rank until it is told otherwise."""
-    left_out = _PINNING | _DIGITS | _PYTHON | _LANGUAGE | {DEVICE}
+    left_out = _PINNING | _DIGITS | _PYTHON | _LANGUAGE | {BESIDE, DEVICE}
     kept = {
         name: value
         for name, value in of_no_launcher(inherited).items()
@@ -67,7 +67,7 @@ def with_threads(threads: int) -> dict[str, str]:
 
 def unset_on_node() -> str:
     """A line of shell for a job's script: what a node's own profile or the site's `setup` may have set."""
-    names = sorted(_RANKS | _PINNING | _DIGITS | _PYTHON | _LANGUAGE | {DEVICE})
+    names = sorted(_RANKS | _PINNING | _DIGITS | _PYTHON | _LANGUAGE | {BESIDE, DEVICE})
     return f"unset {' '.join(names)}"
 
 

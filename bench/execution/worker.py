@@ -24,6 +24,7 @@ import torch
 from bench import plugins
 from bench.bench_toml import find_site
 from bench.contracts import Attempt, Context, Outcome
+from bench.data.catalogue import entry
 from bench.data.fingerprint import DataHere
 from bench.data.workers import in_a_worker
 from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
@@ -34,13 +35,14 @@ from bench.execution.near import near
 from bench.execution.subject import load_subject
 from bench.files import Json, want_of_room
 from bench.identity import job_id
-from bench.machine import device_name, versions
+from bench.machine import cores_of_rank, device_name, versions
 from bench.runs import features, inputs
 from bench.runs.commit import commit
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.heartbeat import beating
 from bench.runs.result import Provenance, Result
 from bench.settings.site import Site
+from bench.settings.workers import decoding
 from bench.spec import Evaluate, Pretrain, Spec
 from bench.training import loop
 from bench.training.checkpoint import Spent, spent_before
@@ -99,6 +101,8 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             reads = of_first(lambda: inputs.take(spec, run.path, here), ranks)
             inputs.note(reads, run.path, writes=ranks.first)
             site = near(spec, site, ranks, device, should_stop)
+            if ranks.first and not entry(spec.data.name).package:
+                print(decoding(site, device.type, cores_of_rank()).line(), flush=True)
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
                 trained = _again(lambda: loop.pretrain(spec, place))

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.errors import BenchError
+from bench.machine import cores_of_rank
 from bench.settings.overrides import AS_PUBLISHED, Overrides
 from bench.settings.slurm import SlurmSettings
 from bench.spec import Resources
 
 NAME = "bench.toml"
+MOST_WORKERS = 12  # for a GPU: a fast probe takes so many, and each keeps batches in shared memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +61,14 @@ class Site:
             raise BenchError(f"data set {name!r}: {self.data[name]} (from {self.file}) is not a folder.")
         return self.data[name]
 
-    def loader_workers(self, device: str) -> int:
-        """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device."""
+    def loader_workers(self, device: str, cores: int | None = None) -> int:
+        """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device.
+
+        Where bench.toml does not say, a GPU gets what `cores` (default: this process's) leave beside the job itself.
+        """
         if self.workers is not None:
             return self.workers
-        return 0 if device == "cpu" else 8
+        return 0 if device == "cpu" else min(MOST_WORKERS, max(1, (cores or cores_of_rank()) - 1))
 
     def resources(self, kind: str, executor: str = "local") -> Resources:
         """What a job of this kind is given here, or on Slurm's nodes."""

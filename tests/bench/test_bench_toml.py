@@ -81,7 +81,8 @@ def test_a_data_set_without_a_folder_says_what_to_write(tmp_path: Path) -> None:
 
 
 def test_workers_are_as_many_as_the_file_says_and_else_follow_the_device(tmp_path: Path) -> None:
-    assert [find_site(tmp_path).loader_workers(device) for device in ("cpu", "cuda")] == [0, 8]
+    for cores, workers in ((1, 1), (2, 1), (8, 7), (13, 12), (64, 12)):
+        assert [find_site(tmp_path).loader_workers(device, cores) for device in ("cpu", "cuda")] == [0, workers]
     site = find_site(write(tmp_path, "[local]\nworkers = 3\n"))
     assert [site.loader_workers(device) for device in ("cpu", "cuda")] == [3, 3]
     assert find_site(write(tmp_path, "[local]\nworkers = 0\n")).loader_workers("cuda") == 0

@@ -145,7 +145,8 @@ def _measured(
     )
     yield f"{name}; cores: {cores}, slots: {default_slots(site)}, cores for the workers of each process: {room}"
     if not in_memory:
-        yield f"workers of each process of a pretraining now ([local] workers): {site.loader_workers(device.type)}"
+        now = site.loader_workers(device.type, max(1, cores // default_slots(site)))
+        yield f"workers of each process of a pretraining now ([local] workers): {now}"
     loop = training.Loop(
         replace(spec, epochs=FOREVER / (len(split) // spec.batch_size)), _place(folder / "step", site, device)
     )

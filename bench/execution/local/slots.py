@@ -33,7 +33,7 @@ from bench.execution import environment, exits
 from bench.execution.local import gpus
 from bench.execution.local.forks import Forked, ForkServer
 from bench.execution.protocol import Ended, NoSlotError
-from bench.machine import DEVICE, cores
+from bench.machine import BESIDE, DEVICE, cores
 from bench.runs.folder import RunFolder
 from bench.settings.site import Site
 from bench.spec import Resources
@@ -231,6 +231,7 @@ class LocalExecutor:
         made = environment.of_worker(os.environ, resources.threads)
         made["PYTHONSAFEPATH"] = "1"  # a folder `results` or `reports` in the working folder must not hide ours
         on_gpu = bool(self._gpus) and resources.gpu
+        made[BESIDE] = str(len(self._names) * (1 if self._gpus else self._site.ranks))
         made["CUDA_VISIBLE_DEVICES"] = ",".join(slots) if on_gpu else ""
         if on_gpu and slots:
             made[DEVICE] = "cuda"
