@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bench.contracts import Batch
 from bench.data.decoding import UnreadableImageError, read_image
-from bench.data.shared_memory import PAGE, Batches, whole_pages
+from bench.data.shared_memory import NOTHING, PAGE, Batches, whole_pages
 from bench.data.splits import Arrays, Files, SplitData
 from bench.data.views import augment, draws, exact
 from bench.data.views.crops import pixel_box
@@ -259,12 +259,25 @@ def eval_batches(
             yield _layout(split.images[part].to(device).float().div_(255)), split.labels[part].to(device)
         return
     crops = _CentreCrops(split, size, batch_size, crop)
-    starts = range(0, len(split), batch_size)
-    # a batch is made anew each time: beside those that are made ahead, one is looked at and one just received
-    each = whole_pages([3 * min(batch_size, len(split)) * size**2, PAGE])
-    shared = Batches(each, per_worker=PREFETCHED, held=2, most=len(starts))
+    starts, shared = range(0, len(split), batch_size), pass_takes(split, size, batch_size)
     for images, labels in load(crops.batch, starts, device, seed=0, workers=workers, shared=shared):
         yield _layout(images.to(device, non_blocking=True).float().div_(255)), labels.to(device, non_blocking=True)
+
+
+def pass_takes(split: SplitData, size: int, batch_size: int) -> Batches:
+    """What `eval_batches` takes of shared memory."""
+    if isinstance(split, Arrays):
+        return NOTHING
+    # a batch is made anew each time: beside those that are made ahead, one is looked at and one just received
+    each = whole_pages([3 * min(batch_size, len(split)) * size**2, PAGE])
+    return Batches(each, per_worker=PREFETCHED, held=2, most=-(-len(split) // batch_size))
+
+
+def training_takes(split: SplitData, views: tuple[Augment, ...], plan: Plan, steps: int) -> Batches:
+    """What `train_batches` takes of shared memory for so many steps."""
+    if isinstance(split, Arrays):
+        return NOTHING
+    return FileViews(split, views, plan, replace_unreadable=False, finish=False).shared(steps)
 
 
 class _CentreCrops:

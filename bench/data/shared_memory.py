@@ -65,26 +65,34 @@ def whole_pages(sizes: Sequence[int]) -> int:
     return sum(-(-bytes_ // PAGE) * PAGE for bytes_ in sizes)
 
 
-def check_room(workers: int, batches: Batches) -> None:
-    """Raises BenchError when the batches of so many workers do not fit into what is free.
+NOTHING = Batches(0, per_worker=0, held=0, most=0)  # images in memory are handed over by nobody
 
-    Ranks on one machine share it: together they must fit into the whole.
+
+def check_room(workers: int, *loaders: Batches) -> None:
+    """Raises BenchError when the batches of so many workers of each loader do not fit into what is free.
+
+    Several loaders stand for those that are there at once. Ranks on one machine share it: together they must fit into
+    the whole.
     """
     there, ranks = room(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if there is None or (batches.take(workers) <= there.free and ranks * batches.take(workers) <= there.whole):
+
+    def take(count: int) -> int:
+        return sum(batches.take(count) for batches in loaders)
+
+    if there is None or (take(workers) <= there.free and ranks * take(workers) <= there.whole):
         return
-    fewer = next(
-        n
-        for n in range(workers - 1, -1, -1)
-        if batches.take(n) <= there.free and ranks * batches.take(n) <= there.whole
-    )
+    fewer = next(n for n in range(workers - 1, -1, -1) if take(n) <= there.free and ranks * take(n) <= there.whole)
     processes = f"{ranks} ranks of {workers} workers" if ranks > 1 else f"{workers} workers"
-    needed = ranks * batches.take(workers)
+    needed = ranks * take(workers)
     wanted = math.ceil(1.1 * (needed + there.whole - there.free) / 2**30)
+    parts = " and ".join(
+        f"{ranks * batches.count(workers)} batches of {size(batches.each)}"
+        for batches in loaders
+        if batches.take(workers)
+    )
     raise BenchError(
         f"{SHARED} (shared memory) is too small for the workers that decode images: it has {there}, {processes} take "
-        f"{size(needed)} ({ranks * batches.count(workers)} batches of {size(batches.each)}). Give a container more "
-        f"(docker run --shm-size={wanted}g), or set workers = {fewer} "
+        f"{size(needed)} ({parts}). Give a container more (docker run --shm-size={wanted}g), or set workers = {fewer} "
         "under [local] in bench.toml."
     )
 

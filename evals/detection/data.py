@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.contracts import Context
 from bench.data.sets import detection_layouts as layouts
-from bench.data.workers import batches_of, speak_up
+from bench.data.shared_memory import PAGE, Batches, whole_pages
+from bench.data.workers import PREFETCHED, batches_of, speak_up
 from bench.errors import BenchError, Stopped
 from bench.identity import digest
 from bench.machine import start_of_helpers
@@ -166,7 +167,13 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
         worker_init_fn=speak_up,
         multiprocessing_context=start_of_helpers(workers),
     )
-    return batches_of(loader)
+    return batches_of(loader, _takes(cfg, share, len(keys)))
+
+
+def _takes(cfg: Any, share: int, batches: int) -> Batches:
+    """Of shared memory, at most: each image and its boxes are files of their own; masks are polygons or small."""
+    image = 3 * max(cfg.INPUT.MIN_SIZE_TRAIN) * cfg.INPUT.MAX_SIZE_TRAIN
+    return Batches(share * whole_pages([image, PAGE, PAGE]), per_worker=PREFETCHED, held=2, most=batches)
 
 
 def test_loader(cfg: Any, name: str, workers: int) -> Any:

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 
 from bench.contracts import Batch, Context, Subject
 from bench.data.datasets import open_split
-from bench.data.loader import Plan, eval_batches, train_batches
+from bench.data.loader import Plan, eval_batches, pass_takes, train_batches, training_takes
+from bench.data.shared_memory import check_room
 from bench.data.splits import SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
@@ -199,8 +200,10 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
             return held | loss_scale.state()
 
         logged_at, logged_step = time.monotonic(), first
-        steps = range(first, total)
-        batches = train_batches(images, (config.view(context.data.size),), plan, steps, device, workers=workers)
+        steps, views = range(first, total), (config.view(context.data.size),)
+        # both loaders are there while it tests, which is after hours
+        check_room(workers, training_takes(images, views, plan, len(steps)), pass_takes(test, context.data.size, BATCH))
+        batches = train_batches(images, views, plan, steps, device, workers=workers)
         _train_mode(model, config)
         for step, batch in zip(steps, batches, strict=True):
             torch.manual_seed(seed_of(seed, "step", step))

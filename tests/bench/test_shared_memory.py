@@ -18,9 +18,9 @@ import torch
 from bench import ROOT
 from bench.commands import doctor
 from bench.data import shared_memory
-from bench.data.loader import FileViews, Plan, eval_batches, train_batches
+from bench.data.loader import FileViews, Plan, eval_batches, pass_takes, train_batches, training_takes
 from bench.data.shared_memory import Batches, Room
-from bench.data.splits import Files
+from bench.data.splits import Arrays, Files
 from bench.data.workers import in_a_worker, load
 from bench.errors import BenchError
 from bench.settings.site import Site
@@ -133,6 +133,23 @@ def test_ranks_of_one_machine_must_fit_together(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(BenchError, match=r"4 ranks of 2 workers take 24 kB \(24 batches of 1 kB\).*workers = 1 "):
         shared_memory.check_room(2, batches)
+
+
+def test_loaders_that_are_there_at_once_must_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, test = Batches(1000, per_worker=3, held=0, most=100), Batches(2000, per_worker=2, held=2, most=4)
+    monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=14_000, free=14_000))
+    shared_memory.check_room(2, training, test)
+    monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=14_000, free=13_999))
+    with pytest.raises(BenchError, match=r"take 14 kB \(6 batches of 1 kB and 4 batches of 2 kB\).*workers = 1 "):
+        shared_memory.check_room(2, training, test)
+    shared_memory.check_room(2, training, shared_memory.NOTHING)
+
+
+def test_images_in_memory_take_none(files: Files) -> None:
+    arrays = Arrays(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), 1)
+    plan = Plan(images=4, batch_size=2, seed=0)
+    assert pass_takes(arrays, 8, 2).take(4) == training_takes(arrays, (Augment(size=8),), plan, 9).take(4) == 0
+    assert pass_takes(files, 32, 10).most == 3
 
 
 def test_a_system_without_a_limit_of_shared_memory_is_let_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

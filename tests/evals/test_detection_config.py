@@ -178,3 +178,11 @@ def test_the_cosine_schedule_starts_with_a_warm_up() -> None:
 def test_anchors_must_fit_the_levels() -> None:
     with pytest.raises(BenchError, match="5 levels"):
         cfg_of(replace(recipes.COCO_FPN_1X, narrow=recipes.EMBEDDED_FPN.narrow))
+
+
+def test_what_batches_take_of_shared_memory_is_that_of_the_largest_images() -> None:
+    from evals.detection.data import _takes
+
+    found = _takes(cfg_of(recipes.COCO_FPN_1X), share=2, batches=1000)
+    assert found.each == 2 * (-(-3 * 800 * 1333 // 4096) * 4096 + 2 * 4096)
+    assert found.count(8) == 2 * 8 + 2

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from bench.contracts import Attempt, Context, Subject
-from bench.data import datasets
+from bench.data import datasets, shared_memory
 from bench.data.loader import Plan, train_batches
-from bench.data.splits import Arrays, labelled_subset
+from bench.data.splits import Arrays, Files, labelled_subset
 from bench.errors import BenchError, Stopped
 from bench.networks import encoders
 from bench.runs.folder import RunFolder
@@ -24,6 +25,7 @@ from bench.spec import Backbone
 from bench.training.checkpoint import spent_before
 from bench.training.health import TrainingFailedError
 from evals import semi_supervised
+from evals.parts import finetune
 from evals.parts.classifier import start
 from evals.parts.finetune import FineTuning, Tuned, fine_tune
 from evals.semi_supervised import RECIPES, VARIANTS, Config, evaluate, labelled
@@ -479,3 +481,22 @@ def test_simclr_and_fnc_fine_tune_on_crops_drawn_as_tensorflow_does() -> None:
     assert {config["embedded"].view(32).crop for config in VARIANTS.values()} == {"torchvision"}
     with pytest.raises(BenchError, match="unknown augmentation crop 'pillow'"):
         Config(crop_sampler="pillow")  # type: ignore[arg-type]
+
+
+def test_shared_memory_is_compared_with_training_and_test_before_the_first_step(
+    tiny: Subject, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, image in enumerate(colours(30, 0).images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{number:02}.png")
+    images = Files(sorted(tmp_path.glob("*.png")), torch.arange(30) % 3, 3)
+    monkeypatch.setattr(finetune, "open_split", lambda *_: images)
+    monkeypatch.setattr(finetune, "train_batches", lambda *_, **__: pytest.fail("it has begun"))
+    placed = replace(context, site=replace(context.site, workers=1))
+    training = 3 * (16 * 3 * 32 * 32 + 4096)  # three batches, each with its images' numbers
+    test = 30 * 3 * 32 * 32 + 2048 + 4096  # one pass of one batch, in whole pages, and its labels
+    monkeypatch.setattr(shared_memory, "room", lambda: shared_memory.Room(training + test - 1, training + test - 1))
+    with pytest.raises(BenchError, match=r"\(3 batches of 53 kB and 1 batches of 98 kB\).*workers = 0 under"):
+        fine_tune(SHORT, tiny, placed, images)
+    monkeypatch.setattr(shared_memory, "room", lambda: shared_memory.Room(training + test, training + test))
+    with pytest.raises(pytest.fail.Exception, match="it has begun"):
+        fine_tune(SHORT, tiny, placed, images)
