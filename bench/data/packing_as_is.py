@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,11 @@ from bench.data.sets.packed import PACKS
 from bench.data.splits import SPLITS, Files, Split, SplitData, compact
 from bench.errors import BenchError, InputCorrupt, Stopped
 from bench.files import alone, atomic_path, make_folder, read_json, write_atomic
-from bench.identity import digest
 from bench.settings.site import Site
 from bench.wording import counted, size
 
 SHARD_BYTES = 1 << 30  # of images, unless one alone is larger
-THREADS = 8
+THREADS, CHUNK = 8, 256
 LOCK = "as-is.lock"
 _LEFT = re.compile(r"images-\d{4,}\.(pack|json)|\.(images-\d{4,}|as-is|splits|listing)\.(pack|json)\.[0-9a-f-]+\.tmp")
 BESIDE = 1.02  # the descriptions of the images beside the images
@@ -61,16 +62,15 @@ class _Shard:
     def index(self) -> Path:
         return self.file.with_suffix(".json")
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return sum(image.bytes for image in self.images)
 
     @property
     def key(self) -> str:
         """Of everything that its content depends on, as far as a look without reading tells."""
-        return digest(
-            (as_is.FORMAT, tuple((portable(image.name), image.bytes, image.changed) for image in self.images))
-        )
+        told = "".join(f"{portable(image.name)}\0{image.bytes}\0{image.changed}\0" for image in self.images)
+        return sha256(f"{as_is.FORMAT}\0{told}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def pack_as_is(
@@ -214,15 +214,19 @@ def _compact_json(body: object) -> str:
 def _images(root: Path, names: Sequence[str]) -> list[_Image]:
     """Sizes and times, asked by several threads: of a network drive each answer takes its time."""
 
-    def look(name: str) -> _Image:
-        try:
-            state = Path(f"{root}/{name}").stat()
-        except OSError as error:
-            raise BenchError(f"{root}/{name} cannot be read ({error.strerror or error}).") from error
-        return _Image(name, state.st_size, state.st_mtime_ns)
+    def look(part: Sequence[str]) -> list[_Image]:
+        found = []
+        for name in part:
+            try:
+                state = Path(f"{root}/{name}").stat()
+            except OSError as error:
+                raise BenchError(f"{root}/{name} cannot be read ({error.strerror or error}).") from error
+            found.append(_Image(name, state.st_size, state.st_mtime_ns))
+        return found
 
     with ThreadPoolExecutor(2 * THREADS) as pool:
-        return list(pool.map(look, names))
+        parts = [names[start : start + CHUNK] for start in range(0, len(names), CHUNK)]
+        return [image for part in pool.map(look, parts) for image in part]
 
 
 def _shards(images: Sequence[_Image], root: Path, folder: Path) -> Iterator[_Shard]:
