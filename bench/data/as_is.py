@@ -25,12 +25,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.data.listing import Listing
 from bench.data.names import PACKED, SHARD, native
 from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json
 
 if TYPE_CHECKING:
+    from bench.data.listing import Listing
     from bench.data.splits import Files, Split
 
 FORMAT = 1
@@ -106,6 +106,8 @@ def described(root: Path, name: str) -> AsIs:
 
 def listing_of(root: Path, name: str) -> Listing:
     """What the folder listed that the pack was made of: its fingerprint is the pack's."""
+    from bench.data.listing import Listing  # a command that looks at no data needs none of it
+
     pack = described(root, name)
     body = _content(pack, LISTING)
     folders = {native(folder): native(files) for folder, files in body["folders"].items()}

@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 
 from bench import ROOT, cli
 from bench.commands.data import check
-from bench.data import as_is, decoding, loader, packing_as_is
+from bench.data import as_is, decoding, loader, packing, packing_as_is
 from bench.data.as_is import AsIs
 from bench.data.datasets import open_split, open_splits
 from bench.data.fingerprint import DataHere
@@ -28,14 +29,24 @@ from bench.data.loader import Plan
 from bench.data.location import check_present
 from bench.data.packing_as_is import pack_as_is
 from bench.data.sets import folders, lists
+from bench.data.sets import packed as sets_packed
 from bench.data.share import labelled_share
 from bench.data.splits import SPLITS, Files
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Augment, Data
 from tests.bench import data_trees as trees
+from tests.bench import test_data_vision as vision
 
 CPU = torch.device("cpu")
+
+
+def made_by(make: Callable[[Path], None], root: Path) -> Path:
+    """A tree that torchvision reads."""
+    make(root)
+    return root
+
+
 TREES: dict[str, Callable[[Path], Path]] = {
     "imagenet": lambda root: trees.class_folders(root, (("train", 60), ("val", 3)), ("auk", "kea")),
     "places205": trees.places,
@@ -44,6 +55,7 @@ TREES: dict[str, Callable[[Path], Path]] = {
     "sun397": trees.sun,
     "birdsnap": lambda root: trees.class_folders(root, (("train", 12), ("test", 3)), ("auk", "kea"), ".jpg"),
 }
+TREES["dtd"], TREES["food101"] = (partial(made_by, make) for make in (vision.dtd, vision.food))
 SHARD = 12_000  # bytes: a few images
 
 
@@ -382,3 +394,15 @@ def test_the_command_packs_says_what_to_write_and_refuses_a_size(workplace: Path
     assert result.output.splitlines()[-1] == f'to read them from there: imagenet = "{where}" under [data] in bench.toml'
     result = CliRunner().invoke(cli.app, ["data", "pack", "imagenet", "--as-is", "--size", "128"])
     assert "--as-is packs the files as they are: leave --size out" in str(result.exception or result.output)
+
+
+def test_smaller_images_are_the_same_from_a_folder_and_from_its_pack(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sets_packed, "PACKS", {"imagenet-24": ("imagenet", 24)})
+    _, other, _ = packed("imagenet", site, tmp_path / "packed")
+    made = [
+        packing.pack("imagenet", 24, where, out=tmp_path / name, workers=1, say=lambda line: None).folder
+        for name, where in (("one", site), ("two", other))
+    ]
+    assert content(made[0]) == content(made[1])
