@@ -63,6 +63,7 @@ class Recipe:
     normalize: Literal["none", "imagenet"] = "none"
     zero_init_residual: bool | None = None  # of the network; None: as the scale has it
     positions: Literal["size", "factor"] | None = None  # of a transformer; None: as the scale has it
+    norm_group: int | None = None  # images that share the statistics of batch norm; None: the global batch
     first: Recipe | None = None  # of the stage before: a pretraining of its own, from whose weights this one goes on
 
 

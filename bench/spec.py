@@ -148,6 +148,9 @@ class Pretrain:
     # Sub-batches of a gradient-cached step: the loss stays that of the whole batch, memory is that of one sub-batch.
     # Not a resource: batch norm sees one sub-batch at a time.
     chunks: int = field(default=1, metadata={"omit_when": 1})
+    # Consecutive images of the global batch that share the statistics of batch norm, as those of a GPU did in the
+    # authors' code; None: all. Chunks share no statistics either.
+    norm_group: int | None = field(default=None, metadata={"omit_when": None})
     # the encoder, by torch.compile: other roundings
     compile: bool = field(default=False, metadata={"omit_when": False})
     VERSION: int = field(default=1, init=False)  # raised when the training loop changes numbers
@@ -159,6 +162,11 @@ class Pretrain:
             raise BenchError("a pretraining needs at least one view.")
         if self.chunks < 1 or self.batch_size % self.chunks:
             raise BenchError(f"batch_size {self.batch_size} does not divide into {self.chunks} chunks.")
+        if self.norm_group is not None and (self.norm_group < 2 or self.batch_size % self.norm_group):
+            raise BenchError(
+                f"norm_group is {self.norm_group}, expected None or 2 and more images that divide the batch of "
+                f"{self.batch_size}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

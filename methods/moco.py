@@ -3,11 +3,11 @@
 A query meets the key of its image's other view, made by a slow encoder, and a queue of older keys (equation 1). RECIPES
 are v2: a projector of two layers, temperature 0.2, SimCLR-like views with blur, a cosine. The variant `v1` has one
 linear layer, temperature 0.07, weaker views and a rate that falls in steps. The released code (facebookresearch/moco)
-keeps batch norm within each GPU and shuffles the keys between GPUs, so that a query cannot recognise its key by the
-batch's statistics. Here batch norm is that of the global batch, as everywhere in this project: no shuffling helps
-there, and on ImageNet the two are not known to agree. The code's v1 turns views gray before the jitter, here after it.
-Residuals are not zero-initialised (torchvision's default, which the code takes). v2's cosine moves once an epoch, as
-main_moco.py sets it (the papers do not say).
+keeps batch norm within each of 8 GPUs, 32 images, and shuffles the keys between GPUs (moco/builder.py), so that a query
+cannot recognise its key by the batch's statistics (section 3.3). The paper recipes do so in groups of 32 images, on any
+number of GPUs; those of small images use the global batch, where shuffling changes nothing. The code's v1 turns views
+gray before the jitter, here after it. Residuals are not zero-initialised (torchvision's default, which the code takes).
+v2's cosine moves once an epoch, as main_moco.py sets it (the papers do not say).
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
+from bench.training.norm_groups import shuffled
+from methods.parts.clock import Progress
 from methods.parts.differences import BILINEAR, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.momentum import move_towards, slow_copy
@@ -38,6 +40,8 @@ class Config:
     output: int = 128
     # batch norm after every layer of the projector; neither paper nor code has it, short runs on digits need it
     norm: bool = False
+    # keys pass the slow encoder in other groups of batch norm than their queries
+    shuffle: bool = field(default=False, metadata={"omit_when": False})
     VERSION: int = field(default=1, init=False)
 
     def check(self, pretrain: Pretrain) -> None:
@@ -51,6 +55,11 @@ class Config:
             )
         if self.queue < pretrain.batch_size or self.queue % pretrain.batch_size:
             raise BenchError(f"moco: queue is {self.queue}, expected a multiple of the batch of {pretrain.batch_size}.")
+        if self.shuffle and (pretrain.norm_group or pretrain.batch_size) == pretrain.batch_size:
+            raise BenchError(
+                f"moco: shuffle is True, which needs a norm_group below the batch of {pretrain.batch_size}, found "
+                f"{pretrain.norm_group}."
+            )
 
 
 def moco_loss(q_BD: Tensor, k_BD: Tensor, queue_KD: Tensor, *, temperature: float) -> Tensor:
@@ -73,11 +82,12 @@ def moco_loss(q_BD: Tensor, k_BD: Tensor, queue_KD: Tensor, *, temperature: floa
 class Method(nn.Module):
     """Encoder and projector, their slow copies, and the queue of keys."""
 
-    queue: Tensor  # (K, D), newest first; buffers, so that checkpoints hold them
+    queue: Tensor  # (K, D), newest first; a buffer as the progress, so that checkpoints hold them
+    progress: Tensor  # only with shuffled keys
 
     def __init__(self, config: Config, encoder: nn.Module, facts: Facts) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.facts = config, facts
         self.encoder = encoder
         widths = (
             (facts.feature_dim, config.output)
@@ -92,12 +102,17 @@ class Method(nn.Module):
             self.projector = nn.Sequential(nn.Linear(*widths[:2]), nn.ReLU(inplace=True), nn.Linear(*widths[1:]))
         self.slow = slow_copy(nn.Sequential(self.encoder, self.projector))
         self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.output), dim=1))
+        self.clock = Progress(self) if config.shuffle else None
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Queries of the first view, keys of the second."""
         with torch.no_grad():
-            keys = self.slow(batch.views[1])
+            keys = self.slow(batch.views[1]) if self.clock is None else self._shuffled_keys(self.clock, batch.views[1])
         return {"queries": self.projector(self.encoder(batch.views[0])), "keys": keys}
+
+    def _shuffled_keys(self, clock: Progress, view_BCHW: Tensor) -> Tensor:
+        step = round(clock.value(self.progress) * self.facts.steps)
+        return shuffled(self.slow, view_BCHW, self.facts.seed, step)
 
     def loss(self, embeddings: dict[str, Tensor], labels: Tensor) -> dict[str, Tensor]:
         """InfoNCE against the queue as it was before this step's keys, which then enter it."""
@@ -110,6 +125,8 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Equation 2: the slow encoder follows."""
         move_towards(self.slow, nn.Sequential(self.encoder, self.projector), self.config.momentum)
+        if self.clock is not None:
+            self.clock.move(self.progress, progress)
 
 
 _V2_VIEW = Augment(
@@ -139,7 +156,7 @@ RECIPES = {
         precision="bf16",
     ),
     "paper": Recipe(  # arXiv:2003.04297, table 2: 800 epochs (200 in the ablation), lr 0.03 at batch 256, cosine
-        method=Config(),
+        method=Config(shuffle=True),
         views=(_V2_VIEW, _V2_VIEW),
         optim=Optim(name="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, steps="epoch"),
         batch_size=256,
@@ -147,6 +164,7 @@ RECIPES = {
         precision="fp32",  # the authors': V100, main_moco.py has no mixed precision
         normalize="imagenet",
         zero_init_residual=False,
+        norm_group=32,  # 8 GPUs
     ),
 }
 
@@ -174,13 +192,6 @@ VARIANTS = {
 DIFFERENCES = (
     BILINEAR,
     PILLOW_BLUR,
-    Difference(
-        "Batch norm",
-        "Within each GPU, with keys shuffled between GPUs.",
-        "Over the global batch, without shuffling.",
-        "Batch norm is that of the global batch in all of this project, where shuffling changes nothing.",
-        "Not known on ImageNet.",
-    ),
     Difference(
         "Grayscale in v1",
         "Before the jitter.",

@@ -10,7 +10,7 @@ code (wanggrun/triplet), and the defaults here are that code's:
   2 (gamma + 1) = 6 of 0, so it NEVER bites: the loss is linear, 100 - 4 cos(positive) + 2 mean cos(deputies);
 - d = -2 cos, the squared distance without its constant 2, which would only move the gap by 2 (gamma - 1);
 - each rank resizes online views to a random side of 96 to 224 pixels, target views of 128 to 224.
-The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: `chunks=4` of a Pretrain does that. Its
+The code accumulates 4 sub-batches of 8 x 196, and batch norm sees one of them: groups of 1568 images in the recipe. Its
 rates are mmcv's, which the recipe has: a line from 1e-4 over ten epochs, step by step, times a cosine that began at
 step 0 and moves once an epoch. Residuals are not zero-initialised, as the code's backbone has them
 (openselfsup/models/backbones/resnet.py, zero_init_residual=False). LARS's patterns there leave out "bn" and "bias" and
@@ -193,6 +193,7 @@ RECIPES = {
         precision="fp16",  # the config: fp16 by apex
         normalize="imagenet",
         zero_init_residual=False,
+        norm_group=1568,  # 8 GPUs x 196
     ),
 }
 
@@ -201,11 +202,11 @@ DIFFERENCES = (
     PILLOW_BLUR,
     ZERO_WEIGHTS,
     Difference(
-        "Images that batch norm sees",
-        "One of 4 sub-batches: 8 GPUs x 196 images.",
-        "All 6272 images, unless the plan has chunks=4.",
-        "Accumulation is a matter of memory here, not of the recipe.",
-        "Not known.",
+        "Running statistics of batch norm",
+        "Moved by each of the 4 sub-batches of a step.",
+        "Moved by the first.",
+        "A step is one batch here, whose first group of batch norm stands for all.",
+        "None expected.",
     ),
     Difference(
         "Momentum of the target",

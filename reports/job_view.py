@@ -65,7 +65,9 @@ class JobView:
         """What was done in a sentence; "" when the evaluation's file cannot be read any more."""
         if isinstance(self.spec, Pretrain):
             length = counted(self.spec.epochs, "epoch")
-            return f"pretraining in {self.spec.precision}, batch {self.spec.batch_size}, {length}"
+            group = self.spec.norm_group
+            norms = "" if group is None else f", batch norm over groups of {group} images"
+            return f"pretraining in {self.spec.precision}, batch {self.spec.batch_size}{norms}, {length}"
         if self.spec is None:
             return ""
         try:

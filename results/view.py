@@ -5,7 +5,7 @@ A pure function of table and store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, stdev
@@ -93,7 +93,7 @@ class TableView:
     scale: str
     caveat: str
     overrides: str  # what bench.toml changed in all recipes, or ""
-    precision: str  # of the pretrainings, in a sentence, or ""
+    precision: str  # of the pretrainings, and whose batch norm sees groups, in sentences, or ""
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     anchors: tuple[Row, ...]
@@ -140,7 +140,7 @@ def view(planned: PlannedTable, store: Store) -> TableView:
         scale=scale.name,
         caveat=scale.caveat({row.dataset for row in table.rows} | {column.dataset for column in table.columns}),
         overrides=scale.overrides.sentence(),
-        precision=_precision(planned.cells),
+        precision=" ".join(filter(None, (_precision(planned.cells), _norm_groups(planned.cells)))),
         columns=table.columns,
         rows=tuple(_with_source(row, released) for row in table.rows),
         anchors=tuple(_with_source(row, released) for row in table.anchors),
@@ -155,14 +155,29 @@ def view(planned: PlannedTable, store: Store) -> TableView:
 def _precision(cells: Iterable[CellJob]) -> str:
     """In which precision the methods are trained; "" when none is."""
     methods: dict[str, set[str]] = {}
-    for cell in cells:
-        encoder = cell.spec.encoder if isinstance(cell.spec, Evaluate) else cell.spec
-        if isinstance(encoder, Pretrain):
-            methods.setdefault(encoder.precision, set()).add(plugins.name_of(encoder.method))
+    for pretrain in _pretrainings(cells):
+        methods.setdefault(pretrain.precision, set()).add(plugins.name_of(pretrain.method))
     if len(methods) < 2:
         return "".join(f"Pretraining in {precision}." for precision in methods)
     named = (f"{precision} ({', '.join(sorted(names))})" for precision, names in sorted(methods.items()))
     return f"Pretraining in {' and '.join(named)}."
+
+
+def _norm_groups(cells: Iterable[CellJob]) -> str:
+    """Which methods' batch norm sees groups of images, of how many; "" when none's does."""
+    methods: dict[int, set[str]] = {}
+    for pretrain in _pretrainings(cells):
+        if pretrain.norm_group is not None:
+            methods.setdefault(pretrain.norm_group, set()).add(plugins.name_of(pretrain.method))
+    named = (f"{group} images ({', '.join(sorted(names))})" for group, names in sorted(methods.items()))
+    return f"Batch norm over groups of {' and '.join(named)}." if methods else ""
+
+
+def _pretrainings(cells: Iterable[CellJob]) -> Iterator[Pretrain]:
+    for cell in cells:
+        encoder = cell.spec.encoder if isinstance(cell.spec, Evaluate) else cell.spec
+        if isinstance(encoder, Pretrain):
+            yield encoder
 
 
 def _with_source(row: Row, released: Mapping[str, str] | None) -> Row:

@@ -138,6 +138,7 @@ def _recipe(spec: Pretrain) -> str:
         f"{network}, {spec.data.name}, batch {spec.batch_size}, {spec.optim.name} lr {spec.optim.lr:g}{vectors}, "
         f"weight decay {spec.optim.weight_decay:g}, {counted(spec.epochs, 'epoch')}, "
         f"warm-up {spec.optim.warmup_epochs:g}, {spec.precision}, seed {spec.seed}"
+        + (f", batch norm over groups of {spec.norm_group}" if spec.norm_group else "")
         + (f", {spec.chunks} chunks a step" if spec.chunks > 1 else "")
         + (", compiled" if spec.compile else "")
         + (", views by Pillow" if any(view.exact for view in spec.views) else "")

@@ -91,6 +91,7 @@ def encoder(
             seed=seed,
             start=start,
             chunks=scale.overrides.chunks,
+            norm_group=recipe.norm_group,
             compile=scale.overrides.compile,
         )
 

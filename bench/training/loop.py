@@ -31,6 +31,7 @@ from bench.training.checkpoint import Keeper, TrainingState, load_start, save_we
 from bench.training.chunks import cached_backward
 from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
+from bench.training.norm_groups import group_norms
 from bench.training.norms import synchronise_norms
 from bench.training.precision import LossScale, autocast, products, substituted
 from bench.training.ranks import Ranks, any_rank, gather
@@ -116,7 +117,9 @@ class Loop:
         lay_out(self.network.to(device), device, spec.precision)
         if spec.compile:
             self.network.get_submodule("encoder").compile()
-        if ranks.world > 1:
+        if spec.norm_group is not None:
+            group_norms(self.network, spec.norm_group, spec.batch_size // ranks.world // spec.chunks, ranks)
+        elif ranks.world > 1:
             synchronise_norms(self.network)
         if place.site.checkpoint_activations:
             recompute_blocks(self.network)

@@ -6,7 +6,8 @@ every forward, a hundred times a step of a ResNet-50. Here nothing on the host d
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bench.training import norm_kernels
+
+Peers: TypeAlias = "dist.ProcessGroup | None"  # the ranks that share statistics; None: all of them
 
 _NOTHING = 1e-30  # images of a rank that has none: they weigh nothing, and can be divided by
 
@@ -35,6 +38,7 @@ class _Normalise(torch.autograd.Function):
         running_var: Tensor,
         eps: float,
         momentum: float,
+        peers: Peers,
     ) -> Tensor:
         kernels: Any = torch if x.is_cuda else norm_kernels
         x = _dense(x)
@@ -46,13 +50,14 @@ class _Normalise(torch.autograd.Function):
             empty = x.new_zeros(x.shape[1], dtype=wide)
             found = (empty, empty + 1, x.new_full((1,), _NOTHING, dtype=wide))
         mean_WC, inverse_WC, count_W1 = torch.split(
-            _rows_of_all_ranks(torch.cat(found)), [len(weight), len(weight), 1], dim=1
+            _rows_of_all_ranks(torch.cat(found), peers), [len(weight), len(weight), 1], dim=1
         )
         count_W = count_W1.flatten()
         mean_C, inverse_C = kernels.batch_norm_gather_stats_with_counts(
             x, mean_WC, inverse_WC, running_mean, running_var, momentum, eps, count_W
         )
         ctx.save_for_backward(x, weight, mean_C, inverse_C, count_W.to(torch.int32))
+        ctx.peers = peers
         if not x.numel():
             return torch.empty_like(x)
         y: Tensor = kernels.batch_norm_elemt(x, weight, bias, mean_C, inverse_C, eps)
@@ -73,11 +78,11 @@ class _Normalise(torch.autograd.Function):
             sum_C, product_C, weight_C, bias_C = mean_C.new_zeros(4, len(mean_C)).unbind()
         dx = None
         if asked[0]:
-            sum_C, product_C = _sum_over_ranks(torch.stack([sum_C, product_C])).unbind()
+            sum_C, product_C = _sum_over_ranks(torch.stack([sum_C, product_C]), ctx.peers).unbind()
             dx = torch.empty_like(x)
             if x.numel():
                 dx = kernels.batch_norm_backward_elemt(dy, x, mean_C, inverse_C, weight, sum_C, product_C, count_W)
-        return dx, weight_C if asked[1] else None, bias_C if asked[2] else None, None, None, None, None
+        return dx, weight_C if asked[1] else None, bias_C if asked[2] else None, None, None, None, None, None
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -85,31 +90,31 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
 
 
-def _rows_of_all_ranks(row_F: Tensor) -> Tensor:
+def _rows_of_all_ranks(row_F: Tensor, peers: Peers) -> Tensor:
     """(W, F): each rank writes its row between zeros and all are added, which changes no digit.
 
     An all_gather into one tensor has two names in the supported versions of torch; one into a list is a copy a rank.
     """
-    world, rank = _world_and_rank()
+    world, rank = _world_and_rank(peers)
     rows_WF = row_F.new_zeros(world, len(row_F))
     rows_WF[rank] = row_F
-    return _sum_over_ranks(rows_WF)
+    return _sum_over_ranks(rows_WF, peers)
 
 
-def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    if _world_and_rank()[0] > 1:
-        dist.all_reduce(tensor)
+def _sum_over_ranks(tensor: Tensor, peers: Peers) -> Tensor:
+    if _world_and_rank(peers)[0] > 1:
+        dist.all_reduce(tensor, group=peers)
     return tensor
 
 
-def _world_and_rank() -> tuple[int, int]:
+def _world_and_rank(peers: Peers) -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
-        return dist.get_world_size(), dist.get_rank()
+        return dist.get_world_size(peers), dist.get_rank(peers)
     return 1, 0
 
 
 class GlobalBatchNorm(nn.Module):
-    """Batch norm with the statistics of all ranks; equals the norm it replaces on the concatenated batch.
+    """Batch norm with the statistics of all its peers; equals the norm it replaces on their concatenated batch.
 
     Shares parameters and buffers with that norm, under the same names. Ranks may have unequal numbers of images.
     """
@@ -118,7 +123,7 @@ class GlobalBatchNorm(nn.Module):
     running_var: Tensor
     num_batches_tracked: Tensor | None  # None for a moment: see recompute.py
 
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, peers: Peers = None) -> None:
         super().__init__()
         if norm.running_mean is None or norm.momentum is None:
             raise ValueError("expected a batch norm that tracks its statistics with a fixed momentum")
@@ -126,7 +131,7 @@ class GlobalBatchNorm(nn.Module):
         self.register_buffer("running_mean", norm.running_mean)
         self.register_buffer("running_var", norm.running_var)
         self.register_buffer("num_batches_tracked", norm.num_batches_tracked)
-        self.eps, self.momentum = norm.eps, norm.momentum
+        self.eps, self.momentum, self.peers = norm.eps, norm.momentum, peers
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, C, ...) -> the same shape."""
@@ -136,16 +141,25 @@ class GlobalBatchNorm(nn.Module):
             )
         if self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
+        return self.normalised(x)
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """By the statistics of the batch, which move the running ones."""
         y: Tensor = _Normalise.apply(
-            x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum
+            x, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum, self.peers
         )
         return y
 
 
 def synchronise_norms(network: nn.Module) -> None:
     """Make every batch norm inside use the global batch."""
+    replace_norms(network, GlobalBatchNorm)
+
+
+def replace_norms(network: nn.Module, by: Callable[[nn.BatchNorm1d | nn.BatchNorm2d], nn.Module]) -> None:
+    """Put another module in the place of every batch norm inside."""
     for name, child in network.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-            setattr(network, name, GlobalBatchNorm(child))
+            setattr(network, name, by(child))
         else:
-            synchronise_norms(child)
+            replace_norms(child, by)

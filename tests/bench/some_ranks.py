@@ -19,10 +19,11 @@ from bench.networks import encoders
 from bench.spec import Backbone
 from bench.training import norm_kernels
 from bench.training.norms import synchronise_norms
-from bench.training.ranks import gather
+from bench.training.ranks import Ranks, gather
 from bench.training.recompute import recompute_blocks
 from methods.barlow_twins import barlow_twins_loss
 from methods.vicreg import vicreg_loss
+from tests.bench.grouped_ranks import everything_in_groups
 
 IMAGES, CHANNELS, WIDTH = 12, 3, 24
 SHAPES = {"1d": (IMAGES, CHANNELS), "2d": (IMAGES, CHANNELS, 5, 4)}
@@ -146,6 +147,7 @@ def everything(rank: int, world: int) -> dict[str, Any]:
         compiled.compile(backend="aot_eager")
     found["compiled"] = normed(compiled, shape, torch.float64, part)
     found |= {name: stepped(rank, world, twice=name == "recomputed") for name in ("kept", "recomputed")}
+    found |= everything_in_groups(Ranks(rank=rank, world=world))
     half = global_norm(shape, torch.float32)
     found["half"] = normed(half, shape, torch.float32, part, run=lambda model, x: model(x.bfloat16()))
     return found

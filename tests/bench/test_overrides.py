@@ -104,7 +104,7 @@ def test_the_table_says_what_was_chosen(tmp_path: Path) -> None:
     assert "Pillow" not in view(plan_table(table, scale_of("embedded", ALL), 1), store).overrides
 
 
-def test_a_table_says_in_which_precision_each_method_is_trained(tmp_path: Path) -> None:
+def test_a_table_says_in_which_precision_and_groups_of_batch_norm_each_method_is_trained(tmp_path: Path) -> None:
     store = Store(Runs(tmp_path / "runs"))
     said = {
         (name, scale): view(plan_table(load_table(name), scale_of(scale), 1), store).precision
@@ -114,10 +114,11 @@ def test_a_table_says_in_which_precision_each_method_is_trained(tmp_path: Path) 
             ("barlow_table1", "paper"),
         )
     }
+    rest = "and tf32 (byol, simclr, supervised). Batch norm over groups of 32 images (moco) and 512 images (swav)."
     assert list(said.values()) == [
         "Pretraining in bf16.",
-        "Pretraining in fp32 (moco) and tf32 (simclr, supervised).",
-        "Pretraining in fp16 (barlow_twins, swav) and fp32 (moco, simsiam) and tf32 (byol, simclr, supervised).",
+        "Pretraining in fp32 (moco) and tf32 (simclr, supervised). Batch norm over groups of 32 images (moco).",
+        f"Pretraining in fp16 (barlow_twins, swav) and fp32 (moco, simsiam) {rest}",
     ]
 
 

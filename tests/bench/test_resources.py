@@ -99,7 +99,8 @@ def test_a_number_that_does_not_divide_is_refused_with_those_that_do(everything:
     )
     chunked = replace(everything_of(everything, "truncated_triplet"), chunks=4)
     local = replace(cluster(64), ranks=64)
-    with pytest.raises(BenchError, match=r"batch 6272 in 4 chunks does not divide into 64 ranks \(\[local\] ranks\)"):
+    asked = r"batch 6272 in 4 chunks with batch norm over groups of 1568 images does not divide into 64 ranks"
+    with pytest.raises(BenchError, match=rf"{asked} \(\[local\] ranks\)"):
         resources_of(chunked, local)
 
 

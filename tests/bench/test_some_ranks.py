@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.training.ranks import product_over_batch
+from bench.training.ranks import Ranks, product_over_batch
+from tests.bench.grouped_ranks import GROUPS, moco_stepped, normed_in_groups
 from tests.bench.some_ranks import DTYPES, LOSSES, SHAPES, loss_of, norm_of, normed
 
 PROGRAM = Path(__file__).with_name("some_ranks.py")
@@ -21,6 +22,7 @@ WORLDS = (1, 2, 4)
 KINDS = [f"{dims} {dtype}" for dims in SHAPES for dtype in DTYPES]
 Found = list[dict[str, Any]]
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-6}
+EXACT_STEP = {torch.float64: 1e-12, torch.float32: 1e-4}  # through a whole network, whose last digits decide kinks
 
 
 @pytest.fixture(scope="module", params=WORLDS)
@@ -121,3 +123,37 @@ def test_activations_computed_twice_change_nothing_on_any_number_of_ranks(found:
         assert len(rank["kept"]) > 30
         assert list(rank["recomputed"]) == list(rank["kept"])
         assert all(torch.equal(rank["recomputed"][key], value) for key, value in rank["kept"].items())
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_norms_in_groups_are_those_of_one_process(found: Found, kind: str, group: int) -> None:
+    shape, dtype = SHAPES[kind[:2]], getattr(torch, kind.rpartition(".")[2])
+    expected = normed_in_groups(shape, dtype, group, Ranks())
+    dims, _, name = kind.partition(" ")
+    state = {key: value for key, value in expected.items() if key.startswith("state")}  # of the first group: of rank 0
+    check(found, f"{dims} {group} {name}", {key: expected[key] for key in expected if key not in state}, EXACT[dtype])
+    check(found[:1], f"{dims} {group} {name}", state, EXACT[dtype])
+
+
+def test_norms_in_groups_are_the_same_in_either_layout(found: Found) -> None:
+    expected = normed_in_groups(SHAPES["2d"], torch.float64, 3, Ranks())
+    check(found, "last", {key: value for key, value in expected.items() if "state" not in key}, EXACT[torch.float64])
+
+
+@pytest.mark.parametrize("group", [3, 6])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_shuffled_keys_are_the_same_on_any_number_of_ranks(found: Found, dtype: torch.dtype, group: int) -> None:
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # as there
+    try:
+        expected = moco_stepped(dtype, group, Ranks())
+    finally:
+        torch.backends.mkldnn.enabled = True  # type: ignore[assignment]
+    kind = f"moco {group} {dtype}"
+    gradients = {key for key in expected if key[:2] in ("0.", "1.") and key[2:] not in ("loss", "queries", "keys")}
+    for rank in found:  # DDP hands each the same
+        for key in ("0.loss", "1.loss", "0.queries", "0.keys", "1.keys", *sorted(gradients)):
+            gap = float((rank[kind][key].double() - expected[key].double()).norm())
+            assert gap <= EXACT_STEP[dtype] * float(expected[key].double().norm()) + 1e-9, key
+    for key in expected.keys() - gradients - {"1.queries"}:
+        torch.testing.assert_close(found[0][kind][key], expected[key], rtol=EXACT_STEP[dtype], atol=EXACT_STEP[dtype])

@@ -115,7 +115,9 @@ def test_the_paper_recipes_are_the_published_ones() -> None:
         (RECIPES["paper"], 0.2, 2048, 800, ()),
         (VARIANTS["v1"]["paper"], 0.07, None, 200, (0.6, 0.8)),
     ):
-        assert recipe.method == Config(temperature=temperature, queue=65536, momentum=0.999, hidden=hidden, output=128)
+        assert recipe.method == Config(
+            temperature=temperature, queue=65536, momentum=0.999, hidden=hidden, output=128, shuffle=True
+        )
         o = recipe.optim
         assert (o.name, o.lr, o.weight_decay, o.momentum, o.warmup_epochs, o.milestones) == (
             "sgd",
@@ -126,6 +128,7 @@ def test_the_paper_recipes_are_the_published_ones() -> None:
             milestones,
         )
         assert (recipe.batch_size, recipe.epochs, recipe.zero_init_residual) == (256, epochs, False)
+        assert recipe.norm_group == 256 // 8  # GPUs
     assert (RECIPES["paper"].optim.steps, VARIANTS["v1"]["paper"].optim.steps) == ("epoch", "step")
     assert (RECIPES["paper"].views[0].blur, VARIANTS["v1"]["paper"].views[0].blur) == (0.5, 0.0)
 
