@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bench.spec import Pretrain, Resources, Spec
+from bench.networks.layout import FROZEN, layout_of
+from bench.spec import Pixels, Pretrain, Resources, Spec
 from bench.training.ranks import Ranks, device_of
 
 
@@ -29,3 +30,14 @@ def autotunes(spec: Spec) -> bool:
     It is where nothing else is fast: float32 gains a quarter, bf16 nothing. Images of random sizes would be tried anew.
     """
     return isinstance(spec, Pretrain) and spec.precision == "fp32"
+
+
+def layout_word(spec: Spec, device: torch.device) -> str:
+    """The layout of the network's images and weights for a result; "" for pixels, which pass no network."""
+    if isinstance(spec, Pretrain):
+        layout = layout_of(device, spec.precision)
+    elif isinstance(spec.encoder, Pixels):
+        return ""
+    else:
+        layout = layout_of(device, FROZEN)
+    return "channels_last" if layout is torch.channels_last else "contiguous"

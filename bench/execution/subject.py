@@ -12,7 +12,7 @@ from bench.errors import BenchError, InputCorrupt, first_words
 from bench.files import file_sha256
 from bench.identity import digest, job_id
 from bench.networks import encoders
-from bench.networks.layout import lay_out
+from bench.networks.layout import FROZEN, lay_out
 from bench.runs.folder import RunFolder, Runs
 from bench.spec import Encoder, Pixels, Random, Released
 from bench.training import methods
@@ -89,5 +89,5 @@ def weights_key(network: torch.nn.Module) -> str:
 
 
 def _frozen(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    lay_out(network.to(device), device, "fp32")
+    lay_out(network.to(device), device, FROZEN)
     return network.eval().requires_grad_(False)

@@ -29,7 +29,7 @@ from bench.data.fingerprint import DataHere
 from bench.data.workers import in_a_worker
 from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
-from bench.execution.device import autotunes, prepare_device
+from bench.execution.device import autotunes, layout_word, prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.near import near
 from bench.execution.subject import load_subject
@@ -130,6 +130,9 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
             inputs=reads,
+            deterministic=site.deterministic if device.type == "cuda" else None,
+            layout=layout_word(spec, device),
+            checkpoint_activations=site.checkpoint_activations if isinstance(spec, Pretrain) else None,
         )
         run.check_claim()
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+FROZEN = "fp32"  # the precision that the layout of an evaluation's encoder goes by
 _TENSOR_CORES_FOR_FLOAT32 = (8, 0)  # compute capability of Ampere
 
 

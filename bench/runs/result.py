@@ -37,6 +37,23 @@ class Provenance:
     # included; jobs side by side each count the whole, so their sum is more than what was used.
     energy_parts: Mapping[str, float] = field(default_factory=dict)
     inputs: Inputs = field(default_factory=Inputs)  # empty: it was made before results carried them
+    # How it was computed, as bench.toml and the device have it and no id says. None or "": older results, and where it
+    # is no question.
+    deterministic: bool | None = None  # whether a GPU's kernels had to be; a CPU's are
+    layout: str = ""  # of images and weights in memory: "channels_last" or "contiguous"
+    checkpoint_activations: bool | None = None  # of a pretraining: whether its blocks computed them twice
+
+    @property
+    def computed(self) -> str:
+        """That in words; "" where nothing is known."""
+        said = []
+        if isinstance(self.deterministic, bool):
+            said += ["deterministic kernels" if self.deterministic else "kernels that need not be deterministic"]
+        if self.layout:
+            said += [f"{self.layout} in memory"]
+        if isinstance(self.checkpoint_activations, bool):
+            said += ["activations computed twice" if self.checkpoint_activations else "activations kept"]
+        return ", ".join(said)
 
 
 @dataclass(frozen=True, kw_only=True)

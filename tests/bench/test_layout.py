@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from bench.execution.device import autotunes, prepare_device
+from bench.execution.device import autotunes, layout_word, prepare_device
 from bench.networks import encoders
 from bench.networks.layout import lay_out, layout_of
-from bench.spec import Backbone, Resources
+from bench.spec import Backbone, Evaluate, Pixels, Random, Resources
 from bench.training.ranks import Ranks
+from evals.knn import Config as Knn
 from methods.simclr import Config
 from tests.bench.two_ranks import spec_of
 
@@ -63,3 +64,13 @@ def test_a_device_is_deterministic_unless_told_and_tries_kernels_for_float32_pre
         assert (cudnn.deterministic, cudnn.benchmark) == (False, False)
     finally:
         cudnn.deterministic, cudnn.benchmark = before
+
+
+def test_a_result_names_the_layout_of_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    on(monkeypatch, V100)
+    training = spec_of(Config())
+    frozen = Evaluate(encoder=Random(backbone=training.backbone), protocol=Knn(), data=training.data)
+    assert layout_word(training, CPU) == layout_word(frozen, CPU) == "channels_last"
+    assert layout_word(training, GPU) == layout_word(frozen, GPU) == "contiguous"
+    assert layout_word(replace(training, precision="fp16"), GPU) == "channels_last"
+    assert layout_word(replace(frozen, encoder=Pixels()), GPU) == ""

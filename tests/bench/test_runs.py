@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -154,6 +155,27 @@ def test_a_result_in_the_wrong_folder_is_not_believed(runs: Runs, job: Job) -> N
     Result(job="evaluate-0000", metrics={}, provenance=PROVENANCE).write(run.result_file)
     with pytest.raises(InputCorrupt, match="belongs to evaluate-0000"):
         run.result()
+
+
+def test_a_result_of_before_it_said_how_it_was_computed_is_read(runs: Runs, job: Job) -> None:
+    run = runs[job.id]
+    run.create(job, Resources())
+    finish(run)
+    body = json.loads(run.result_file.read_text())
+    for key in ("deterministic", "layout", "checkpoint_activations"):
+        del body["provenance"][key]
+    run.result_file.write_text(json.dumps(body))
+    assert read_result(run.result_file).provenance == PROVENANCE
+    assert PROVENANCE.computed == ""
+
+
+def test_how_a_result_was_computed_in_words() -> None:
+    made = replace(PROVENANCE, deterministic=False, layout="channels_last", checkpoint_activations=True)
+    assert made.computed == (
+        "kernels that need not be deterministic, channels_last in memory, activations computed twice"
+    )
+    made = replace(made, deterministic=True, layout="contiguous", checkpoint_activations=None)
+    assert made.computed == "deterministic kernels, contiguous in memory"
 
 
 def test_too_new_and_too_old_are_told_apart(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_a_worker_sets_a_damaged_checkpoint_aside_and_starts_anew_where_it_may(
     assert equal(torch.load(run.weights, weights_only=True)["method"], weights(whole))
     assert [line["step"] for line in run.curves()] == [1, 2, 3, 4, 5, 6]
     assert run.result().provenance.resumed == 0
+    assert run.result().provenance.computed == "channels_last in memory, activations kept"
 
 
 def test_a_checkpoint_of_an_older_version_is_gone_on_from(small: Pretrain, place: Places) -> None:

@@ -45,11 +45,13 @@ def test_pages_say_what_a_job_used_or_that_it_cannot_be_read(own_demo: Demo, tmp
     job, other = (own_demo.embedded.cells["SimCLR, ResNet-50", "Top-1"].jobs[seed] for seed in (0, 1))
     file = own_demo.runs[job].result_file
     body = json.loads(file.read_text())
-    body["provenance"] |= {"energy_joules": 5400.0, "energy_parts": {"gpus": 5400.0}}
+    body["provenance"] |= {"energy_joules": 5400.0, "energy_parts": {"gpus": 5400.0}, "deterministic": False}
     file.write_text(json.dumps(body))
     out = tmp_path / "out"
     index = build([own_demo.embedded], own_demo.runs, out)
     assert "Energy1.5 Wh of GPUs" in Page(out / "jobs" / f"{job}.html").text.replace("Energy ", "Energy")
+    assert "need not be deterministic" in Page(out / "jobs" / f"{job}.html").text
     assert totals.RESUMED in Page(out / "jobs" / f"{other}.html").text
+    assert "Computed with" not in Page(out / "jobs" / f"{other}.html").text  # not known
     assert "1.5 Wh of GPUs (1 of " in Page(index).text
     assert "1.5 Wh of GPUs (1 of " in Page(out / "embedded" / "demo_table1.html").text
