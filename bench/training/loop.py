@@ -29,6 +29,7 @@ from bench.spec import Pretrain
 from bench.training import optim
 from bench.training.checkpoint import Keeper, TrainingState, load_start, save_weights
 from bench.training.chunks import cached_backward
+from bench.training.compiling import compile_encoder
 from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
 from bench.training.norm_groups import group_norms
@@ -116,7 +117,7 @@ class Loop:
             load_start(self.network, spec.start, run)
         lay_out(self.network.to(device), device, spec.precision)
         if spec.compile:
-            self.network.get_submodule("encoder").compile()
+            compile_encoder(self.network.get_submodule("encoder"), by_block=place.site.checkpoint_activations)
         if spec.norm_group is not None:
             group_norms(self.network, spec.norm_group, spec.batch_size // ranks.world // spec.chunks, ranks)
         elif ranks.world > 1:

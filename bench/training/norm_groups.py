@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -66,6 +67,23 @@ class _NormaliseGroups(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
+def _traceable(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    momentum: float,
+    group: int,
+) -> Tensor:
+    """The same for a compiler, which writes no part of a tensor that it was not shown whole."""
+    first, *others = torch.split(x, group)
+    found = [F.batch_norm(first, running_mean, running_var, weight, bias, True, momentum, eps)]
+    found += [F.batch_norm(part, None, None, weight, bias, True, momentum, eps) for part in others]
+    return torch.cat(found)
+
+
 class GroupBatchNorm(GlobalBatchNorm):
     """Batch norm of a rank that holds several groups; `images` are those of a view in one pass of this rank."""
 
@@ -82,16 +100,9 @@ class GroupBatchNorm(GlobalBatchNorm):
         if views > 1:  # the views of a group below each other, and back: two copies, where a rank has several groups
             pieces = torch.split(x, self.group)
             x = torch.cat([pieces[view * groups + own] for own in range(groups) for view in range(views)])
-        y: Tensor = _NormaliseGroups.apply(
-            x,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            self.eps,
-            self.momentum,
-            self.group * views,
-        )
+        normalise = _traceable if torch.compiler.is_compiling() else _NormaliseGroups.apply
+        rule = (self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum)
+        y: Tensor = normalise(x, *rule, self.group * views)
         if views > 1:
             pieces = torch.split(y, self.group)
             y = torch.cat([pieces[own * views + view] for view in range(views) for own in range(groups)])

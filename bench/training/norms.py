@@ -40,7 +40,7 @@ class _Normalise(torch.autograd.Function):
         momentum: float,
         peers: Peers,
     ) -> Tensor:
-        kernels: Any = torch if x.is_cuda else norm_kernels
+        kernels = _kernels(x)
         x = _dense(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         if x.numel():
@@ -67,7 +67,7 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean_C, inverse_C, count_W = ctx.saved_tensors
-        kernels: Any = torch if x.is_cuda else norm_kernels
+        kernels = _kernels(x)
         dy = _dense(dy)
         asked = ctx.needs_input_grad[:3]
         if x.numel():
@@ -83,6 +83,11 @@ class _Normalise(torch.autograd.Function):
             if x.numel():
                 dx = kernels.batch_norm_backward_elemt(dy, x, mean_C, inverse_C, weight, sum_C, product_C, count_W)
         return dx, weight_C if asked[1] else None, bias_C if asked[2] else None, None, None, None, None, None
+
+
+def _kernels(x: Tensor) -> Any:
+    """Those of torch on CUDA; plain operations elsewhere, and for a compiler, which cannot look into the others."""
+    return torch if x.is_cuda and not torch.compiler.is_compiling() else norm_kernels
 
 
 def _dense(x: Tensor) -> Tensor:

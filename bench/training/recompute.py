@@ -26,10 +26,14 @@ def recompute_blocks(network: nn.Module) -> None:
 
     After the norms are synchronised: those that are in a block now are kept from counting an image twice.
     """
-    for module in network.modules():
-        if isinstance(module, encoders.Block | vit.Block):
-            draws = isinstance(module, vit.Block) and module.drop_path > 0
-            module.forward = _twice(module.forward, _norms(module), draws=draws)  # type: ignore[method-assign, assignment]
+    for block in blocks_of(network):
+        draws = isinstance(block, vit.Block) and block.drop_path > 0
+        block.forward = _twice(block.forward, _norms(block), draws=draws)
+
+
+def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
+    """The residual blocks and the transformers' blocks inside."""
+    return (module for module in network.modules() if isinstance(module, encoders.Block | vit.Block))
 
 
 def _twice(forward: Forward, norms: list[Norm], *, draws: bool) -> Forward:
