@@ -10,7 +10,7 @@ Beside it may lie methods/<name>.toml: the authors' released weights and publish
 
 A file evals/<name>.py exports
     Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, ON_CPU,
-    RESUMES, FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
+    RESUMES, FEATURES, MISSING, DIFFERENCES and evaluate_in_steps: the class `Evaluation` below has a field for each.
 
 bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
 names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
@@ -20,7 +20,7 @@ underscore.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -155,6 +155,14 @@ class Subject:
     origin: Mapping[str, Json] = field(default_factory=dict)
 
 
+@dataclass
+class Elsewhere:
+    """What a process that works on several jobs together spent on the others."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One attempt at a job: since when it runs, for the seconds that its checkpoints carry to the next attempt."""
@@ -162,6 +170,24 @@ class Attempt:
     began: float = field(default_factory=time.monotonic)
     cpu_began: float = field(default_factory=time.process_time)
     features_cached: bool | None = None  # whether all were there when it began; None: it reads none
+    together: int = 1  # jobs that its process works on: bench/execution/together.py
+    elsewhere: Elsewhere = field(default_factory=Elsewhere)
+
+    @property
+    def seconds(self) -> float:
+        """Since it began; of several jobs together this one's share."""
+        return time.monotonic() - self.began - self.elsewhere.seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """The same of processor time."""
+        return time.process_time() - self.cpu_began - self.elsewhere.cpu_seconds
+
+    @property
+    def share(self) -> float:
+        """Of its process's time since it began: 1 where it is alone."""
+        whole = time.monotonic() - self.began
+        return 1.0 - self.elsewhere.seconds / whole if self.elsewhere.seconds else 1.0
 
 
 @dataclass(frozen=True)
@@ -205,6 +231,9 @@ class Evaluation:
     metrics: Mapping[str, Metric]  # METRICS, by name
     recipes: Mapping[str, Any]  # RECIPES, by scale
     evaluate: Callable[[Any, Subject, Context], Outcome]
+    # evaluate_in_steps = None: the same as a generator that yields a Wanted (bench/data/stream.py) and is sent the
+    # Batch. Several encoders then see one decoding of the images. It must have RESUMES.
+    evaluate_in_steps: Callable[[Any, Subject, Context], Generator[Any, Batch, Outcome]] | None
     # Other published settings of the protocol, which a table's column or row names; each has the scales of RECIPES.
     variants: Mapping[str, Mapping[str, Any]]  # VARIANTS = {}, by name and scale
     differences: tuple[Difference, ...]  # DIFFERENCES = (): from the authors' released code

@@ -90,6 +90,7 @@ def evaluation(name: str) -> Evaluation:
         metrics=metrics,
         recipes=recipes,
         evaluate=_needed(module, "evaluate"),
+        evaluate_in_steps=vars(module).get("evaluate_in_steps"),
         variants=variants,
         differences=_differences(module),
         needs_projector=vars(module).get("NEEDS_PROJECTOR", False),

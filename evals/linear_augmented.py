@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.data.stream import Steps, alone
 from evals.parts.accuracy import top_k
-from evals.parts.augmented_heads import Training, best_epoch, train
+from evals.parts.augmented_heads import best_epoch, train
+from evals.parts.augmented_settings import Training
 from evals.parts.differences import BICUBIC, PARTIAL_BATCH
 
 RESUMES = True
@@ -33,7 +35,12 @@ class Config(Training):
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Top-1 and top-5 of the last epoch on the test split, and top-1 of the best epoch, in percent."""
-    trained = train(config, subject, context)
+    return alone(evaluate_in_steps(config, subject, context))
+
+
+def evaluate_in_steps(config: Config, subject: Subject, context: Context) -> Steps[Outcome]:
+    """The same for whoever drives it: see bench/data/stream.py."""
+    trained = yield from train(config, subject, context)
     epoch, top1 = best_epoch(trained)
     reported = "the best epoch, on the test images" if config.best_epoch_reported else "the last epoch, or does not say"
     return Outcome(

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.data.stream import Steps, alone
 from evals.parts.accuracy import mean_class_top1, top_k
-from evals.parts.augmented_heads import Training, train
+from evals.parts.augmented_heads import train
+from evals.parts.augmented_settings import Training
 from evals.parts.differences import BICUBIC, PARTIAL_BATCH
 
 RESUMES = True
@@ -45,7 +47,12 @@ class Config(Training):
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     """Top-1, top-5 and mean per-class top-1 of the last epoch on the test split, in percent."""
-    trained = train(config, subject, context)
+    return alone(evaluate_in_steps(config, subject, context))
+
+
+def evaluate_in_steps(config: Config, subject: Subject, context: Context) -> Steps[Outcome]:
+    """The same for whoever drives it: see bench/data/stream.py."""
+    trained = yield from train(config, subject, context)
     metrics = {
         "top1": top_k(trained.scores, trained.labels, 1),
         "mean_class_top1": mean_class_top1(trained.scores, trained.labels),

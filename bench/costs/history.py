@@ -175,7 +175,7 @@ def _values(folders: Iterable[Path]) -> Iterable[tuple[str, float, bool | None]]
             value = _rate(spec, result) if "batch_size" in spec else result.provenance.seconds * result.provenance.ranks
         except (OSError, BenchError, LookupError, TypeError, AttributeError):
             continue
-        if value > 0:
+        if value > 0 and result.provenance.together == 1:  # else a share of what several jobs took, and none's own time
             yield result.provenance.device, value, result.provenance.features_cached
 
 

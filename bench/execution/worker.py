@@ -12,7 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from bench.bench_toml import find_site
 from bench.contracts import Attempt, Context, Outcome
 from bench.data.catalogue import entry
 from bench.data.fingerprint import DataHere
+from bench.data.stream import Steps, alone
 from bench.data.workers import in_a_worker
 from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
 from bench.execution import energy
@@ -60,7 +61,7 @@ def main(folder: str, slot: str = "") -> int:
     run = RunFolder(Path(folder).resolve())
     ranks = from_environment()
     if not ranks.first:
-        return _work(run, ranks, threading.Event())
+        return alone(in_steps(run, ranks, threading.Event(), Attempt()))
     if run.state() is State.CANCELLED:
         return STOPPED
     if not run.claim(slot):
@@ -68,15 +69,24 @@ def main(folder: str, slot: str = "") -> int:
         return TAKEN
     try:
         with beating(run) as lost:
-            return _work(run, ranks, lost)
+            return alone(in_steps(run, ranks, lost, Attempt()))
     finally:
         run.release()
 
 
-def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
-    """Everything that can go wrong becomes error.json and an exit code; `lost` is set when another has the job."""
+def in_steps(
+    run: RunFolder,
+    ranks: Ranks,
+    lost: threading.Event,
+    attempt: Attempt,
+    told: Callable[[], bool] | None = None,
+) -> Steps[int]:
+    """Everything that can go wrong becomes error.json and an exit code; `lost` is set when another has the job.
+
+    `told`: whether to stop, from one who listens to signals for several jobs; None: this job listens itself.
+    """
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    attempt, before = Attempt(), Spent()
+    before = Spent()
     print(f"--- {started} {run.job_id}", flush=True)
     try:
         if ranks.first:
@@ -89,7 +99,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
         device = prepare_device(resources, ranks, deterministic=site.deterministic, autotune=autotunes(spec))
         with (
             process_group(ranks, device),
-            _stop_on_signal(raises=not _resumes(spec)) as asked,
+            nullcontext(told) if told is not None else stop_on_signal(raises=not _resumes(spec)) as asked,
             energy.metered(run, ranks, device) as used,
         ):
 
@@ -111,10 +121,11 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
                 details |= {"precision": trained.precision} if trained.precision else {}
                 outcome = Outcome(metrics=trained.metrics, details=details)
             else:
-                outcome, before, attempt = _evaluate(spec, run, site, device, should_stop, attempt)
+                outcome, before, attempt = yield from _evaluate(spec, run, site, device, should_stop, attempt)
         if not ranks.first:
             return DONE
-        joules, spent = used(), before.after(attempt)
+        spent = before.after(attempt)
+        joules = {part: attempt.share * value for part, value in used().items()}
         provenance = Provenance(
             started=started,
             seconds=round(spent.seconds, 2),
@@ -126,6 +137,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
             commit=commit(),
             versions={"python": platform.python_version()} | versions(),
             resumed=spent.resumed,
+            together=spent.together,
             features_cached=spent.features_cached,
             energy_joules=round(sum(joules.values()), 1) if joules else None,
             energy_parts={part: round(value, 1) for part, value in joules.items()},
@@ -178,7 +190,7 @@ def _evaluate(
     device: torch.device,
     should_stop: Callable[[], bool],
     attempt: Attempt,
-) -> tuple[Outcome, Spent, Attempt]:
+) -> Steps[tuple[Outcome, Spent, Attempt]]:
     """The outcome, what earlier attempts spent on it, and this attempt with what it found cached."""
     runs = Runs(run.path.parent)
     evaluation = plugins.evaluation_of(spec.protocol)
@@ -198,11 +210,16 @@ def _evaluate(
         fingerprint=fingerprint,
     )
 
-    def evaluate() -> tuple[Spent, Outcome]:
+    def evaluate() -> Steps[tuple[Spent, Outcome]]:
         before = spent_before(run) if evaluation.resumes else Spent()
-        return before, evaluation.evaluate(spec.protocol, subject, context)
+        if evaluation.evaluate_in_steps is None:
+            return before, evaluation.evaluate(spec.protocol, subject, context)
+        return before, (yield from evaluation.evaluate_in_steps(spec.protocol, subject, context))
 
-    before, outcome = _again(evaluate)
+    try:
+        before, outcome = yield from evaluate()
+    except InputCorrupt:  # as in _again
+        before, outcome = yield from evaluate()
     unknown = set(outcome.metrics) - set(evaluation.metrics)
     if unknown:
         raise BenchError(f"evaluation {evaluation.name} returned {sorted(unknown)}, which its METRICS do not name.")
@@ -221,7 +238,7 @@ def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
 
 
 @contextmanager
-def _stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
+def stop_on_signal(*, raises: bool) -> Iterator[Callable[[], bool]]:
     """SIGTERM, SIGINT and SIGUSR2 ask for a stop: at the next step, or at once (`raises`) with no state to save."""
     asked = threading.Event()
     before: dict[signal.Signals, object] = {}

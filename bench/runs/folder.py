@@ -207,6 +207,10 @@ class RunFolder:
         self._cancelled.parent.mkdir(parents=True, exist_ok=True)
         self._cancelled.touch()
 
+    def was_cancelled(self) -> bool:
+        """Whether the user said stop, which a living worker may not have noticed yet."""
+        return self._cancelled.exists()
+
     # -- who works on it ---------------------------------------------------------------------------------------
 
     def claim(self, slot: str = "") -> bool:

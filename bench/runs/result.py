@@ -28,6 +28,9 @@ class Provenance:
     commit: str  # of the project, with "+dirty" when the checkout was edited; "unknown" outside a checkout
     versions: Mapping[str, str]  # python, torch, ...
     resumed: int = 0  # how often the job went on from a checkpoint
+    # Jobs that one process worked on together, this one among them, seeing each batch of images decoded once: seconds,
+    # cpu_seconds and energy are this job's share, less than it would have taken alone.
+    together: int = 1
     # Of an evaluation that reads features: whether it found them all in the cache, else it extracted them. None: it
     # reads none, or it is not known (older results).
     features_cached: bool | None = None

@@ -48,6 +48,7 @@ class Spent:
     cpu_seconds: float = 0.0
     resumed: int = 0
     features_cached: bool | None = None  # whether no attempt had to extract features; None: none reads any, or unknown
+    together: int = 1  # jobs that one process worked on, at most: their seconds are shares
 
     def after(self, attempt: Attempt) -> Spent:
         """With this attempt, as far as it has come."""
@@ -56,9 +57,10 @@ class Spent:
             cached = None if self.features_cached is None else self.features_cached and cached
         return replace(
             self,
-            seconds=self.seconds + time.monotonic() - attempt.began,
-            cpu_seconds=self.cpu_seconds + time.process_time() - attempt.cpu_began,
+            seconds=self.seconds + attempt.seconds,
+            cpu_seconds=self.cpu_seconds + attempt.cpu_seconds,
             features_cached=cached,
+            together=max(self.together, attempt.together),
         )
 
 

@@ -366,7 +366,7 @@ def test_the_result_of_a_resumed_evaluation_has_the_seconds_of_all_its_attempts(
     run = job_folder(spec, tmp_path / "runs")
     with as_worker(tmp_path, monkeypatch):
         with monkeypatch.context() as stopping:
-            stopping.setattr(worker, "_stop_on_signal", at_once)
+            stopping.setattr(worker, "stop_on_signal", at_once)
             assert worker.main(str(run.path)) == exits.STOPPED
         state = torch.load(run.checkpoint, weights_only=True)
         assert state["attempts"]["seconds"] > 0

@@ -18,7 +18,8 @@ from bench.networks import encoders
 from bench.spec import Backbone, Optim
 from bench.training import optim
 from evals.parts.accuracy import mean_class_top1
-from evals.parts.augmented_heads import Training, accuracies
+from evals.parts.augmented_heads import accuracies
+from evals.parts.augmented_settings import Training
 from evals.parts.features import features_of
 from evals.parts.heads import Heads, Rule
 from evals.parts.last_blocks import last_blocks

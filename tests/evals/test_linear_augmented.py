@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contracts import Context, Outcome, Subject
-from bench.data import datasets
+from bench.data import datasets, stream
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Arrays, Split, SplitData
@@ -22,7 +22,6 @@ from bench.seeding import seed_of
 from bench.spec import Augment
 from evals import linear_augmented
 from evals.linear_augmented import VARIANTS, Config, evaluate
-from evals.parts import augmented_heads
 from evals.parts.features import features_of
 from tests.evals.known_answers import CLASSES, SIZE, Reader, as_files, own_place, small, splits, subject
 
@@ -231,7 +230,7 @@ def test_images_are_cropped_and_flipped_and_nothing_else(place: Context, monkeyp
         asked.append(views)
         return train_batches(split, views, *args, **kwargs)
 
-    monkeypatch.setattr(augmented_heads, "train_batches", recorded)
+    monkeypatch.setattr(stream, "train_batches", recorded)
     evaluate(replace(ONE, epochs=1, crop_scale=(0.2, 1.0), flip=0.5), subject(), place)
     assert asked == [(Augment(size=SIZE, crop_scale=(0.2, 1.0), flip=0.5, jitter=0.0),)]
     assert VARIANTS["simclr"]["embedded"].flip == 0  # digits are not mirror-symmetric
@@ -364,6 +363,6 @@ def test_heads_are_trained_on_crops_of_the_sampler_that_was_asked_for(
         asked.extend(views)
         return train_batches(data, views, *rest, **more)
 
-    monkeypatch.setattr(augmented_heads, "train_batches", batches)
+    monkeypatch.setattr(stream, "train_batches", batches)
     evaluate(replace(ONE, epochs=1, crop_sampler="tensorflow"), subject(), place)
     assert [view.crop for view in asked] == ["tensorflow"]
