@@ -28,6 +28,9 @@
     deterministic = false       # faster kernels on GPUs, whose digits differ from run to run, on Slurm too; default:
                                 # true. docs/gpus.md has the gain
 
+    probes_together = 8         # linear probes that train on the same random views, in one process that decodes them
+                                # once: at most; 1: none. Default: 8 here, none on Slurm; docs/throughput.md
+
     [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
     chunks = 4
 
@@ -59,10 +62,11 @@ from bench.settings.site import NAME, KnownFile, Site
 from bench.settings.slurm import read_slurm
 from bench.spec import Precision
 
+MOST_TOGETHER = 64  # of probes_together: the networks and heads of all are in memory
 SWITCHES = ("checkpoint_activations", "deterministic")  # keys of [local] that are true or false
 KEYS = {
     "paths": {"runs", "output", "report"},
-    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", "staging", *SWITCHES},
+    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", "staging", "probes_together", *SWITCHES},
     "notify": {"command"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
@@ -131,6 +135,8 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
         if type(value) is not wanted or value in (0, ""):
             expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
             raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
+        if key == "probes_together" and isinstance(value, int) and value > MOST_TOGETHER:
+            raise BenchError(f"{file}: local.{key} is {value}, expected at most {MOST_TOGETHER}.")
         if isinstance(value, int) and value < 1:
             raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
 
@@ -179,6 +185,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         staging=str(local.get("staging", "")),
         checkpoint_activations=bool(local.get("checkpoint_activations", False)),
         deterministic=bool(local.get("deterministic", True)),
+        probes_together=int(local["probes_together"]) if "probes_together" in local else None,
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),
         notify=str(data.get("notify", {}).get("command", "")),

@@ -19,6 +19,7 @@ from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.slurm.journal import Journal, QueueView, look
 from bench.execution.slurm.settle import note, states_of
 from bench.runs import freshness, plans
+from bench.runs.claims import TOGETHER
 from bench.runs.folder import RunFolder, Runs, State
 from bench.runs.plans import StoredJob, StoredPlan
 from bench.settings.site import Site
@@ -160,8 +161,8 @@ def _cancel(run: RunFolder) -> bool:
         return False
     run.cancel()
     claim = run.claim_holder()
-    # those are ended with scancel
-    if state is State.RUNNING and claim is not None and not claim.slot.startswith("slurm"):
+    # Slurm's are ended with scancel, and a process that has other jobs beside this one looks for the mark by itself
+    if state is State.RUNNING and claim is not None and not claim.slot.startswith(("slurm", TOGETHER)):
         if not claim.is_here:  # its process number is another process's here
             raise BenchError(f"{run.job_id} runs on {claim.where}: run `bench cancel` there.")
         try:

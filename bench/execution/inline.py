@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bench.execution import environment
@@ -26,12 +26,21 @@ class InlineExecutor:
         """Always."""
         return True
 
-    def submit(self, run: RunFolder) -> None:
+    def free(self, run: RunFolder) -> int:
+        """One: they run one after another."""
+        return 1
+
+    def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Work on the job, here and now, with the environment that a worker of its own would have."""
         with environment.worn_here(run.resources.threads), _given():
-            from bench.execution import worker  # imports torch; only when something runs
+            from bench.execution import together, worker  # torch is imported only when something runs
 
-            self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
+            if beside:
+                runs = [run, *beside]
+                codes = together.work(runs, own_logs=False)
+                self._ended += [Ended(one.job_id, code) for one, code in zip(runs, codes, strict=True)]
+            else:
+                self._ended.append(Ended(run.job_id, worker.main(str(run.path))))
 
     def ended(self) -> list[Ended]:
         """Jobs that ran since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,10 @@ from bench.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class Ended:
-    """A worker that is gone: its job and its exit code, negative for the signal that killed it."""
+    """A worker that is gone: its job and its exit code, negative for the signal that killed it.
+
+    Of one that had several jobs there is one for each, with the same code; the run folders say more.
+    """
 
     job: str
     code: int
@@ -21,7 +25,7 @@ class NoSlotError(Exception):
 
 
 class Executor(Protocol):
-    """Starts one worker a job. Never looks at edges: it is given jobs whose parents are done."""
+    """Starts workers. Never looks at edges: it is given jobs whose parents are done."""
 
     def get_ready(self) -> None:
         """Begin with what the first job would wait for, while its caller plans."""
@@ -29,8 +33,11 @@ class Executor(Protocol):
     def room(self, run: RunFolder) -> bool:
         """Whether this job could be started now."""
 
-    def submit(self, run: RunFolder) -> None:
-        """Start a worker on a run folder. Only when there is room."""
+    def free(self, run: RunFolder) -> int:
+        """How many jobs like this one could be started now."""
+
+    def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
+        """Start a worker on a run folder, and on those `beside` it in the same process. Only when there is room."""
 
     def ended(self) -> list[Ended]:
         """Workers that ended since the last call."""

@@ -15,18 +15,23 @@ from bench.execution.events import Event, Summary, Watcher
 from bench.execution.protocol import Executor, NoSlotError
 from bench.execution.readiness import holder
 from bench.planning.graph import JobGraph
+from bench.planning.together import together_as
 from bench.runs.folder import RunFolder, Runs, State
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
 
 
-def drive(graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> Summary:
+def drive(
+    graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher, together: int = 1
+) -> Summary:
     """Start jobs as their parents finish and slots come free, until nothing can be done any more.
 
-    A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state and end.
+    Up to `together` evaluations that see the same batches share a process, where more of them are ready than slots are
+    free. A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state and
+    end.
     """
-    driver = _Driver(graph, runs, executor, costs, progress)
+    driver = _Driver(graph, runs, executor, costs, progress, together)
     with _interruptible() as interrupted:
         while driver.left and not interrupted.is_set():
             driver.reap()
@@ -41,14 +46,23 @@ def drive(graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progres
 class _Driver:
     """The state of one `drive`."""
 
-    def __init__(self, graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher) -> None:
-        self.graph, self.runs, self.executor, self.progress = graph, runs, executor, progress
+    def __init__(
+        self,
+        graph: JobGraph,
+        runs: Runs,
+        executor: Executor,
+        costs: Costs,
+        progress: Watcher,
+        together: int,
+    ) -> None:
+        self.graph, self.runs, self.executor, self.progress, self.together = graph, runs, executor, progress, together
         self.finished = {job.id for job in graph if runs[job.id].state() is State.DONE}
         self.already = len(self.finished)
         self.left = {job.id: job for job in graph if job.id not in self.finished}
         place = {job: number for number, job in enumerate(graph.jobs)}
         # Longest chain first: a long job that starts last would keep every other slot waiting at the end.
         self.order = sorted(self.left, key=lambda job: (-costs.longest_path(graph, job), place[job]))
+        self.alike = {job: together_as(self.left[job].spec) if together > 1 else "" for job in self.order}
         self.started: set[str] = set()  # by this driver, still running
         self.elsewhere: set[str] = set()  # seen running under another driver
         self.stopping = False
@@ -61,10 +75,10 @@ class _Driver:
         """Settle the jobs whose workers have ended."""
         for ended in self.executor.ended():
             self.started.discard(ended.job)
-            if ended.code == exits.TAKEN or ended.job not in self.left:
+            if ended.job not in self.left:
                 continue
             state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping)
-            if state is not State.RUNNING:  # running: another driver has taken it over, wait for that one
+            if state is not State.RUNNING:  # running: another driver has it, or had it; it is looked at again
                 self.settle(ended.job, state)
 
     def advance(self) -> bool:
@@ -89,15 +103,34 @@ class _Driver:
             elif self.executor.room(run):
                 self.elsewhere.discard(job)
                 try:
-                    self.executor.submit(run)
+                    beside = self.beside(job)
+                    self.executor.submit(run, [self.runs[other] for other in beside])
                 except NoSlotError:
                     return False
-                self.started.add(job)
-                self.progress.tell(Event(job, "started"))
+                for begun in (job, *beside):
+                    self.started.add(begun)
+                    self.progress.tell(Event(begun, "started"))
                 return True
             else:
                 full.add(kind)
         return False
+
+    def beside(self, job: str) -> list[str]:
+        """Others that see the same batches and are ready too: this job's share of them among the free slots."""
+        if not self.alike[job]:
+            return []
+        ready = [
+            other
+            for other in self.order
+            if self.alike[other] == self.alike[job]
+            and other in self.left
+            and other not in self.started
+            and other != job
+            and self.finished.issuperset(self.left[other].needs)
+            and self.runs[other].state() in (State.PENDING, State.STOPPED)
+        ]
+        slots = max(1, self.executor.free(self.runs[job])) if ready else 1
+        return ready[: min(self.together, -(-(1 + len(ready)) // slots)) - 1]
 
     def settle(self, job: str, state: State) -> None:
         """Take a job that has come to an end out of the list, and what can no longer run with it."""
@@ -154,8 +187,10 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
     has taken the job over already.
     """
     state = run.state()
-    if state in (State.DONE, State.CANCELLED, State.RUNNING):
+    if state in (State.DONE, State.CANCELLED, State.RUNNING, State.FAILED):
         return state
+    if code == exits.TAKEN:  # and is gone again
+        return State.RUNNING
     if code == exits.STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT, exits.LOST)):
         return State.STOPPED
     if run.fail_if_nobody_works("crashed", f"{_cause(code)}; log: {run.log}") or run.error_file.exists():

@@ -22,12 +22,12 @@ from bench.data.stream import Steps, Stream, Wanted
 from bench.errors import ClaimLost, Stopped
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.worker import in_steps, stop_on_signal
+from bench.runs.claims import TOGETHER
 from bench.runs.folder import RunFolder, State
 from bench.runs.heartbeat import beating
 from bench.training.ranks import Ranks
 
 CANCEL_SECONDS = 1.0  # between two looks at whether one of the jobs was cancelled
-SLOT = "together"  # in the claims, where no other name was given: `bench cancel` sends such a process no signal
 
 
 def main(folders: Sequence[str]) -> int:
@@ -46,7 +46,7 @@ def work(runs: Sequence[RunFolder], slot: str = "", *, own_logs: bool = True) ->
         members = [_Member(run, asked, own_log=own_logs) for run in runs]
         for member in members:
             ends.callback(member.leave)
-            member.claim(slot or SLOT)
+            member.claim(slot or TOGETHER)
         claimed = [member for member in members if member.code is None]
         for member in claimed:
             with _counted_for(member, claimed):

@@ -27,6 +27,7 @@ from bench.files import own_suffix, read_json, write_json
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # a claim from elsewhere without a heartbeat for so long is dead
 CLOCK_SECONDS = 30.0  # for so long the difference between two clocks is taken as known
+TOGETHER = "together"  # place in the claims of a process with several jobs: `bench cancel` sends it no signal
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _held: dict[Path, str] = {}  # token of each claim of this process, by its file

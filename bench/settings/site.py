@@ -46,6 +46,7 @@ class Site:
     staging: str = ""  # a folder of each node, to which packs are copied first; variables have their value there
     checkpoint_activations: bool = False  # of blocks: see bench/training/recompute.py
     deterministic: bool = True  # kernels of GPUs: the same digits twice, or faster ones
+    probes_together: int | None = None  # evaluations of one process; None: as the executor has it
     overrides: Overrides = AS_PUBLISHED
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     notify: str = ""  # a line of shell

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -45,7 +46,14 @@ class FakeExecutor:
     def room(self, run: RunFolder) -> bool:
         return len(self._ended) < self.slots
 
-    def submit(self, run: RunFolder) -> None:
+    def free(self, run: RunFolder) -> int:
+        return self.slots - len(self._ended)
+
+    def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
+        for one in (run, *beside):
+            self.work_on(one)
+
+    def work_on(self, run: RunFolder) -> None:
         self.order.append(run.job_id)
         fate = self.fates.get(run.job_id, "done")
         code = 0
@@ -134,12 +142,12 @@ class CancellingExecutor(FakeExecutor):
         super().__init__()
         self.victim = victim
 
-    def submit(self, run: RunFolder) -> None:
+    def work_on(self, run: RunFolder) -> None:
         if run.job_id == self.victim:
             run.cancel()
             self._ended.append(Ended(run.job_id, STOPPED))
         else:
-            super().submit(run)
+            super().work_on(run)
 
 
 def test_what_the_user_cancelled_is_no_failure_nor_is_what_waits_for_it(

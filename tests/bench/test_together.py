@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.data import loader
+from bench.data import decoding, loader
 from bench.execution import together, worker
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.networks import encoders
@@ -64,7 +64,7 @@ def folders(root: Path, count: int, protocol: object = PROBE) -> list[RunFolder]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Each image that is decoded, every time."""
     found: list[Path] = []
-    read = loader.read_image
+    read = decoding.read_image
 
     def noted(path: Path, **more: Any) -> Tensor:
         found.append(path)

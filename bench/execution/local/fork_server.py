@@ -1,8 +1,8 @@
 """A process that has imported what workers need and forks one a job, so that jobs start in milliseconds, not seconds.
 
 `python -m bench.execution.local.fork_server SOCKET`, started by bench/execution/local/forks.py. Each packet asks for a
-worker: its number and run folder, with the open files of its log and its slots. Answers: the number with the worker's
-process id, and later with its exit code. It ends when the driver is gone; its workers go on. Made for
+worker: its number and its run folders, with the open files of its log and its slots. Answers: the number with the
+worker's process id, and later with its exit code. It ends when the driver is gone; its workers go on. Made for
 OMP_NUM_THREADS=1, with which it has no second thread.
 """
 
@@ -41,14 +41,14 @@ def preloading() -> Iterator[str]:
         for module in pkgutil.iter_modules([str(ROOT / package)])
         if module.name[0] != "_" and not module.ispkg
     )
-    for name in ("bench.execution.worker", *own, "sklearn.linear_model", "sklearn.svm"):
+    for name in ("bench.execution.worker", "bench.execution.together", *own, "sklearn.linear_model", "sklearn.svm"):
         with suppress(Exception):
             importlib.import_module(name)
         yield name
 
 
-def serve(driver: socket.socket) -> str | None:
-    """Fork workers until the driver is gone, then return None; in each worker, return its run folder.
+def serve(driver: socket.socket) -> list[str]:
+    """Fork workers until the driver is gone, then return nothing; in each worker, return its run folders.
 
     What waits is served between two parts of the imports: scikit-learn takes a second that no pretraining needs.
     """
@@ -67,7 +67,7 @@ def serve(driver: socket.socket) -> str | None:
             continue
         packet, files, _, _ = socket.recv_fds(driver, PACKET, FILES)
         if not packet:
-            return None
+            return []
         asked = json.loads(packet)
         gc.freeze()  # a collection in a worker would copy every page that it shares with the others
         try:
@@ -80,7 +80,7 @@ def serve(driver: socket.socket) -> str | None:
         if pid == 0:
             driver.close()
             _become_worker(log)
-            return str(asked["folder"])
+            return list(map(str, asked["folders"]))
         for file in files:  # the worker keeps its copies
             os.close(file)
         workers[pid] = asked["number"]
@@ -115,12 +115,12 @@ def _become_worker(log: int) -> None:
 
 def main(descriptor: int) -> int:
     """The server's exit code, 0; a worker's is that of bench.execution.worker."""
-    folder = serve(socket.socket(fileno=descriptor))
-    if folder is None:
+    folders = serve(socket.socket(fileno=descriptor))
+    if not folders:
         return 0
-    from bench.execution import worker
+    from bench.execution import together, worker
 
-    return worker.main(folder)
+    return worker.main(folders[0]) if len(folders) == 1 else together.main(folders)
 
 
 if __name__ == "__main__":

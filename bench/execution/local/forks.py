@@ -54,12 +54,13 @@ class ForkServer:
         self.alive = True
         weakref.finalize(self, _end, self._socket, self._process)
 
-    def start(self, run: Path, log: int, slots: Sequence[int]) -> Forked:
-        """A worker on a run folder that writes to `log` and keeps the `slots` open until it is gone."""
+    def start(self, folders: Sequence[str], log: int, slots: Sequence[int]) -> Forked:
+        """A worker on one run folder or several that writes to `log` and keeps the `slots` open until it is gone."""
         number = next(self._numbers)
         worker = self._workers[number] = Forked(self)
         try:
-            socket.send_fds(self._socket, [json.dumps({"number": number, "folder": str(run)}).encode()], [log, *slots])
+            asked = json.dumps({"number": number, "folders": list(folders)}).encode()
+            socket.send_fds(self._socket, [asked], [log, *slots])
         except OSError:  # the server has just gone; the worker is lost
             self.alive = False
         return worker

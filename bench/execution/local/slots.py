@@ -62,7 +62,7 @@ _Process = subprocess.Popen[bytes] | Forked | _NotStarted
 
 @dataclass
 class _Worker:
-    """The processes of one job, one a rank."""
+    """The processes of one job, one a rank, or the one of several jobs."""
 
     processes: Sequence[_Process]
     log: Path
@@ -115,19 +115,32 @@ class LocalExecutor:
             os.close(lock)
         return bool(held)
 
-    def submit(self, run: RunFolder) -> None:
-        """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone."""
+    def free(self, run: RunFolder) -> int:
+        """How many times there is room for such a job."""
+        resources = run.resources
+        names, count = self._names_for(resources)
+        locks = [lock for name in names if (lock := self._lock(name)) is not None]
+        for lock in locks:
+            os.close(lock)
+        return len(locks) // count
+
+    def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
+        """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone.
+
+        With others `beside` it, one process for all of them.
+        """
         resources = run.resources
         held = self._take(resources)
         if not held:
             raise NoSlotError
         try:
             port = _free_port() if resources.ranks > 1 else 0
-            processes = [self._start(run, resources, rank, port, held) for rank in range(resources.ranks)]
+            processes = [self._start([run, *beside], resources, rank, port, held) for rank in range(resources.ranks)]
         finally:
             for lock in held.values():  # the workers keep their copies
                 os.close(lock)
-        self._workers[run.job_id] = _Worker(processes, run.log)
+        worker = _Worker(processes, run.log)
+        self._workers |= {one.job_id: worker for one in (run, *beside)}
 
     def ended(self) -> list[Ended]:
         """Reap. When one rank of a job is gone without success, the others cannot go on and are ended too."""
@@ -148,12 +161,15 @@ class LocalExecutor:
 
     def stop(self, jobs: list[str]) -> None:
         """SIGTERM to every rank: they save the state together at the next step and exit."""
-        for job in jobs:
-            if job in self._workers:
-                for process in self._workers[job].processes:
-                    process.send_signal(signal.SIGTERM)
+        workers = [self._workers[job] for job in jobs if job in self._workers]
+        for worker in {id(worker): worker for worker in workers}.values():  # one may have several of the jobs
+            for process in worker.processes:
+                process.send_signal(signal.SIGTERM)
 
-    def _start(self, run: RunFolder, resources: Resources, rank: int, port: int, held: dict[str, int]) -> _Process:
+    def _start(
+        self, runs: Sequence[RunFolder], resources: Resources, rank: int, port: int, held: dict[str, int]
+    ) -> _Process:
+        run, folders = runs[0], [str(run.path) for run in runs]
         run.path.mkdir(parents=True, exist_ok=True)
         made = self._environment(resources, list(held))
         if resources.ranks > 1:  # the variables that torchrun would set
@@ -165,9 +181,10 @@ class LocalExecutor:
                 if self._forks(resources):
                     server = self._living_server(made, log.fileno())
                     self._hand_over(log)
-                    return server.start(run.path, log.fileno(), list(held.values()))
+                    return server.start(folders, log.fileno(), list(held.values()))
+                module = "bench.execution.together" if len(folders) > 1 else "bench.execution.worker"
                 return subprocess.Popen(
-                    [sys.executable, "-m", "bench.execution.worker", str(run.path)],
+                    [sys.executable, "-m", module, *folders],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -201,10 +218,7 @@ class LocalExecutor:
 
     def _take(self, resources: Resources) -> dict[str, int]:
         """Lock one slot, or a GPU for each rank; all or none. Beside GPUs a job that wants none takes some cores."""
-        on_gpu = bool(self._gpus) and resources.gpu
-        names, count = self._names, resources.ranks if on_gpu else 1
-        if self._gpus and not on_gpu:
-            names = [f"cpu{number}" for number in range(max(1, cores() // CORES_BESIDE_GPUS))]
+        names, count = self._names_for(resources)
         held: dict[str, int] = {}
         for name in names:
             lock = self._lock(name)
@@ -215,6 +229,12 @@ class LocalExecutor:
         for lock in held.values():
             os.close(lock)
         return {}
+
+    def _names_for(self, resources: Resources) -> tuple[list[str], int]:
+        """The slots that such a job can have, and how many of them it takes."""
+        if resources.gpu or not self._gpus:
+            return self._names, resources.ranks if self._gpus else 1
+        return [f"cpu{number}" for number in range(max(1, cores() // CORES_BESIDE_GPUS))], 1
 
     def _lock(self, name: str) -> int | None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
