@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -34,6 +34,7 @@ from bench.runs.folder import RunFolder, Runs, State
 
 POLL_SECONDS = 1.0
 PARENT_SECONDS = 60.0  # how late a parent's result may show on this node: network file systems cache what is not there
+NOBODY: Mapping[RunFolder, int] = {}
 IN_VAIN = 2  # time limits without a new checkpoint before the job is given up
 
 
@@ -61,13 +62,17 @@ def main(folder: str) -> int:
     signals = Signals()
     submission = read_submission(Path(folder))
     runs = Runs(Path(folder).parents[1])
-    run = runs[submission.jobs[int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))]]
+    members = [runs[job] for job in submission.members(int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")))]
+    run = members[0]
     own_log = _write_to(run.log, Path(folder))
     rank = _export_ranks()
     number = _job_id()
     slot = f"slurm {number} attempt {os.environ.get('SLURM_RESTART_COUNT', '0')}"
     print(f"--- {slot} on {os.environ.get('SLURMD_NODENAME', '?')}, rank {rank}", flush=True)
-    code = _first(run, runs, number, slot, signals) if rank == 0 else _other(run, slot, signals)
+    if len(members) > 1:
+        code = _several(members, runs, number, slot, signals)
+    else:
+        code = _first(run, runs, number, slot, signals) if rank == 0 else _other(run, slot, signals)
     if code == DONE and own_log is not None and own_log.exists() and not own_log.stat().st_size:
         own_log.unlink()
     return code
@@ -105,6 +110,42 @@ def _first(run: RunFolder, runs: Runs, number: str, slot: str, signals: Signals)
     return _come_back(run, number, begun)
 
 
+def _several(members: Sequence[RunFolder], runs: Runs, number: str, slot: str, signals: Signals) -> int:
+    """The same for jobs that one process works on together; of each the run folder says how it ended."""
+    begun: dict[RunFolder, int] = {}
+    for run in members:
+        failed = run.state() is State.FAILED and run.failure().kind != "crashed"  # it said so before a requeue
+        if run.result_file.exists() or run.state() is State.CANCELLED or failed:
+            continue
+        lost = _missing_parent(run, runs, signals.asked.is_set)
+        if lost:
+            run.fail("blocked", f"needs {lost}, which has no result")
+        else:
+            begun[run] = _stamp(run)
+    codes = dict.fromkeys(begun, TAKEN)
+    while not signals.asked.is_set():
+        left = [run for run, code in codes.items() if code == TAKEN and not run.result_file.exists()]
+        free = [run for run in left if not _held_by_another(run)]
+        if not left:
+            break
+        if not free:
+            time.sleep(POLL_SECONDS)
+            continue
+        from bench.execution import together
+
+        if signals.asked.is_set():
+            break
+        codes.update(zip(free, together.work(free, slot), strict=True))
+    stopped = [
+        run
+        for run, code in codes.items()
+        if code in (STOPPED, TAKEN) and not run.result_file.exists() and run.state() is not State.CANCELLED
+    ]
+    if stopped:
+        return _come_back(stopped[0], number, begun[stopped[0]], begun)
+    return DONE if all(run.result_file.exists() for run in members) else FAILED
+
+
 def _other(run: RunFolder, slot: str, signals: Signals) -> int:
     """Ranks other than the first start when the first has the job.
 
@@ -124,8 +165,11 @@ def _other(run: RunFolder, slot: str, signals: Signals) -> int:
     return DONE
 
 
-def _come_back(run: RunFolder, number: str, begun: int) -> int:
-    """Requeue the stopped job, unless that is in vain or Slurm ends it anyway (scancel, or a requeue of its own)."""
+def _come_back(run: RunFolder, number: str, begun: int, beside: Mapping[RunFolder, int] = NOBODY) -> int:
+    """Requeue the stopped job, unless that is in vain or Slurm ends it anyway (scancel, or a requeue of its own).
+
+    `begun`: the stamp of its checkpoint at the beginning; `beside`: those of all jobs of its process.
+    """
     while True:
         try:
             # Slurm looks only every half minute and may signal that much early: a generous guess costs nothing, as it
@@ -140,12 +184,14 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
         print(f"Slurm is ending the job ({now}): it goes on if Slurm requeues it", flush=True)
         return STOPPED
     margin = 60 + int(os.environ.get("BENCH_SIGNAL_SECONDS", "120"))
-    if state.seconds_of(elapsed) >= state.seconds_of(limit) - margin and _in_vain(run, begun):
+    if state.seconds_of(elapsed) >= state.seconds_of(limit) - margin and _in_vain(run, {**beside, run: begun}):
         message = (
             f"{IN_VAIN} time limits of {limit} in a row passed without progress: raise `time` (or `signal`) "
             "under [slurm]."
         )
-        run.fail("error", message)
+        for one in beside or [run]:
+            if not one.result_file.exists() and not one.error_file.exists():
+                one.fail("error", message)
         print(f"failed: {message}", flush=True)
         return FAILED
     print("requeueing", flush=True)  # before it happens: afterwards there may be no time
@@ -177,14 +223,15 @@ def _come_back(run: RunFolder, number: str, begun: int) -> int:
     return STOPPED
 
 
-def _in_vain(run: RunFolder, begun: int) -> bool:
-    """Whether this is the second time limit in a row without a new checkpoint; counts it."""
+def _in_vain(run: RunFolder, begun: Mapping[RunFolder, int]) -> bool:
+    """Whether this is the second time limit in a row without a new checkpoint of any of these; counts it for `run`."""
     file = run.path / "state" / "slices.json"
     try:
         before = read_json(file).get("in_vain", 0)
     except (FileNotFoundError, InputCorrupt):
         before = 0
-    count = (before if isinstance(before, int) else 0) + 1 if _stamp(run) == begun else 0
+    as_before = all(_stamp(one) == stamp for one, stamp in begun.items())
+    count = (before if isinstance(before, int) else 0) + 1 if as_before else 0
     if count >= IN_VAIN:
         file.unlink(missing_ok=True)  # the next `bench run` tries anew, with a limit that was raised meanwhile
         return True

@@ -33,7 +33,7 @@ MARK = "~"  # between a job's name and its token
 
 @dataclass(frozen=True)
 class Submission:
-    """One sbatch call: one job, or the elements of an array in order."""
+    """One sbatch call: one job, or those of an array in order of its elements, each of one job or several."""
 
     token: str
     name: str  # in squeue, token included
@@ -42,10 +42,24 @@ class Submission:
     user: str
     slurm_id: str = ""
     titles: tuple[str, ...] = ()  # of the plans that asked, for the notify command
+    together: tuple[int, ...] = ()  # element of each of `jobs`; (): each has its own
+
+    @property
+    def elements(self) -> int:
+        """How many processes, or groups of ranks, Slurm starts."""
+        return max(self.together) + 1 if self.together else len(self.jobs)
+
+    def element(self, number: int) -> int:
+        """Of the job with this number in `jobs`."""
+        return self.together[number] if self.together else number
+
+    def members(self, element: int) -> list[str]:
+        """The jobs of an element."""
+        return [job for number, job in enumerate(self.jobs) if self.element(number) == element]
 
     def id_of(self, number: int) -> str:
         """Slurm's id of the job with this number in `jobs`."""
-        return f"{self.slurm_id}_{number}" if len(self.jobs) > 1 else self.slurm_id
+        return f"{self.slurm_id}_{self.element(number)}" if self.elements > 1 else self.slurm_id
 
 
 class Journal:
@@ -70,18 +84,26 @@ class Journal:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield file.fileno()
 
-    def open(self, name: str, jobs: Sequence[str]) -> Submission:
+    def open(self, name: str, jobs: Sequence[str], together: tuple[int, ...] = ()) -> Submission:
         """Write down what is about to be submitted."""
         token = uuid.uuid4().hex[:12]
         made = Submission(
-            token=token, name=f"{name}{MARK}{token}", jobs=tuple(jobs), submitted=time.time(), user=state.user()
+            token=token,
+            name=f"{name}{MARK}{token}",
+            jobs=tuple(jobs),
+            submitted=time.time(),
+            user=state.user(),
+            together=together,
         )
         self.write(made)
         return made
 
     def write(self, submission: Submission) -> None:
         """Replace its record."""
-        write_json(self.path(submission) / "submission.json", {"format": FORMAT, **asdict(submission)})
+        body = {"format": FORMAT, **asdict(submission)}
+        if not submission.together:
+            del body["together"]  # so that versions that do not know it read the others
+        write_json(self.path(submission) / "submission.json", body)
 
     def path(self, submission: Submission) -> Path:
         """Its folder."""
@@ -143,6 +165,13 @@ class QueueView:
         if found is not None and found.name.endswith(MARK + submission.token):
             return found
         return QueueRow(submission.id_of(number), "UNKNOWN" if self.unknown else "GONE")
+
+    def beside(self, job: str) -> list[str]:
+        """The other jobs of its element."""
+        if job not in self._newest:
+            return []
+        submission, number = self._newest[job]
+        return [other for other in submission.members(submission.element(number)) if other != job]
 
     def folder(self, job: str, root: Path) -> Path | None:
         """Where the job's newest submission lies under the journal's folder."""

@@ -24,6 +24,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.execution import environment
 from bench.execution.slurm import squeue as state
+from bench.execution.slurm.elements import elements_of
 from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt, look, prune
 from bench.execution.slurm.settle import Job, settle, waits_for_cancelled
 from bench.execution.slurm.snapshot import Snapshot, take
@@ -108,8 +109,11 @@ def cancel(runs: Runs, jobs: Iterable[str]) -> int:
     """Scancel the jobs that are in Slurm's queue; returns how many. Raises BenchError when Slurm does not answer."""
     journal = Journal(runs)
     view = look(journal)
-    rows = [row for row in map(view.row, jobs) if row is not None and (row.alive or row.hopeless)]
-    ids = [row.id for row in rows]
+    wanted = set(jobs)
+    # a process with others that go on sees the mark by itself
+    ending = [job for job in wanted if all(o in wanted or runs[o].result_file.exists() for o in view.beside(job))]
+    rows = [row for row in map(view.row, ending) if row is not None and (row.alive or row.hopeless)]
+    ids = sorted({row.id for row in rows})
     for start in range(0, len(ids), SCANCEL_CHUNK):
         state.call(["scancel", *ids[start : start + SCANCEL_CHUNK]])
     return len(ids)
@@ -157,7 +161,9 @@ def _parents(job: Job, ids: dict[str, str], runs: Runs) -> list[str]:
 def _sbatch(
     group: Sequence[Job], after: Sequence[str], journal: Journal, site: Site, snapshot: Snapshot, lock: int
 ) -> Submission:
-    made = journal.open(_name([job.label for job in group], group[0].id.partition("-")[0]), [job.id for job in group])
+    name = _name([job.label for job in group], group[0].id.partition("-")[0])
+    together = elements_of([journal.runs[job.id] for job in group], site.probes_together or 1)
+    made = journal.open(name, [job.id for job in group], together)
     folder = journal.path(made)
     dependency = f"afterok:{':'.join(after)}" if after else None
     request = site.slurm.request(group[0].resources_as).shaped(journal.runs[group[0].id].resources.ranks)
@@ -261,11 +267,11 @@ def script(
         srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={request.cpus}"],
         stderr_to_stdout=True,
         wckey=None,  # submitit's default is refused where keys are checked
-        array_parallelism=len(made.jobs) or 1,
+        array_parallelism=made.elements or 1,
         additional_parameters=more,
     )
-    if len(made.jobs) > 1:
-        executor.parameters["map_count"] = len(made.jobs)
+    if made.elements > 1:
+        executor.parameters["map_count"] = made.elements
     command = f"{executor.python} -u -m {module} {shlex.quote(str(folder))}"
     text: str = executor._make_submission_file_text(command, made.token)
     escaped = str(folder).replace("%", "%%")  # as Slurm reads --output
