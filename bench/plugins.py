@@ -81,6 +81,11 @@ def evaluation(name: str) -> Evaluation:
     metrics, features = _needed(module, "METRICS"), vars(module).get("FEATURES")
     passes = getattr(config, "passes", lambda _: None)
     _check_values(_file(module), "METRICS", metrics, Metric)
+    in_steps, resumes = vars(module).get("evaluate_in_steps"), vars(module).get("RESUMES", False)
+    if in_steps is not None and not resumes:
+        raise BenchError(
+            f"{_file(module)}: evaluate_in_steps is for an evaluation that keeps its state: expected RESUMES = True."
+        )
     for split in features or ():
         if split not in SPLITS:
             raise unknown_name(f"split in FEATURES of {_file(module)}", str(split), SPLITS)
@@ -90,13 +95,13 @@ def evaluation(name: str) -> Evaluation:
         metrics=metrics,
         recipes=recipes,
         evaluate=_needed(module, "evaluate"),
-        evaluate_in_steps=vars(module).get("evaluate_in_steps"),
+        evaluate_in_steps=in_steps,
         variants=variants,
         differences=_differences(module),
         needs_projector=vars(module).get("NEEDS_PROJECTOR", False),
         uses_ranks=vars(module).get("USES_RANKS", False),
         on_cpu=vars(module).get("ON_CPU", False),
-        resumes=vars(module).get("RESUMES", False),
+        resumes=resumes,
         features=features,
         missing=vars(module).get("MISSING", str),  # str() is "": nothing
         describe=getattr(config, "describe", lambda _: summary("evaluation", name)),

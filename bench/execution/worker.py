@@ -28,7 +28,7 @@ from bench.data.catalogue import entry
 from bench.data.fingerprint import DataHere
 from bench.data.stream import Steps, alone
 from bench.data.workers import in_a_worker
-from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, one_line
+from bench.errors import BenchError, ClaimLost, InputCorrupt, Stopped, first_words, one_line
 from bench.execution import energy
 from bench.execution.device import autotunes, layout_word, prepare_device
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
@@ -160,7 +160,7 @@ def in_steps(
     except Exception as error:
         if not isinstance(error, BenchError):
             traceback.print_exc()
-        shown = in_a_worker(error) or want_of_room(error, run.path) or error
+        shown = in_a_worker(error) or want_of_room(error, run.path) or _crowded(error, attempt) or error
         print(f"failed: {one_line(shown)}", flush=True)
         # the rank that fails first knows why; the others see a lost connection
         if ranks.first or not run.error_file.exists():
@@ -168,6 +168,16 @@ def in_steps(
         return TAKEN if run.has_lost_claim() else FAILED
     print("done", flush=True)
     return DONE
+
+
+def _crowded(error: Exception, attempt: Attempt) -> BenchError | None:
+    """The one line for a GPU that has no room for several jobs together."""
+    if not isinstance(error, torch.OutOfMemoryError) or attempt.together == 1:
+        return None
+    return BenchError(
+        f"the GPU has no memory left ({first_words(error)}), with the networks and heads of {attempt.together} jobs "
+        f"in it: set probes_together = {attempt.together // 2} under [local] in bench.toml."
+    )
 
 
 def _again(work: Callable[[], Done]) -> Done:

@@ -17,7 +17,8 @@ def together_as(spec: Spec) -> str:
     """
     if not isinstance(spec, Evaluate) or not _from_files(spec.data):
         return ""
-    if plugins.evaluation_of(spec.protocol).evaluate_in_steps is None:
+    evaluation = plugins.evaluation_of(spec.protocol)
+    if evaluation.evaluate_in_steps is None or evaluation.uses_ranks:
         return ""
     return f"{to_json(spec.protocol)} {to_json(spec.data)} {spec.seed}"
 

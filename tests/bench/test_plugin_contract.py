@@ -145,6 +145,10 @@ def test_what_a_file_says_is_what_the_engine_reads() -> None:
             r"cannot be imported \(ModuleNotFoundError: .*no_such_module.*, line \d+ of .*\.py\)",
         ),
         ("x = (", "cannot be imported .*SyntaxError"),
+        (
+            "evaluate_in_steps = evaluate",
+            "evaluate_in_steps is for an .* that keeps its state: expected RESUMES = True",
+        ),
         ("Config = 3", "Config is 3, expected a frozen dataclass"),
     ],
 )

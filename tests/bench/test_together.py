@@ -15,13 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.data import decoding, loader
+from bench.contracts import Attempt
+from bench.data import datasets, decoding, loader, stream
+from bench.data.splits import SplitData
 from bench.execution import together, worker
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.networks import encoders
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder, Runs, State
+from bench.settings.site import Site
 from bench.spec import Data, Encoder, Evaluate, Random, Resources
+from bench.training import checkpoint
 from evals import linear_augmented, linear_transfer
 from evals.parts import augmented_heads
 from evals.parts.heads import Heads
@@ -150,6 +154,21 @@ def test_eight_encoders_see_one_decoding_and_have_the_digits_that_they_have_alon
     assert not torch.equal(heads[8].weight.value, heads[9].weight.value)
 
 
+def test_the_training_images_are_listed_once_for_all(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[str] = []
+    opened = datasets.open_split
+
+    def noted(data: Data, split: Any, site: Site) -> SplitData:
+        listed.append(split)
+        return opened(data, split, site)
+
+    monkeypatch.setattr(stream, "open_split", noted)
+    assert together.work(folders(photos / "runs", 3)) == [DONE] * 3
+    assert listed == ["trainval"]
+    assert together.work(folders(photos / "more", 2)) == [DONE] * 2
+    assert listed == ["trainval"] * 2  # nothing stays open
+
+
 @pytest.mark.parametrize(
     "protocol",
     [
@@ -205,6 +224,38 @@ def test_one_that_fails_leaves_the_others_to_go_on(photos: Path, monkeypatch: py
     for number in (0, 3):
         assert_same(beside[number], apart[number])
         assert "failed" not in beside[number].log_tail()
+
+
+def test_one_that_finds_no_memory_says_how_many_shared_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = folders(photos / "runs", 4)
+    step, steps = Heads.step, iter(range(1000))
+
+    def without_room(self: Heads, x_BD: Tensor, y_B: Tensor, factor: float) -> Tensor:
+        if next(steps) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(self, x_BD, y_B, factor)
+
+    monkeypatch.setattr(Heads, "step", without_room)
+    assert together.work(beside) == [DONE, DONE, FAILED, DONE]
+    assert beside[2].failure().message == (
+        "the GPU has no memory left (CUDA out of memory), with the networks and heads of 4 jobs in it: set "
+        "probes_together = 2 under [local] in bench.toml."
+    )
+
+
+def test_eight_together_save_as_much_as_one(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the time: each saves an eighth as often, so that all of them stay below 2 %."""
+    saved: list[int] = []
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "save", lambda run, kept, about, **more: saved.append(about.step))
+    for jobs in (1, 8):
+        keeper = checkpoint.Keeper(folders(photos / "runs", 1)[0].path, 10, attempt=Attempt(together=jobs))
+        keeper.cost = 1.0
+        for step, ago in enumerate((45.0, 55.0, 395.0, 405.0)):
+            keeper.cost, keeper.saved_at = 1.0, time.monotonic() - ago
+            keeper.keep(step, dict, stop=False)
+        assert saved == [1, 2, 3] if jobs == 1 else saved == [3]
+        saved.clear()
 
 
 def test_a_damaged_image_ends_those_that_need_it_and_names_it(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,6 +234,29 @@ def test_two_drivers_at_once_do_each_job_once(photos: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_failure_of_one_is_told_while_the_others_go_on(photos: Path) -> None:
+    runs = Runs(photos / "runs")
+    first, second = (runs[job.id] for job in graph_of(runs, probes(2, protocol=LONG)))
+    second.job_file.write_text(second.job_file.read_text().replace('"seed": 1', '"seed": 7'), encoding="utf-8")
+    executor = LocalExecutor(site_of(photos))
+    executor.submit(first, [second])
+    wait_for_metrics(first)
+    deadline = time.monotonic() + 120
+    while not (told := executor.ended()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [end.job for end in told] == [second.job_id]
+    assert "it was edited" in second.failure().message
+    assert executor.running() == [first.job_id]
+    assert first.state() is State.RUNNING
+    executor.stop(executor.running())
+    while not (told := executor.ended()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert told == [Ended(first.job_id, STOPPED)]
+
+
+@pytest.mark.slow
 def test_bench_cancel_of_one_leaves_the_others_running(photos: Path) -> None:
     runs = Runs(photos / "runs")
     graph = graph_of(runs, probes(2, protocol=replace(PROBE, epochs=400)))
@@ -243,8 +266,11 @@ def test_bench_cancel_of_one_leaves_the_others_running(photos: Path) -> None:
     wait_for_metrics(second)
     cancel(site_of(photos), first.job_id, ())
     deadline = time.monotonic() + 120
-    while not executor.ended():
+    ended: list[Ended] = []
+    while executor.running():
         assert time.monotonic() < deadline
+        ended += executor.ended()
         time.sleep(0.05)
+    assert [end.job for end in ended] == [first.job_id, second.job_id]
     assert first.state() is State.CANCELLED
     assert second.state() is State.DONE

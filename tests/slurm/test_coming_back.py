@@ -41,6 +41,22 @@ def test_a_stopped_job_requeues_itself_also_while_slurm_is_still_sending_the_sig
     assert requeued(slurm, runs, state) == "requeue 48142002\n"
 
 
+def test_a_checkpoint_of_any_job_of_a_process_is_progress_of_all(slurm: Path, runs: Runs) -> None:
+    first, second = runs["evaluate-0123456789abcdef"], runs["evaluate-fedcba9876543210"]
+    for run in (first, second):
+        (run.path / "state").mkdir(parents=True)
+    (slurm / "says").write_text("RUNNING|9:50|10:00\n")
+    assert _come_back(first, "1", 0, {first: 0, second: 0}) == 75
+    second.checkpoint.touch()
+    assert _come_back(first, "1", 0, {first: 0, second: 0}) == 75
+    stamp = second.checkpoint.stat().st_mtime_ns
+    assert _come_back(first, "1", 0, {first: 0, second: stamp}) == 75
+    assert _come_back(first, "1", 0, {first: 0, second: stamp}) == 1
+    assert (slurm / "asked").read_text() == "requeue 1\n" * 3
+    for run in (first, second):
+        assert "2 time limits of 10:00 in a row passed without progress" in run.failure().message
+
+
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PREEMPTED"])
 def test_a_job_that_slurm_ends_does_not_requeue_itself(slurm: Path, runs: Runs, state: str) -> None:
     assert requeued(slurm, runs, state) == ""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands import jobs as monitor
 from bench.execution import worker
 from bench.execution.exits import DONE
 from bench.execution.slurm.journal import Journal, look
@@ -46,6 +47,19 @@ def test_without_the_setting_each_probe_has_a_job_of_slurm(photos: Path, fake_sl
     place.submit(probes(5))
     assert fake_slurm.submitted()[0]["size"] == 5
     assert not any("together" in file.read_text() for file in (place.runs.root / "slurm").rglob("submission.json"))
+
+
+def test_bench_cancel_of_one_leaves_the_others_their_element(photos: Path, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.set(seconds=1000)
+    place, graph = Place(photos, TWO), probes(2)
+    place.submit(graph)
+    first, second = graph.jobs
+    monitor.cancel(place.site, first, [])
+    assert fake_slurm.calls("scancel") == 0
+    assert place.runs[first].state() is State.CANCELLED
+    monitor.cancel(place.site, second, [])
+    assert fake_slurm.calls("scancel") == 1
+    assert place.runs[second].state() is State.CANCELLED
 
 
 @pytest.mark.slow

@@ -17,10 +17,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from site import getsitepackages, getusersitepackages
@@ -34,11 +35,12 @@ from bench.execution.local import gpus
 from bench.execution.local.forks import Forked, ForkServer
 from bench.execution.protocol import Ended, NoSlotError
 from bench.machine import BESIDE, DEVICE, cores
-from bench.runs.folder import RunFolder
+from bench.runs.folder import RunFolder, State
 from bench.settings.site import Site
 from bench.spec import Resources
 
 CORES_BESIDE_GPUS = 8  # for each job that wants no GPU on a machine that has some
+LOOK_SECONDS = 1.0  # between two looks at the files of jobs that share a worker
 SAID_BYTES = 1 << 20  # at most, of what a server printed, into one log
 
 
@@ -66,7 +68,9 @@ class _Worker:
 
     processes: Sequence[_Process]
     log: Path
+    runs: Mapping[str, RunFolder]
     first_failure: int = 0
+    looked: float = field(default_factory=time.monotonic)
 
     def poll(self) -> int | None:
         """The job's exit code once all ranks are gone: 0, or that of the rank that failed first."""
@@ -77,6 +81,20 @@ class _Worker:
                 for process in self.processes:
                     process.kill()
         return None if None in codes else self.first_failure
+
+    def is_over(self, job: str) -> bool:
+        """Whether one of several jobs has ended before the others, which go on.
+
+        It was neither done nor failed when it was given to this worker.
+        """
+        return self.runs[job].state() in (State.DONE, State.FAILED, State.CANCELLED)
+
+    def look(self) -> bool:
+        """Whether it is time to look at the files of several jobs."""
+        due = len(self.runs) > 1 and time.monotonic() - self.looked >= LOOK_SECONDS
+        if due:
+            self.looked = time.monotonic()
+        return due
 
 
 class LocalExecutor:
@@ -139,14 +157,17 @@ class LocalExecutor:
         finally:
             for lock in held.values():  # the workers keep their copies
                 os.close(lock)
-        worker = _Worker(processes, run.log)
-        self._workers |= {one.job_id: worker for one in (run, *beside)}
+        runs = {one.job_id: one for one in (run, *beside)}
+        self._workers |= dict.fromkeys(runs, _Worker(processes, run.log, runs))
 
     def ended(self) -> list[Ended]:
         """Reap. When one rank of a job is gone without success, the others cannot go on and are ended too."""
         found = []
+        looking = {id(worker) for worker in self._distinct() if worker.look()}
         for job, worker in list(self._workers.items()):
             code = worker.poll()
+            if code is None and id(worker) in looking and worker.is_over(job):
+                code = exits.DONE  # its run folder says how it ended
             if code is not None:
                 del self._workers[job]
                 if code == exits.LOST and worker.log.parent.is_dir():
@@ -161,10 +182,14 @@ class LocalExecutor:
 
     def stop(self, jobs: list[str]) -> None:
         """SIGTERM to every rank: they save the state together at the next step and exit."""
-        workers = [self._workers[job] for job in jobs if job in self._workers]
-        for worker in {id(worker): worker for worker in workers}.values():  # one may have several of the jobs
-            for process in worker.processes:
-                process.send_signal(signal.SIGTERM)
+        for worker in self._distinct():
+            if not worker.runs.keys().isdisjoint(jobs):
+                for process in worker.processes:
+                    process.send_signal(signal.SIGTERM)
+
+    def _distinct(self) -> list[_Worker]:
+        """Each worker once, however many jobs it has."""
+        return list({id(worker): worker for worker in self._workers.values()}.values())
 
     def _start(
         self, runs: Sequence[RunFolder], resources: Resources, rank: int, port: int, held: dict[str, int]

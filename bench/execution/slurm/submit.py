@@ -31,7 +31,7 @@ from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import atomic_path, write_atomic
 from bench.machine import DEVICE
 from bench.runs.commit import commit
-from bench.runs.folder import Runs, State
+from bench.runs.folder import RunFolder, Runs, State
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest
 
@@ -110,13 +110,17 @@ def cancel(runs: Runs, jobs: Iterable[str]) -> int:
     journal = Journal(runs)
     view = look(journal)
     wanted = set(jobs)
-    # a process with others that go on sees the mark by itself
-    ending = [job for job in wanted if all(o in wanted or runs[o].result_file.exists() for o in view.beside(job))]
+    ending = [job for job in wanted if not any(_goes_on(runs[other]) for other in {*view.beside(job)} - wanted)]
     rows = [row for row in map(view.row, ending) if row is not None and (row.alive or row.hopeless)]
     ids = sorted({row.id for row in rows})
     for start in range(0, len(ids), SCANCEL_CHUNK):
         state.call(["scancel", *ids[start : start + SCANCEL_CHUNK]])
     return len(ids)
+
+
+def _goes_on(run: RunFolder) -> bool:
+    """Whether a job needs its process, which sees by itself that another of its jobs was cancelled."""
+    return not (run.result_file.exists() or run.was_cancelled())
 
 
 def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
