@@ -26,7 +26,7 @@ class InlineExecutor:
         """Always."""
         return True
 
-    def free(self, run: RunFolder) -> int:
+    def most(self, run: RunFolder) -> int:
         """One: they run one after another."""
         return 1
 

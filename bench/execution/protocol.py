@@ -33,8 +33,8 @@ class Executor(Protocol):
     def room(self, run: RunFolder) -> bool:
         """Whether this job could be started now."""
 
-    def free(self, run: RunFolder) -> int:
-        """How many jobs like this one could be started now."""
+    def most(self, run: RunFolder) -> int:
+        """How many jobs like this one can run side by side, when nothing else does."""
 
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Start a worker on a run folder, and on those `beside` it in the same process. Only when there is room."""

@@ -27,9 +27,9 @@ def drive(
 ) -> Summary:
     """Start jobs as their parents finish and slots come free, until nothing can be done any more.
 
-    Up to `together` evaluations that see the same batches share a process, where more of them are ready than slots are
-    free. A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state and
-    end.
+    Up to `together` evaluations that see the same batches share a process, where more of them are ready than there
+    are slots. A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state
+    and end.
     """
     driver = _Driver(graph, runs, executor, costs, progress, together)
     with _interruptible() as interrupted:
@@ -116,7 +116,10 @@ class _Driver:
         return False
 
     def beside(self, job: str) -> list[str]:
-        """Others that see the same batches and are ready too: this job's share of them among the free slots."""
+        """Others that see the same batches and are ready too: as many of them as come to each slot.
+
+        Busy slots count: they may come free long before so many are done, and would have nothing to do.
+        """
         if not self.alike[job]:
             return []
         ready = [
@@ -129,8 +132,11 @@ class _Driver:
             and self.finished.issuperset(self.left[other].needs)
             and self.runs[other].state() in (State.PENDING, State.STOPPED)
         ]
-        slots = max(1, self.executor.free(self.runs[job])) if ready else 1
-        return ready[: min(self.together, -(-(1 + len(ready)) // slots)) - 1]
+        if not ready:
+            return []
+        running = sum(self.alike[other] == self.alike[job] for other in self.started)
+        each = -(-(1 + len(ready) + running) // max(1, self.executor.most(self.runs[job])))
+        return ready[: min(self.together, each) - 1]
 
     def settle(self, job: str, state: State) -> None:
         """Take a job that has come to an end out of the list, and what can no longer run with it."""

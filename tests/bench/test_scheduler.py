@@ -46,8 +46,8 @@ class FakeExecutor:
     def room(self, run: RunFolder) -> bool:
         return len(self._ended) < self.slots
 
-    def free(self, run: RunFolder) -> int:
-        return self.slots - len(self._ended)
+    def most(self, run: RunFolder) -> int:
+        return self.slots
 
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         for one in (run, *beside):

@@ -133,14 +133,10 @@ class LocalExecutor:
             os.close(lock)
         return bool(held)
 
-    def free(self, run: RunFolder) -> int:
-        """How many times there is room for such a job."""
-        resources = run.resources
-        names, count = self._names_for(resources)
-        locks = [lock for name in names if (lock := self._lock(name)) is not None]
-        for lock in locks:
-            os.close(lock)
-        return len(locks) // count
+    def most(self, run: RunFolder) -> int:
+        """As many as the machine's slots make."""
+        names, count = self._names_for(run.resources)
+        return len(names) // count
 
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone.
