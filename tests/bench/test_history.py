@@ -35,6 +35,7 @@ def done(
     steps: float = 100.0,
     ranks: int = 1,
     cached: bool | None = None,
+    together: int = 1,
 ) -> Path:
     """A finished job; later calls leave newer results."""
     job = list(graph.plan([("x", spec)]))[-1]
@@ -51,6 +52,7 @@ def done(
         commit="",
         versions={},
         features_cached=cached,
+        together=together,
     )
     Result(job=job.id, metrics={"steps": steps}, provenance=provenance).write(run.result_file)
     when = next(clock)
@@ -266,3 +268,11 @@ def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
     show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]
     assert [line.partition(":")[0] for line in told] == ["  measured", "  measured"]
+
+
+def test_a_share_of_what_several_jobs_took_together_says_nothing_of_one_alone(runs: Runs) -> None:
+    first, second, third = (knn_of(tiny_pretrain(seed)) for seed in range(3))
+    done(runs, first, A100, 40.0)
+    done(runs, second, A100, 5.0, together=8)
+    found = estimate(runs, third)
+    assert (found.kind, found.seconds - STARTUP_SECONDS) == ("measured", 40.0)

@@ -53,5 +53,16 @@ def test_pages_say_what_a_job_used_or_that_it_cannot_be_read(own_demo: Demo, tmp
     assert "need not be deterministic" in Page(out / "jobs" / f"{job}.html").text
     assert totals.RESUMED in Page(out / "jobs" / f"{other}.html").text
     assert "Computed with" not in Page(out / "jobs" / f"{other}.html").text  # not known
+    assert "one process worked on" not in Page(out / "jobs" / f"{job}.html").text
     assert "1.5 Wh of GPUs (1 of " in Page(index).text
     assert "1.5 Wh of GPUs (1 of " in Page(out / "embedded" / "demo_table1.html").text
+
+
+def test_the_page_of_a_job_says_that_its_times_are_a_share(own_demo: Demo, tmp_path: Path) -> None:
+    job = own_demo.embedded.cells["SimCLR, ResNet-50", "Top-1"].jobs[0]
+    file = own_demo.runs[job].result_file
+    body = json.loads(file.read_text())
+    body["provenance"] |= {"together": 3}
+    file.write_text(json.dumps(body))
+    build([own_demo.embedded], own_demo.runs, tmp_path / "out")
+    assert "one process worked on 3 jobs" in Page(tmp_path / "out" / "jobs" / f"{job}.html").text
