@@ -51,7 +51,7 @@ def work(runs: Sequence[RunFolder], slot: str = "", *, own_logs: bool = True) ->
         for member in claimed:
             with _counted_for(member, claimed):
                 member.begin(len(claimed))
-        while waiting := [member for member in claimed if member.wanted is not None]:
+        while waiting := [member for member in claimed if member.goes_on()]:
             _see(waiting)
     return [FAILED if member.code is None else member.code for member in members]
 
@@ -110,15 +110,17 @@ class _Member:
             self._looked, self._cancelled = time.monotonic(), self.run.was_cancelled()
         return self._cancelled or self.asked()
 
-    def stop_where_it_waits(self) -> None:
-        """Of one whose step has not come: its checkpoint is the one that it came with."""
-        if self.wanted is None:
-            return
-        step = self.wanted.step
-        if self._lost.is_set():
+    def goes_on(self) -> bool:
+        """Whether it waits for a batch. One that shall stop does so here: its checkpoint is the one that it came with.
+
+        One that has taken a step since has saved, and stopped, by itself.
+        """
+        if self.wanted is not None and self._lost.is_set():
             self.go(ClaimLost("this job was taken over: it stops and writes nothing"))
-        elif self.told():
-            self.go(Stopped(f"stopped after step {step}, where its checkpoint is"))
+        elif self.wanted is not None and self.told():
+            step = self.wanted.step
+            self.go(Stopped(f"stopped after step {step}, where its checkpoint is" if step else "stopped before step 1"))
+        return self.wanted is not None
 
     def _end(self, code: int) -> None:
         self.code, self.wanted, self._steps = code, None, None
@@ -165,7 +167,7 @@ def _see(waiting: Sequence[_Member]) -> None:
                 member.go(batch)
         for member in alive:
             if member not in there:
-                member.stop_where_it_waits()
+                member.goes_on()
 
 
 def _stream_of(member: _Member) -> Stream:

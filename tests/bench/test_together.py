@@ -272,12 +272,17 @@ def test_a_stop_saves_each_and_they_go_on_together(photos: Path, monkeypatch: py
     stop_after(monkeypatch, beside[2], 8)
     asked = iter(range(1000))
     with monkeypatch.context() as patch:
-        # each asks before it begins, then after each step: the two that take part, and the one that waits
-        interrupted(patch, lambda: next(asked) >= 3 + 3 * 4)
+        # each asks before it begins and when all have, then after each step: the two that take part, the one that waits
+        interrupted(patch, lambda: next(asked) >= 3 + 3 + 3 * 4)
         assert together.work(beside) == [STOPPED] * 3
     assert [torch.load(run.checkpoint, weights_only=True)["step"] for run in beside] == [5, 5, 8]
     assert "stopped after step 8, where its checkpoint is" in beside[2].log_tail()
     assert [run.state() for run in beside] == [State.STOPPED] * 3
+    with monkeypatch.context() as patch:
+        asked = iter(range(1000))
+        interrupted(patch, lambda: next(asked) >= 3)  # at once
+        assert together.work(beside) == [STOPPED] * 3
+    assert [torch.load(run.checkpoint, weights_only=True)["step"] for run in beside] == [5, 5, 8]
     assert together.work(beside) == [DONE] * 3
     for found, expected in zip(beside, apart, strict=True):
         assert_same(found, expected)
