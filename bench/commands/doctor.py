@@ -187,6 +187,8 @@ def _disk(site: Site) -> Iterator[Check]:
     few = free < LEAST_DISK
     advice = "`bench plan` says what a table takes; name another place under [paths] runs" if few else ""
     yield Check("disk", "broken" if few else "ok", f"{free / 1e9:.0f} GB free for {site.runs}", advice)
+    if site.staging:
+        yield Check("disk", *memory.staging(site))
 
 
 def _data(site: Site) -> Iterator[Check]:

@@ -5,11 +5,16 @@ What they take is worked out as the loader does before it starts, for the size o
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from bench.data.shared_memory import ADVICE, SHARED, Batches, room, whole_pages
+from bench.data.staging import place_of
+from bench.errors import BenchError, one_line
 from bench.execution.executors import default_slots
 from bench.machine import cores
 from bench.settings.site import Site
@@ -51,6 +56,18 @@ def decodings(site: Site) -> Iterator[Decoding]:
         for kind in ("pretrain", "evaluate"):
             asked = site.slurm.request(kind)
             yield decoding(site, "cuda" if asked.gpus else "cpu", asked.cpus, f"on Slurm ({kind}) each has")
+
+
+def staging(site: Site) -> tuple[Literal["ok", "off"], str]:
+    """Where packs would be copied to on this machine; a node of Slurm may have what a login node has not."""
+    try:
+        place = place_of(site)
+    except (BenchError, RuntimeError) as error:  # RuntimeError: no home folder
+        return "off", one_line(error)
+    near = next((folder for folder in (place, *place.parents) if folder.is_dir()), Path("/"))
+    if not os.access(near, os.W_OK):
+        return "off", f"[local] staging: {near} cannot be written to here, so packs are read where they are"
+    return "ok", f"{size(shutil.disk_usage(near).free)} free for copies of packs in {place}"
 
 
 def shared_memory(site: Site) -> Iterator[SharedMemory]:

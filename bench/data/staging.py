@@ -71,7 +71,7 @@ def staged(
         if files is None:
             say(f"staging: {name} is read from {root}: it is no pack (`bench data pack {name} --as-is` makes one)")
             return site
-        place = _place(site)
+        place = place_of(site)
         mark = digest(tuple(sorted((file, stored.bytes, stored.crc32) for file, stored in files.items())))
         copy = _Copy(root, place / f"{name}-{mark[:12]}", files)
         if not _is_whole(copy):
@@ -87,7 +87,7 @@ def staged(
         return site
 
 
-def _place(site: Site) -> Path:
+def place_of(site: Site) -> Path:
     """The folder on this node: a variable such as $SLURM_TMPDIR has its value here, not where `bench` was started."""
     text = os.path.expandvars(site.staging)
     unknown = re.search(r"\$(\w+|\{[^}]*\})", text, re.ASCII)

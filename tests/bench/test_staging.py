@@ -19,6 +19,7 @@ import pytest
 
 from bench import ROOT
 from bench.bench_toml import find_site
+from bench.commands import doctor, memory
 from bench.data import as_is, decoding, packing_as_is, staging
 from bench.data.datasets import open_splits
 from bench.data.fingerprint import DataHere
@@ -175,6 +176,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from bench.bench_toml import find_site
+from bench.commands import doctor, memory
 from bench.data import staging
 staging.COPIERS, real, seen = 1, staging.atomic_path, 0
 def slow(path):
@@ -274,3 +276,18 @@ def test_staging_is_a_path(tmp_path: Path, value: str) -> None:
     (tmp_path / "bench.toml").write_text(f"[local]\nstaging = {value}\n")
     with pytest.raises(BenchError, match=r"local.staging is .*, expected a path"):
         find_site(tmp_path)
+
+
+def test_doctor_says_where_copies_would_lie(here: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def state(text: str) -> tuple[str, str]:
+        return memory.staging(replace(here, staging=text))
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, int(2e12)))
+    assert state(f"{tmp_path}/new/disk") == ("ok", f"2000 GB free for copies of packs in {tmp_path}/new/disk")
+    kind, text = state("$NO_SUCH_PLACE")
+    assert kind == "off"
+    assert "there is no variable NO_SUCH_PLACE on this node" in text
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert state(str(tmp_path))[0] == "off"
+    (shown,) = (check for check in doctor.checks(replace(here, staging=str(tmp_path))) if "staging" in check.text)
+    assert (shown.topic, shown.state) == ("disk", "off")
