@@ -19,12 +19,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from bench.data import as_is, listing
+from bench.data import as_is
 from bench.data.as_is import AsIs, checksum_of, names_of
 from bench.data.catalogue import entry
 from bench.data.contents import Contents
 from bench.data.decoding import read_bytes
 from bench.data.fingerprint import scopes_of
+from bench.data.listing import Listing, look
 from bench.data.location import check_present, root_of
 from bench.data.names import SHARD, portable
 from bench.data.sets.packed import PACKS
@@ -86,11 +87,11 @@ def pack_as_is(
     Raises BenchError when the data set has nothing to pack or is not there, a file cannot be read or changes meanwhile,
     the disk cannot hold it, or another process makes the same pack.
     """
-    root, splits = _source(name, site)
+    root = _source(name, site)
     folder = out or site.root / "data" / f"{name}-as-is"
-    make_folder(folder)
     if folder.resolve() == root.resolve() or root.resolve() in folder.resolve().parents:
         raise BenchError(f"{folder} is in the folder of the images, {root}: choose another one with --out.")
+    make_folder(folder)
     if (folder / as_is.MARK).exists() and _data_of(folder) not in (name, ""):
         raise BenchError(f"{folder} holds a pack of {_data_of(folder)}: choose another folder with --out.")
     other = next((file.name for file in folder.iterdir() if file.name != LOCK), "")
@@ -101,13 +102,12 @@ def pack_as_is(
         raise BenchError(f"another process is packing into {folder}: wait for it, or choose another folder with --out.")
 
     with alone(folder / LOCK, busy):
-        return _packed(name, root, splits, folder, workers or THREADS, say)
+        before = listing_of(name, root)
+        return _packed(name, root, before, _splits(name, site), folder, workers or THREADS, say)
 
 
-def _source(name: str, site: Site) -> tuple[Path, Mapping[Split, Files]]:
-    """The folder of the images and what its reader makes of it."""
-    from bench.data.datasets import LOADERS
-
+def _source(name: str, site: Site) -> Path:
+    """The folder of the images. Raises BenchError where there is none, or nothing to pack."""
     known = entry(name)
     why = (
         f"it is in the package {known.package}"
@@ -127,11 +127,18 @@ def _source(name: str, site: Site) -> tuple[Path, Mapping[Split, Files]]:
             f"{root} is a pack of {name} as it is: `bench data check {name}` compares its checksums. To make one anew, "
             "name the folder of the images under [data] in bench.toml."
         )
-    found: Mapping[Split, SplitData] = LOADERS[name](site, known.pixels)
+    return root
+
+
+def _splits(name: str, site: Site) -> Mapping[Split, Files]:
+    """What the reader makes of the folder."""
+    from bench.data.datasets import LOADERS
+
+    found: Mapping[Split, SplitData] = LOADERS[name](site, entry(name).pixels)
     files = {split: data for split, data in found.items() if isinstance(data, Files)}
     if len(files) < len(found):
         raise BenchError(f"{name} cannot be packed: it is read into memory as a whole, from a few files.")
-    return root, files
+    return files
 
 
 def _data_of(folder: Path) -> str:
@@ -142,9 +149,15 @@ def _data_of(folder: Path) -> str:
 
 
 def _packed(
-    name: str, root: Path, splits: Mapping[Split, Files], folder: Path, threads: int, say: Callable[[str], None]
+    name: str,
+    root: Path,
+    before: Listing,
+    splits: Mapping[Split, Files],
+    folder: Path,
+    threads: int,
+    say: Callable[[str], None],
 ) -> AsIs:
-    before = _listed(name, root)
+    """`before`: the listing from before the splits were opened; that of the end must be the same."""
     names = {split: names_of(compact(files.paths).names(), root) for split, files in splits.items()}
     images = _images(root, sorted({name for part in names.values() for name in part}))
     shards = list(_shards(images, root, folder))
@@ -158,7 +171,7 @@ def _packed(
     _tidy(folder, shards)
     _check_space(todo, folder, say)
     _write_all(todo, threads, say)
-    if _listed(name, root).digest() != before.digest():
+    if listing_of(name, root).digest() != before.digest():
         raise BenchError(f"{root} changed while it was packed: the same command packs what changed.")
     rows = {image.name: row for row, image in enumerate(images)}
     body = {
@@ -203,8 +216,9 @@ def _packed(
     return as_is.described(folder, name)
 
 
-def _listed(name: str, root: Path) -> listing.Listing:
-    return listing.look(root, scopes_of(name, entry(name), root), Contents(None))
+def listing_of(name: str, root: Path) -> Listing:
+    """What the fingerprint of a folder is made of."""
+    return look(root, scopes_of(name, entry(name), root), Contents(None))
 
 
 def _compact_json(body: object) -> str:

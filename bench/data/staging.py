@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.data import as_is
 from bench.data.as_is import PART, Stored, checksum_of
@@ -104,14 +105,15 @@ def _files(root: Path, name: str) -> dict[str, Stored] | None:
         return {**as_is.described(root, name).files, as_is.MARK: _stored(root / as_is.MARK)}
     if not (root / LOSSY).exists():
         return None
-    shards = read_json(root / LOSSY).get("shards")
-    if not isinstance(shards, dict):
-        raise BenchError(f"{root / LOSSY} names no shards: `bench data check {name}` looks closer.")
     found = {LOSSY: _stored(root / LOSSY)}
-    for stem in (stem for split in shards.values() for stem in split):
-        about = read_json(root / f"{stem}.json")
-        found[f"{stem}{SHARD}"] = Stored(int(str(about["bytes"])), int(str(about["crc32"])))
-        found[f"{stem}.json"] = _stored(root / f"{stem}.json")
+    try:
+        about: dict[str, Any] = read_json(root / LOSSY)
+        for stem in (stem for split in about["shards"].values() for stem in split):
+            shard: dict[str, Any] = read_json(root / f"{stem}.json")
+            found[f"{stem}{SHARD}"] = Stored(int(shard["bytes"]), int(shard["crc32"]))
+            found[f"{stem}.json"] = _stored(root / f"{stem}.json")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BenchError(f"the descriptions of the pack {root} are damaged: `bench data check {name}`.") from error
     return found
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from bench.data.packing_as_is import pack_as_is
 from bench.data.sets import folders, lists
 from bench.data.sets import packed as sets_packed
 from bench.data.share import labelled_share
-from bench.data.splits import SPLITS, Files
+from bench.data.splits import SPLITS, Files, Split
 from bench.errors import BenchError
 from bench.settings.site import Site
 from bench.spec import Augment, Data
@@ -285,6 +285,18 @@ def test_a_folder_that_changes_while_it_is_packed_makes_no_pack(
         packed("imagenet", site, tmp_path / "packed")
     with pytest.raises(BenchError, match="is a pack that is not whole"):
         as_is.described(tmp_path / "packed", "imagenet")
+    # also between the look at the folder and its reader
+    monkeypatch.setattr(packing_as_is, "read_bytes", read)
+    splits = packing_as_is._splits
+    added = source / "train" / "kea" / "late.JPEG"
+
+    def late(name: str, site: Site) -> Mapping[Split, Files]:
+        shutil.copy(source / "val" / "kea" / "kea_0.JPEG", added)
+        return splits(name, site)
+
+    monkeypatch.setattr(packing_as_is, "_splits", late)
+    with pytest.raises(BenchError, match="changed while it was packed"):
+        packed("imagenet", site, tmp_path / "packed")
 
 
 def test_damage_is_found_by_check_named_when_read_and_mended_by_the_same_command(site: Site, tmp_path: Path) -> None:
@@ -340,6 +352,7 @@ def test_what_cannot_be_packed_and_wrong_folders_are_one_line(site: Site, source
             pack_as_is(name, site)
     with pytest.raises(BenchError, match="is in the folder of the images"):
         pack_as_is("imagenet", site, out=source / "pack")
+    assert not (source / "pack").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "images-0000.pack").write_text("of somebody")
     with pytest.raises(

@@ -90,6 +90,19 @@ def test_a_pack_of_smaller_images_is_copied_too(here: Site, tmp_path: Path) -> N
     }
 
 
+@pytest.mark.parametrize("text", ["{}", '{"shards": 3}', '{"shards": {"train": ["x"]}}', "[", '{"shards": {"a": [1]}}'])
+def test_a_damaged_description_is_said_and_the_original_is_left_to_its_reader(
+    text: str, here: Site, tmp_path: Path
+) -> None:
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "pack.json").write_text(text)
+    (tmp_path / "pack" / "1.json").write_text("{}")
+    site = replace(here, data={"imagenet-256": tmp_path / "pack"}, staging=str(tmp_path / "disk"))
+    said: list[str] = []
+    assert staged("imagenet-256", site, copies=True, say=said.append) == site
+    assert said[0].startswith("staging: imagenet-256 is read from its original place: ")
+
+
 def test_only_packs_are_copied_and_only_where_it_is_asked_for(site: Site, tmp_path: Path) -> None:
     folder = trees.site_with(site, "imagenet", tmp_path / "imagenet")
     same, (line,) = ask(folder)
