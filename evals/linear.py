@@ -21,6 +21,8 @@ from bench.data.share import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator, seed_of
+from bench.training.checkpoint import Keeper
+from bench.training.pace import Pace
 from bench.wording import counted
 from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
@@ -82,7 +84,7 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
         return in_pieces(x, lambda rows: (rows[:, alive] - mean[alive]) / std[alive], context.device)
 
     train = (standardised(train_x), train_y.to(context.device))
-    weights, biases = train_heads(config, train, classes, seed_of(context.seed, "linear"))
+    weights, biases = train_heads(config, train, classes, seed_of(context.seed, "linear"), context)
     val_x, val_y = standardised(splits["val"][0]), splits["val"][1].to(context.device)
     table: list[Json] = []
     scores: list[float] = []
@@ -111,10 +113,13 @@ def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:
     )
 
 
-def train_heads(config: Config, train: tuple[Tensor, Tensor], classes: int, seed: int) -> tuple[Tensor, Tensor]:
+def train_heads(
+    config: Config, train: tuple[Tensor, Tensor], classes: int, seed: int, context: Context | None = None
+) -> tuple[Tensor, Tensor]:
     """All heads at once: weights (H, D, C) and biases (H, 1, C) after the last epoch, in the order of the grid.
 
-    Each head follows exactly the updates that it would follow alone: SGD with momentum, decay on the weights only.
+    Each head follows exactly the updates that it would follow alone: SGD with momentum, decay on the weights only. In
+    the folder of a `context` they say each minute where they stand.
     """
     x_ND, y_N = train
     device = x_ND.device
@@ -130,6 +135,10 @@ def train_heads(config: Config, train: tuple[Tensor, Tensor], classes: int, seed
     velocity_w, velocity_b = torch.zeros_like(weight), torch.zeros_like(bias)
     numbers_C = torch.arange(classes, device=device)
     order = torch.arange(images)
+    folder, attempt = (None, None) if context is None else (context.folder, context.attempt)
+    keeper = Keeper(folder, steps, attempt=attempt)
+    keeper.load()
+    pace = Pace(device, steps=steps, batch_size=batch, begun=0)
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
         if place == 0:
@@ -146,6 +155,8 @@ def train_heads(config: Config, train: tuple[Tensor, Tensor], classes: int, seed
         velocity_b.mul_(config.momentum).add_(error.sum(dim=0))
         weight.addcmul_(velocity_w, rate, value=-factor)
         bias.addcmul_(velocity_b, rate, value=-factor)
+        if pace.overdue():
+            keeper.show(pace.line(step + 1, {"epoch": (step + 1) / per_epoch, "seconds": keeper.seconds()}))
     return weight.view(width, heads, classes).transpose(0, 1), bias.view(heads, 1, classes)
 
 

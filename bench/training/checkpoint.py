@@ -157,6 +157,10 @@ class Keeper:
         if stop:
             raise Stopped(f"stopped after step {step} of {self.steps}; the checkpoint is saved")
 
+    def seconds(self) -> float:
+        """What all attempts at an evaluation took so far."""
+        return round(self.before.after(self.attempt).seconds, 2)
+
     def log_line(self, line: Mapping[str, float]) -> None:
         """One line of metrics.jsonl; `step` and `steps` among the keys, so that progress is shown."""
         if self.run is not None and self.ranks.first:

@@ -22,7 +22,7 @@ from bench.data.unreadable import Unreadable
 from bench.networks import encoders
 from bench.networks.layout import lay_out
 from bench.runs.folder import RunFolder
-from bench.runs.metrics import SECONDS, SLOW_SHARE, is_logged, waiting, waiting_share
+from bench.runs.metrics import is_logged
 from bench.seeding import seed_of
 from bench.settings.site import Site
 from bench.spec import Pretrain
@@ -34,12 +34,10 @@ from bench.training.health import check_health, effective_rank, embedding_std
 from bench.training.methods import build_method
 from bench.training.norm_groups import group_norms
 from bench.training.norms import synchronise_norms
+from bench.training.pace import Pace
 from bench.training.precision import LossScale, autocast, products, substituted
 from bench.training.ranks import Ranks, any_rank, gather
 from bench.training.recompute import recompute_blocks
-from bench.training.stopwatch import Stopwatch
-
-WARM_STEPS = 20  # of an attempt, before a slow loader is named: its processes start meanwhile
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,9 @@ class Loop:
             batch_size=spec.batch_size,
             done=self.before.step,
         )
-        self.looked_at, self.looked_step, self.warned = time.monotonic(), self.before.step, False
         self.terms: dict[str, float] = {}
-        self.watch = Stopwatch(device)
+        self.pace = Pace(device, steps=self.total, batch_size=spec.batch_size, begun=self.before.step)
+        self.watch = self.pace.watch
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint: it has all that a bit-identical resume needs, as draws are functions of the step."""
@@ -246,31 +244,20 @@ class Loop:
                 self.unreadable.merge(_of_all_ranks(self.unreadable.known, self.place.ranks))
             if first:
                 self.keeper.log_line(self.line(step + 1) | self.loss_scale.line() | terms)
-        elif first and time.monotonic() - self.looked_at > SECONDS:
+        elif first and self.pace.overdue():
             terms = {name: value for name, value in _terms(losses, embeddings).items() if math.isfinite(value)}
             self.keeper.show(self.line(step + 1) | terms)
 
     def line(self, done: int) -> dict[str, float]:
-        """Where the run stands and how fast it went since the last line; a slow loader is named in the log, once."""
-        now, steps = time.monotonic(), done - self.looked_step
-        rate = steps * self.spec.batch_size / max(1e-9, now - self.looked_at)
-        self.looked_at, self.looked_step = now, done
-        line = {
-            "step": done,
-            "steps": self.total,
+        """Where the run stands and how fast it went since the last line."""
+        about = {
             "epoch": done / self.plan.steps_per_epoch,
             "lr": self.spec.optim.lr * self.lr_factor(done - 1),
-            "img_s": round(rate, 1),
             "seconds": round(self.progress(done).seconds, 2),
         }
         if isinstance(self.split, Files):
-            line["unreadable_images"] = self.unreadable.count
-        line |= self.watch.read(steps)
-        share = waiting_share(line)
-        if share is not None and share > SLOW_SHARE and not self.warned and done - self.before.step > WARM_STEPS:
-            self.warned = True
-            print(f"slow at step {done}: the run {waiting(line)}", flush=True)
-        return line
+            about["unreadable_images"] = self.unreadable.count
+        return self.pace.line(done, about)
 
     def save_or_stop(self, step: int) -> None:
         """A checkpoint now and then, and when asked to stop. Raises Stopped."""

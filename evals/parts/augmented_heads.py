@@ -9,7 +9,6 @@ resized with bicubic antialiased interpolation (PyTorch codes: bilinear), and on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from bench.contracts import Context, Subject
 from bench.data.loader import Plan
-from bench.data.splits import SplitData
+from bench.data.splits import Files, SplitData
 from bench.data.stream import Steps, Stream, Wanted, shared_split
 from bench.errors import BenchError
 from bench.files import Json
@@ -27,6 +26,7 @@ from bench.runs.metrics import is_logged
 from bench.seeding import generator, seed_of
 from bench.spec import Crop
 from bench.training.checkpoint import Keeper
+from bench.training.pace import Pace
 from bench.training.precision import autocast, products, substituted
 from evals.parts.augmented_settings import Training
 from evals.parts.features import features_of
@@ -150,35 +150,34 @@ def _train_heads(
         device=device,
         workers=context.site.loader_workers(device.type),
     )
-    logged = (begin, time.monotonic())
+    pace = Pace(device, steps=total, batch_size=plan.batch_size, begun=begin)
+    shared = context.attempt.together > 1  # what other encoders take between two batches is no waiting for images
     for step in range(begin, total):
         batch = yield Wanted(stream, step)
+        pace.watch.start() if shared else pace.watch.end("wait")
         with products(config.precision), autocast(config.precision, device):
             features = features_in_slices(subject, batch.views[0])
+        pace.watch.end("forward")
         losses = heads.step(features, batch.labels, config.rate_factor(step, plan.steps_per_epoch))
+        pace.watch.end("optimizer")
         del batch, features  # not to be kept while the next batch, or another encoder, needs the memory
         done = step + 1
-        if is_logged(done, total):  # the only place, but for the end of an epoch, that waits for a GPU
+        logged = is_logged(done, total)
+        if logged or pace.overdue():  # the only places, but for the end of an epoch, that wait for a GPU
             finite = losses[losses.isfinite()]
-            if not len(finite):
+            if logged and not len(finite):
                 raise BenchError(
                     f"every head of the linear evaluation diverged by step {done} of {total}: expected smaller "
                     "learning rates."
                 )
-            rate = (done - logged[0]) * plan.batch_size / max(1e-9, time.monotonic() - logged[1])
-            logged = (done, time.monotonic())
-            keeper.log_line(
-                {
-                    "step": done,
-                    "steps": total,
-                    "epoch": done / plan.steps_per_epoch,
-                    "loss": float(finite.min()),
-                    "img_s": round(rate, 1),
-                }
-            )
+            about = {"epoch": done / plan.steps_per_epoch, "seconds": keeper.seconds()}
+            about |= {"loss": float(finite.min())} if len(finite) else {}
+            line = pace.line(done, about, from_files=isinstance(data, Files) and not shared)
+            keeper.log_line(line) if logged else keeper.show(line)
         if done % plan.steps_per_epoch == 0:
             history[step // plan.steps_per_epoch] = accuracies(heads, *test, device)
         keeper.keep(done, state, stop=context.should_stop())
+        pace.watch.start()
     return heads, history
 
 

@@ -8,7 +8,6 @@ synchronised norms. Batches and crops are functions of (seed, step), so a resume
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,7 +21,7 @@ from bench.contracts import Batch, Context, Subject
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, eval_batches, pass_takes, train_batches, training_takes
 from bench.data.shared_memory import check_room
-from bench.data.splits import SplitData
+from bench.data.splits import Files, SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
 from bench.runs.metrics import is_early
@@ -31,7 +30,9 @@ from bench.spec import Augment, Optim, Precision
 from bench.training import optim
 from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
+from bench.training.pace import Pace
 from bench.training.precision import LossScale, autocast, products, substituted
+from bench.training.stopwatch import Stopwatch
 from bench.wording import counted
 from evals.parts.accuracy import top_k
 from evals.parts.classifier import Classifier, start
@@ -199,42 +200,34 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
             held = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scores": kept}
             return held | loss_scale.state()
 
-        logged_at, logged_step = time.monotonic(), first
         steps, views = range(first, total), (config.view(context.data.size),)
         # both loaders are there while it tests, which is after hours
         check_room(workers, training_takes(images, views, plan, len(steps)), pass_takes(test, context.data.size, BATCH))
         batches = train_batches(images, views, plan, steps, device, workers=workers)
+        pace = Pace(device, steps=total, batch_size=plan.batch_size, begun=first)
         _train_mode(model, config)
         for step, batch in zip(steps, batches, strict=True):
+            pace.watch.end("wait")
             torch.manual_seed(seed_of(seed, "step", step))
             factor = config.lr_factor(step, total)
             optim.set_lr(optimizer, factor)
-            loss = _update(model, optimizer, loss_scale, batch, config)
+            loss = _update(model, optimizer, loss_scale, batch, config, pace.watch)
             done, epoch = step + 1, (step + 1) * plan.batch_size / len(images)
-            if _falls(step, total, LOGGED_STEPS) or is_early(done, total // LOGGED_STEPS):
-                now = time.monotonic()
-                line = {
-                    "step": done,
-                    "steps": total,
-                    "epoch": epoch,
-                    "lr": config.lr_backbone * factor,
-                    "loss": float(loss),
-                }
-                if loss_scale.excuses() and not math.isfinite(line["loss"]):
-                    del line["loss"]
-                _check(math.isfinite(line.get("loss", 0.0)), "the loss", done, total)
-                keeper.log_line(
-                    line
-                    | loss_scale.line()
-                    | {"img_s": round((done - logged_step) * plan.batch_size / max(1e-9, now - logged_at), 1)}
-                )
-                logged_at, logged_step = now, done
+            logged = _falls(step, total, LOGGED_STEPS) or is_early(done, total // LOGGED_STEPS)
+            if logged or pace.overdue():
+                about = {"epoch": epoch, "lr": config.lr_backbone * factor, "seconds": keeper.seconds()}
+                about |= {"loss": value} if math.isfinite(value := float(loss)) else {}
+                fine = "loss" in about or not logged or loss_scale.excuses()
+                _check(fine, "the loss", done, total)
+                line = pace.line(done, about | loss_scale.line(), from_files=isinstance(images, Files))
+                keeper.log_line(line) if logged else keeper.show(line)
             if _falls(step, total, config.tests):
                 logits, labels = _logits(model, test, context, workers)
                 _check(bool(logits.isfinite().all()), "the logits of the test split", done, total)
                 scores.append(Score(epoch, top_k(logits, labels, 1), top_k(logits, labels, 5)))
                 _train_mode(model, config)
             keeper.keep(done, state, stop=context.should_stop())
+            pace.watch.start()
     return Tuned(model=model, scores=tuple(scores), steps=total, batch_size=plan.batch_size, precision=instead)
 
 
@@ -272,7 +265,14 @@ def _train_mode(model: Classifier, config: FineTuning) -> None:
             module.eval()
 
 
-def _update(model: Classifier, optimizer: Optimizer, loss_scale: LossScale, batch: Batch, config: FineTuning) -> Tensor:
+def _update(
+    model: Classifier,
+    optimizer: Optimizer,
+    loss_scale: LossScale,
+    batch: Batch,
+    config: FineTuning,
+    watch: Stopwatch,
+) -> Tensor:
     """One step; returns the mean cross entropy of the batch, still on the device."""
     optimizer.zero_grad(set_to_none=True)
     images, parts = len(batch.labels), min(config.chunks, len(batch.labels))
@@ -282,10 +282,13 @@ def _update(model: Classifier, optimizer: Optimizer, loss_scale: LossScale, batc
             with autocast(config.precision, labels.device):
                 logits = model(views)
             loss = F.cross_entropy(logits.float(), labels, reduction="sum") / images
+            watch.end("forward")
             loss_scale.scaled(loss).backward()  # type: ignore[no-untyped-call]
+            watch.end("backward")
             mean += loss.detach()
     loss_scale.unscale(optimizer)
     loss_scale.step(optimizer)
+    watch.end("optimizer")
     return mean
 
 

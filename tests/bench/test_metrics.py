@@ -16,7 +16,7 @@ from bench.runs.folder import RunFolder
 from bench.runs.metrics import is_logged, waiting, waiting_share
 from bench.settings.site import Site
 from bench.spec import Resources
-from bench.training import loop
+from bench.training import loop, pace
 from bench.training.ranks import Ranks
 from reports.job_view import read_job
 from tests.conftest import tiny_pretrain
@@ -62,7 +62,7 @@ def test_what_the_clock_shows_is_seen_and_leaves_the_lines_as_they_are(
     whole = place("whole")
     loop.pretrain(spec, whole)
     assert not whole.run.now.exists()
-    monkeypatch.setattr(loop, "SECONDS", -1.0)  # whoever looks finds the last look long ago
+    monkeypatch.setattr(pace, "SECONDS", -1.0)  # whoever looks finds the last look long ago
     for stop, last in ((3, 3), (2, 5)):
         with pytest.raises(Stopped):
             loop.pretrain(spec, place("watched", stop))
@@ -105,9 +105,9 @@ def test_status_and_the_jobs_page_say_how_much_of_a_step_waits_for_images(tmp_pa
 def test_a_slow_loader_is_named_in_the_log_once(
     place: Callable[..., loop.Place], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "waiting_share", lambda line: 0.4)
-    monkeypatch.setattr(loop, "waiting", lambda line: "waits for images 40% of the time")
-    monkeypatch.setattr(loop, "WARM_STEPS", 2)
+    monkeypatch.setattr(pace, "waiting_share", lambda line: 0.4)
+    monkeypatch.setattr(pace, "waiting", lambda line: "waits for images 40% of the time")
+    monkeypatch.setattr(pace, "WARM_STEPS", 2)
     loop.pretrain(replace(tiny_pretrain(), epochs=6 / 14), place("run"))
     said = [line for line in capsys.readouterr().out.splitlines() if "waits" in line]
     assert said == ["slow at step 3: the run waits for images 40% of the time"]

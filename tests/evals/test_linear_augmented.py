@@ -169,7 +169,10 @@ def test_the_last_epoch_is_reported_and_the_best_kept_beside_it(hard: Context) -
 def lines(context: Context) -> list[dict[str, float]]:
     assert context.folder is not None
     found = [json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "img_s"} for line in found]
+    return [
+        {key: value for key, value in line.items() if key not in ("img_s", "seconds") and not key.endswith("_ms")}
+        for line in found
+    ]
 
 
 def stopping(after: int) -> Iterator[bool]:

@@ -305,7 +305,10 @@ def kept_lines(context: Context) -> list[dict[str, float]]:
     lines: list[dict[str, float]] = [
         json.loads(line) for line in (context.folder / "metrics.jsonl").read_text().splitlines()
     ]
-    return [{key: value for key, value in line.items() if key != "img_s"} for line in lines]
+    return [
+        {key: value for key, value in line.items() if key not in ("img_s", "seconds") and not key.endswith("_ms")}
+        for line in lines
+    ]
 
 
 class StopAfter:
