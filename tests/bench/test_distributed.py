@@ -96,7 +96,7 @@ def test_losses_and_gradients_do_not_depend_on_the_number_of_ranks(
             torch.testing.assert_close(together[key], expected, rtol=1e-9, atol=1e-9, msg=key)
 
 
-@pytest.mark.parametrize("method", ["simclr", "barlow_twins"])
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "moco in groups"])
 def test_training_does_not_depend_on_the_number_of_ranks(found: dict[str, dict[str, Any]], method: str) -> None:
     alone, together = found["alone"][f"train {method}"], found["rank0"][f"train {method}"]
     assert together["curve"] == pytest.approx(alone["curve"], rel=1e-4)

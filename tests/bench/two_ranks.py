@@ -45,7 +45,9 @@ STEPS = 2  # of the training loop: later, last digits that decide the side of a 
 METHODS: dict[str, object] = {
     "simclr": SimCLR(temperature=0.5, hidden=16, output=8),
     "barlow_twins": BarlowTwins(hidden=16, output=8),
+    "moco in groups": Moco(queue=128, hidden=16, output=8, shuffle=True),
 }
+GROUP = 16  # images that share batch norm in a training with shuffled keys
 
 # Every other loss: one step in float64 on one rank and on two. With their queues, teachers, pools and bunches.
 STEP_METHODS: dict[str, object] = {
@@ -74,6 +76,7 @@ def spec_of(method: object) -> Pretrain:
         optim=Optim(name="sgd", lr=0.005, weight_decay=1e-4, warmup_epochs=0),
         batch_size=64,
         epochs=STEPS / (3500 // 64),
+        norm_group=GROUP if isinstance(method, Moco) and method.shuffle else None,
         seed=1,  # at 0, 2 and 3 float32's last digits decide the side of a kink in these steps, whatever sums them
     )
 
