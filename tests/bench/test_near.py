@@ -121,7 +121,7 @@ def test_one_rank_of_a_node_copies_and_all_stop_together(pack: Path, workplace: 
             )
         )
     try:
-        said = [process.communicate(timeout=120)[0] for process in ranks]
+        said = [process.communicate(timeout=300)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
