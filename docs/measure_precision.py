@@ -120,7 +120,7 @@ def tensor_cores(precision: Precision, device: torch.device) -> Iterator[None]:
             y = linear(*factors, bias)
         return _Product.apply(y, precision)  # type: ignore[no-any-return]
 
-    hook = register_module_forward_hook(block_sum)
+    hook = register_module_forward_hook(block_sum)  # type: ignore[arg-type]
     try:
         with patch.object(F, "conv2d", conv2d), patch.object(F, "linear", product):
             yield

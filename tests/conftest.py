@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from methods.simclr import Config as SimCLR
 # thread each, and the digits depend on the number of threads.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# A shell starts `make test &` with Ctrl-C ignored, and so would be every process that a test sends it to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parents[1]
 
 TINY = Backbone(name="resnet10", base_channels=4, stem="small", zero_init_residual=False)
