@@ -31,6 +31,11 @@
     [slurm]                     # what jobs ask Slurm for: bench/settings/slurm.py
     partition = "gpu"
 
+    [price]                     # what `bench plan` reckons with
+    gpu_hour = 2.5
+    core_hour = 0.02            # optional
+    currency = "EUR"
+
     [notify]
     command = "echo $BENCH_MESSAGE | mail -s bench me"   # run once when all jobs of a submission to Slurm are over
 
@@ -52,7 +57,7 @@ from bench.data.catalogue import CATALOGUE as DATA_SETS
 from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
 from bench.settings.overrides import Overrides
-from bench.settings.site import NAME, KnownFile, Site
+from bench.settings.site import NAME, KnownFile, Price, Site
 from bench.settings.slurm import read_slurm
 from bench.spec import Precision
 
@@ -61,6 +66,7 @@ KEYS = {
     "paths": {"runs", "output", "report"},
     "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", *SWITCHES},
     "notify": {"command"},
+    "price": {"gpu_hour", "core_hour", "currency"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
 # Keys of [recipe].
@@ -117,6 +123,9 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise unknown_name(
                 f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known
             )
+    if section == "price":
+        _check_price(file, body)
+        return
     wanted = int if section == "local" else str
     for key, value in body.items():
         if key == "workers" and type(value) is int and value == 0:
@@ -130,6 +139,17 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise BenchError(f"{file}: {section}.{key} is {value!r}, expected a {expected}.")
         if isinstance(value, int) and value < 1:
             raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
+
+
+def _check_price(file: Path, body: Mapping[str, object]) -> None:
+    for key, value in body.items():
+        if key == "currency":
+            if not isinstance(value, str) or not value.strip() or "\n" in value:
+                raise BenchError(f'{file}: price.currency is {value!r}, expected a short name in quotes, as "EUR".')
+        elif type(value) not in (int, float) or not 0 < float(str(value)) < float("inf"):
+            raise BenchError(f"{file}: price.{key} is {value!r}, expected a number above 0.")
+    if body and not body.keys() & {"gpu_hour", "core_hour"}:
+        raise BenchError(f"{file}: [price] says no price: give gpu_hour, core_hour, or both.")
 
 
 def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, KnownFile]:
@@ -177,6 +197,7 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         deterministic=bool(local.get("deterministic", True)),
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),
+        price=Price(**data.get("price", {})),
         notify=str(data.get("notify", {}).get("command", "")),
     )
 

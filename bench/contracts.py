@@ -190,9 +190,47 @@ class Outcome:
 class Cost:
     """What a protocol that trains a network of its own takes."""
 
-    seconds: float  # of one device
+    seconds: float  # of one device; of a GPU: a V100
     device: str  # "GPU" or "core"
     source: str  # of the rate
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Work as a device sees it."""
+
+    flops: float = 0.0  # of products and convolutions; a product of two numbers and its addition are two
+    values: float = 0.0  # numbers that kernels read and write
+    kernels: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.flops + other.flops, self.values + other.values, self.kernels + other.kernels)
+
+    def __mul__(self, times: float) -> Amount:
+        return Amount(self.flops * times, self.values * times, self.kernels * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a protocol may know of a job when its cost is asked for: images of the splits, and what it reads of them."""
+
+    train: float
+    val: float
+    test: float
+    width: int  # of the features
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What an evaluation computes, beside reading its features once."""
+
+    frozen: float = 0.0  # images through the frozen encoder, in steps that no cache shortens
+    trained: float = 0.0  # images through the encoder, forward and backward
+    steps: float = 1.0  # batches that those come in
+    precision: Precision = "fp32"  # of both
+    heads: Amount = Amount()  # in float32, on the device
+    core_seconds: float = 0.0  # on one core, whatever the device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +259,8 @@ class Evaluation:
     summary: Callable[[Any], str]  # Config.summary(): settings of a network that it trains, for a plan; else ""
     # Config.cost(backbone), where it trains a network of its own; else None
     cost: Callable[[Any, Backbone], Cost | None]
+    # Config.work(given): what it computes, for the cost of a job; else what `passes` says
+    work: Callable[[Any, Given], Work | None]
     # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
     # pass and of a training epoch; else None.
     passes: Callable[[Any], tuple[float, float] | None]

@@ -101,6 +101,7 @@ def evaluation(name: str) -> Evaluation:
         describe=getattr(config, "describe", lambda _: summary("evaluation", name)),
         summary=getattr(config, "summary", lambda _: ""),
         cost=partial(_cost, getattr(config, "cost", None)),
+        work=getattr(config, "work", lambda *_: None),
         passes=passes,
         trains_network=lambda made: hasattr(config, "cost") or (passes(made) or (0, 0))[1] > 0,
         label_fraction=lambda made: getattr(made, "label_fraction", 1.0),

@@ -9,25 +9,36 @@ from typing import get_args
 
 from bench import plugins
 from bench.commands.driver import missing_data
-from bench.commands.request import TableRequest, plan_request, skipped
-from bench.costs.estimates import Costs, disk_total
-from bench.costs.forecast import Imagined, check, on_slots
+from bench.commands.request import PlannedRequest, TableRequest, asked_for, plan_request, skipped
+from bench.costs.devices import DEVICES, Device
+from bench.costs.estimates import Costs, Kind, Where, disk_total
+from bench.costs.forecast import Imagined, assumed, check, on_slots
 from bench.costs.forecast import lines as forecast
-from bench.costs.rates import Kind
 from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
 from bench.machine import versions
 from bench.planning import resources
-from bench.planning.graph import Job, JobGraph
+from bench.planning.graph import Job
 from bench.runs import features, freshness, plans
 from bench.runs.folder import Runs, State
-from bench.settings.site import Site
+from bench.settings.site import Price, Site
 from bench.spec import Evaluate, Pretrain
 from bench.wording import counted, duration
 
+SMALL_PIXELS = 64  # a side up to which images are for CPUs too
 
-def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept_data: bool = False) -> None:
-    """Print the jobs and what they cost, here and on an `imagined` cluster; `accept_data`: whatever data changed."""
+
+def show_plan(
+    request: TableRequest,
+    imagined: Imagined | None = None,
+    *,
+    device: Device | None = None,
+    accept_data: bool = False,
+) -> None:
+    """Print the jobs and what they cost, here or on a `device`, and on an `imagined` cluster.
+
+    `accept_data`: whatever data changed.
+    """
     if imagined is not None:
         check(imagined)
     here = DataHere(request.site)
@@ -40,7 +51,10 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     states = {job.id: runs[job.id].state() for job in jobs}
     todo = [job for job in jobs if states[job.id] is not State.DONE or job.id in fresh.outdated]
     forked = executors.forked(request.site) if todo and not cluster else ()
-    costs = Costs(runs, jobs, "cuda" if cluster else None, forked, here.short)
+    executor = "slurm" if cluster else "local"
+    gpus = device is not None and device.counted_as == "GPU"
+    where = Where(device, assumed(request.site) if gpus else request.site, executor)
+    costs = Costs(runs, jobs, "cuda" if cluster and device is None else None, forked, here.short, where)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
     for job in jobs:
@@ -62,9 +76,9 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     said = [*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})]
     for line in (line for line in said if line not in said_before):
         print(line)
-    for line in _ranks(todo, request.site, "slurm" if cluster else "local"):
+    for line in _ranks(todo, request.site, executor):
         print(line)
-    for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
+    for line in _costs(todo, planned, costs, imagined, here=device is None) if todo else ():
         print(line)
     for table in planned.tables:
         rows = [row.name for row in table.table.rows if row.method is None]
@@ -88,15 +102,26 @@ def _changed_since(request: TableRequest, here: DataHere, *, accept_data: bool) 
     return set(found)
 
 
-def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagined: Imagined | None) -> Iterator[str]:
+def _costs(
+    todo: Sequence[Job], planned: PlannedRequest, costs: Costs, imagined: Imagined | None, *, here: bool
+) -> Iterator[str]:
     """What is left to run costs: hours by device, time here, time on an imagined cluster, sources, disk."""
+    site = planned.request.site
     estimates = [costs.estimate(job) for job in todo]
+    asked = asked_for(planned, {job.id for job in todo})
     for device in sorted({e.device for e in estimates}):
         hours = sum(e.seconds for e in estimates if e.device == device) / 3600
-        yield f"about {hours:,.2f} {device}-hours"
-    slots = executors.default_slots(site)
-    here = f"{counted(slots, 'slot')} of this machine, nothing else running"
-    yield f"about {duration(on_slots(todo, costs, slots))} on {here}"
+        each = [costs.estimate(job) for job in asked]
+        before = sum(e.seconds for e in each if e.device == device) / 3600
+        apart = f" ({before:,.2f} if each table trained its own)" if before > 1.005 * hours else ""
+        yield f"about {hours:,.2f} {device}-hours{_price(hours, device, site.price)}{apart}"
+    yield f"priced for {costs.device.title}: {costs.device.source}; what is reached of it: {costs.device.share_source}"
+    if here:
+        slots = executors.default_slots(site)
+        place = f"{counted(slots, 'slot')} of this machine, nothing else running"
+        yield f"about {duration(on_slots(todo, costs, slots))} on {place}"
+        if costs.device.counted_as == "core" and any(_is_of_gpus(job) for job in todo):
+            yield f"these networks are trained on GPUs: --device prices them for one ({', '.join(DEVICES)})"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
     by_source: dict[tuple[str, str, str], list[float]] = {}
@@ -108,6 +133,15 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     ):
         yield f"  {kind}: {sum(part):,.2f} {device}-hours of {counted(len(part), 'job')}: {source}"
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
+
+
+def _price(hours: float, device: str, price: Price) -> str:
+    each = price.gpu_hour if device == "GPU" else price.core_hour
+    return f", {hours * each:,.2f} {price.currency}" if each else ""
+
+
+def _is_of_gpus(job: Job) -> bool:
+    return isinstance(job.spec, Pretrain) and job.spec.data.size > SMALL_PIXELS
 
 
 def _ranks(todo: Sequence[Job], site: Site, executor: str) -> Iterator[str]:

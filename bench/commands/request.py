@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.errors import BenchError
 from bench.planning import graph
-from bench.planning.graph import JobGraph
+from bench.planning.graph import Job, JobGraph
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.settings.site import Site
@@ -81,6 +81,29 @@ def skipped(planned: PlannedRequest) -> list[str]:
         if rows:
             lines.append(f"{table.table.id}: no released weights, skipped: {'; '.join(rows)}")
     return lines
+
+
+def asked_for(planned: PlannedRequest, among: Container[str]) -> list[Job]:
+    """Jobs as often as cells ask for them: each cell with an encoder of its own, as if nothing were shared.
+
+    A pretraining counts once for each row, seed and table, as nobody trains an encoder anew for each column.
+    """
+    found: list[Job] = []
+    for table in planned.tables:
+        seen: set[tuple[str, int, str]] = set()
+        for cell in table.asked:
+            for name in _chain(cell.job, planned.graph):
+                if name in among and (cell.row.name, cell.seed, name) not in seen:
+                    seen.add((cell.row.name, cell.seed, name))
+                    found.append(planned.graph.jobs[name])
+    return found
+
+
+def _chain(job: str, jobs: JobGraph) -> Iterator[str]:
+    """A job and all that it needs."""
+    yield job
+    for need in jobs.jobs[job].needs:
+        yield from _chain(need, jobs)
 
 
 def forced_jobs(prefixes: Iterable[str], jobs: JobGraph) -> frozenset[str]:

@@ -26,6 +26,15 @@ class KnownFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """What hours cost here; 0: not said."""
+
+    gpu_hour: float = 0.0
+    core_hour: float = 0.0
+    currency: str = "EUR"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """Paths and local resources; read once at start and passed down."""
 
@@ -46,6 +55,7 @@ class Site:
     overrides: Overrides = AS_PUBLISHED
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     notify: str = ""  # a line of shell
+    price: Price = Price()
 
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""

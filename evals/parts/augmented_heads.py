@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Subject
+from bench.contracts import Context, Given, Subject, Work
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import SplitData
@@ -33,7 +33,7 @@ from bench.training.checkpoint import Keeper
 from bench.training.precision import autocast, products, substituted
 from bench.wording import counted
 from evals.parts.features import features_of
-from evals.parts.heads import Heads, Rule
+from evals.parts.heads import Heads, Rule, side_by_side
 from evals.parts.slices import features_in_slices
 
 CHUNK = 1000  # images whose logits are in memory at once
@@ -114,6 +114,11 @@ class Training:
     def passes(self) -> tuple[float, float]:
         """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
         return self.epochs + 1.0, 0.0
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: every epoch passes the backbone anew."""
+        images = given.train if self.trained_on == "train" else given.train + given.val
+        return side_by_side(self.epochs * images, self.batch_size, len(self.grid), given, self.precision)
 
     @property
     def grid(self) -> tuple[tuple[float, float], ...]:

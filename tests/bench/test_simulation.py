@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -136,15 +137,15 @@ def test_ten_thousand_jobs_are_simulated_in_seconds() -> None:
 
 
 def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
-    graph = plan([("a | kNN", knn_of(tiny_pretrain(epochs=1e6)))])
+    graph = plan([("a | kNN", knn_of(replace(tiny_pretrain(epochs=1e6), batch_size=240)))])
     costs = Costs(runs, graph)
     pretrain, evaluate = graph
     slurm = SlurmSettings(pretrain=SlurmRequest(gpus=4, nodes=2, tasks=4))
     site = Site(root=runs.root, runs=runs.root, output=runs.root, report=runs.root, slurm=slurm)
-    work = work_of(pretrain, costs, site, 4)
+    work = work_of(pretrain, costs, site)
     assert (work.nodes, work.slots, work.keeps) == (2, 4, True)
     assert work.seconds == pytest.approx(costs.estimate(pretrain).seconds / 8)
-    assert work_of(evaluate, costs, site, 4).keeps is False
+    assert work_of(evaluate, costs, site).keeps is False
     (said,) = lines(list(graph), costs, site, Imagined(nodes=2, hours=24.0, preemptions=0.01))
     assert said.startswith(
         "simulated on 2 nodes of 4 GPUs, a time limit of 24 h, 0.01 preemptions an hour of a running job: "
