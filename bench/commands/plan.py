@@ -108,13 +108,11 @@ def _costs(
     """What is left to run costs: hours by device, time here, time on an imagined cluster, sources, disk."""
     site = planned.request.site
     estimates = [costs.estimate(job) for job in todo]
-    asked = asked_for(planned, {job.id for job in todo})
+    asked = [costs.estimate(job) for job in asked_for(planned, {job.id for job in todo})]
     for device in sorted({e.device for e in estimates}):
-        hours = sum(e.seconds for e in estimates if e.device == device) / 3600
-        each = [costs.estimate(job) for job in asked]
-        before = sum(e.seconds for e in each if e.device == device) / 3600
-        apart = f" ({before:,.2f} if each table trained its own)" if before > 1.005 * hours else ""
-        yield f"about {hours:,.2f} {device}-hours{_price(hours, device, site.price)}{apart}"
+        hours, apart = (sum(e.seconds for e in each if e.device == device) / 3600 for each in (estimates, asked))
+        before = f" ({apart:,.2f} before each job is taken once)" if apart > 1.005 * hours else ""
+        yield f"about {hours:,.2f} {device}-hours{_price(hours, device, site.price)}{before}"
     yield f"priced for {costs.device.title}: {costs.device.source}; what is reached of it: {costs.device.share_source}"
     if here:
         slots = executors.default_slots(site)

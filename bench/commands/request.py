@@ -84,19 +84,9 @@ def skipped(planned: PlannedRequest) -> list[str]:
 
 
 def asked_for(planned: PlannedRequest, among: Container[str]) -> list[Job]:
-    """Jobs as often as cells ask for them: each cell with an encoder of its own, as if nothing were shared.
-
-    A pretraining counts once for each row, seed and table, as nobody trains an encoder anew for each column.
-    """
-    found: list[Job] = []
-    for table in planned.tables:
-        seen: set[tuple[str, int, str]] = set()
-        for cell in table.asked:
-            for name in _chain(cell.job, planned.graph):
-                if name in among and (cell.row.name, cell.seed, name) not in seen:
-                    seen.add((cell.row.name, cell.seed, name))
-                    found.append(planned.graph.jobs[name])
-    return found
+    """Jobs as often as they are asked for: every cell with an encoder of its own, as if nothing were shared."""
+    chains = (_chain(cell.job, planned.graph) for table in planned.tables for cell in table.asked)
+    return [planned.graph.jobs[name] for chain in chains for name in chain if name in among]
 
 
 def _chain(job: str, jobs: JobGraph) -> Iterator[str]:
