@@ -45,7 +45,7 @@ def test_the_counts_of_networks_are_what_torch_counts_now() -> None:
         (Backbone(name="vit_small16"), 224),
     ):
         now = numbers(network_work(shape(backbone), size))
-        assert written()[network_key(backbone, size)] == pytest.approx(now, rel=0.02, abs=2), backbone
+        assert written()[network_key(backbone, size)] == pytest.approx(now, rel=0.01), backbone
 
 
 def test_no_job_of_a_table_has_to_be_counted() -> None:
