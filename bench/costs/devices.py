@@ -42,8 +42,8 @@ class Device:
     counted_as: str = "GPU"  # what its hours are called: "GPU" or "core"
 
     def computes(self, precision: Precision) -> Precision:
-        """The precision that the device computes when it is asked for `precision`: fp32 where it has no TF32."""
-        return "fp32" if precision == "tf32" and "tf32" not in self.peak else precision
+        """The precision that is priced: fp32 where it has no TF32, or no bf16, with which a job is refused there."""
+        return precision if precision in self.peak else "fp32"
 
 
 _V100 = Device(

@@ -27,4 +27,5 @@ def test_every_device_says_where_its_numbers_come_from_and_what_share_of_them_is
 def test_a_device_without_tf32_computes_fp32_in_its_place() -> None:
     assert DEVICES["v100"].computes("tf32") == "fp32"
     assert DEVICES["h100"].computes("tf32") == "tf32"
+    assert DEVICES["v100"].computes("bf16") == "fp32"
     assert DEVICES["cpu"].computes("bf16") == "bf16"
