@@ -126,7 +126,7 @@ def test_an_augmented_evaluation_costs_a_forward_pass_an_epoch_and_is_held_up_by
     assert probe.source.endswith("held up by 8 workers that decode images")
     site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path, workers=64)
     quick = seconds(evaluate("linear_augmented", "simclr"), tmp_path, replace(H100, site=site))
-    assert epochs / 4000 < quick < epochs / 2000  # 2,950 images a second and GPU were measured, without heads
+    assert epochs / 12400 < quick < epochs / 2950  # in TF32: between what was measured in bf16 and in fp32
 
 
 def test_fine_tuning_costs_a_training_on_its_labels(tmp_path: Path) -> None:
