@@ -56,6 +56,7 @@ from bench.authors import catalogue, own_names
 from bench.data.catalogue import CATALOGUE as DATA_SETS
 from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
+from bench.plugins import names
 from bench.settings.overrides import Overrides
 from bench.settings.site import NAME, KnownFile, Price, Site
 from bench.settings.slurm import read_slurm
@@ -224,6 +225,9 @@ def _path(root: Path, file: Path | None, key: str, text: str) -> Path:
 
 def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
     """Raises BenchError for an unknown key, a wrong type, or a data set that cannot stand in for another."""
+    named = body.get("chunks")
+    if isinstance(named, dict):
+        body = {key: value for key, value in body.items() if key != "chunks"}
     for key, value in body.items():
         if key not in OVERRIDES:
             raise unknown_name(f"key in [recipe] of {file}", key, OVERRIDES)
@@ -232,7 +236,23 @@ def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
             raise BenchError(f"{file}: recipe.{key} is {value!r}, expected {WORDS[OVERRIDES[key]]}.")
     for name, other in body.get("data", {}).items():
         _check_stand_in(file, name, other)
-    return Overrides(**{**body, "data": tuple(sorted(body.get("data", {}).items()))})
+    chunks_of = _chunks(file, named) if isinstance(named, dict) else ()
+    return Overrides(**{**body, "data": tuple(sorted(body.get("data", {}).items())), "chunks_of": chunks_of})
+
+
+def _chunks(file: str, body: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
+    """Numbers of chunks by method, or by method and width as in "simclr 4x"."""
+    found = {}
+    for name, number in body.items():
+        method, _, width = name.partition(" ")
+        if method not in names("method"):
+            raise unknown_name(f"method in recipe.chunks of {file}", method, names("method"))
+        if " " in name and not re.fullmatch(r"[1-9]\d*x", width):
+            raise BenchError(f'{file}: recipe.chunks has {name!r}, expected a method, or one and a width: "simclr 4x".')
+        if type(number) is not int or number < 1:
+            raise BenchError(f"{file}: recipe.chunks of {name} is {number!r}, expected {WORDS[int]}.")
+        found[name] = number
+    return tuple(sorted(found.items()))
 
 
 def _check_stand_in(file: str, name: str, other: object) -> None:
