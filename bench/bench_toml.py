@@ -20,8 +20,10 @@
                                 # divide its batch. Without it all have `ranks`
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: 8 for
                                 # a GPU, none (0) for a CPU. `bench doctor --throughput` says how many to use
-    checkpoint_activations = true   # pretrainings compute their blocks' activations twice instead of keeping them:
-                                # the same digits, a third of the memory, a third more work; on Slurm too
+    gpu_memory = 24             # GiB of one GPU, where the driver is not to be asked
+    checkpoint_activations = "auto"   # or true or false: pretrainings compute their blocks' activations twice instead
+                                # of keeping them: the same digits, a third of the memory, a third more work; on
+                                # Slurm too. "auto": those that would not fit into a GPU otherwise
     deterministic = false       # faster kernels on GPUs, whose digits differ from run to run, on Slurm too; default:
                                 # true. docs/gpus.md has the gain
 
@@ -65,7 +67,7 @@ from bench.spec import Precision
 SWITCHES = ("checkpoint_activations", "deterministic")  # keys of [local] that are true or false
 KEYS = {
     "paths": {"runs", "output", "report"},
-    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", *SWITCHES},
+    "local": {"slots", "threads", "ranks", "images_per_gpu", "gpu_memory", "workers", *SWITCHES},
     "notify": {"command"},
     "price": {"gpu_hour", "core_hour", "currency"},
 }
@@ -105,7 +107,7 @@ def read_site(file: Path) -> Site:
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
         if section not in ("recipe", "released", "slurm"):  # read by _overrides, _released and read_slurm
             _check_entries(file, section, body)
-    if data.get("recipe", {}).get("compile") and data.get("local", {}).get("checkpoint_activations"):
+    if data.get("recipe", {}).get("compile") and data.get("local", {}).get("checkpoint_activations") is True:
         raise BenchError(
             f"{file}: recipe.compile and local.checkpoint_activations cannot both be true, as a compiled encoder "
             "chooses for itself what it keeps: leave one of them out."
@@ -132,8 +134,10 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
         if key == "workers" and type(value) is int and value == 0:
             continue
         if section == "local" and key in SWITCHES:
-            if type(value) is not bool:
-                raise BenchError(f"{file}: local.{key} is {value!r}, expected {WORDS[bool]}.")
+            automatic = key == "checkpoint_activations"
+            if type(value) is not bool and not (automatic and value == "auto"):
+                allowed = f'{WORDS[bool]}, or "auto"' if automatic else WORDS[bool]
+                raise BenchError(f"{file}: local.{key} is {value!r}, expected {allowed}.")
             continue
         if type(value) is not wanted or value in (0, ""):
             expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
@@ -194,7 +198,8 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         ranks=int(local.get("ranks", 1)),
         images_per_gpu=int(local.get("images_per_gpu", 0)),
         workers=int(local["workers"]) if "workers" in local else None,
-        checkpoint_activations=bool(local.get("checkpoint_activations", False)),
+        gpu_memory=int(local.get("gpu_memory", 0)),
+        checkpoint_activations=local.get("checkpoint_activations", "auto"),
         deterministic=bool(local.get("deterministic", True)),
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),

@@ -93,12 +93,13 @@ def run(
     accept_data: options.AcceptData = False,
     restart: options.Restart = False,
     on_cpu: options.OnCpu = False,
+    ignore_memory: options.IgnoreMemory = False,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
     request = _request(table, all_, scale, seeds, rows, columns, released=released)
-    allowed = running.Allowed(accept_data=accept_data, restart=restart, on_cpu=on_cpu)
+    allowed = running.Allowed(accept_data=accept_data, restart=restart, on_cpu=on_cpu, any_memory=ignore_memory)
     raise typer.Exit(running.run(request, executor, force or [], watch=watch, allowed=allowed))
 
 
@@ -118,12 +119,7 @@ def evaluate(
         str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")
     ] = None,
     width: Annotated[int | None, typer.Option("--width", help="Its width: 1, 2, 4.")] = None,
-    normalize: Annotated[
-        str | None,
-        typer.Option(
-            "--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1)."
-        ),
-    ] = None,
+    normalize: options.Normalize = None,
     scale: ScaleName = "embedded",
     dataset: Annotated[
         str, typer.Option("--dataset", help="In the papers' words; the scale translates it.")

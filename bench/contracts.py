@@ -10,7 +10,7 @@ Beside it may lie methods/<name>.toml: the authors' released weights and publish
 
 A file evals/<name>.py exports
     Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, ON_CPU,
-    RESUMES, FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
+    RESUMES, RECOMPUTES, FEATURES, MISSING and DIFFERENCES: the class `Evaluation` below has a field for each.
 
 bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
 names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
@@ -234,6 +234,21 @@ class Work:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What an evaluation's memory is made of: bytes where nothing else is said, of its network and of the data set."""
+
+    weights: float
+    feature_dim: int
+    forward: float  # at the peak of a pass without gradients, an image more, itself among it
+    training: float  # at the peak of a training step in the protocol's precision, an image more, itself among it
+    image: float  # in float32
+    train_images: int
+    test_images: int
+    classes: int
+    ranks: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A file of evals/. `config` is an object of its Config; every callable below `missing` takes one."""
 
@@ -251,6 +266,7 @@ class Evaluation:
     resumes: (
         bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
     )
+    recomputes: bool  # RECOMPUTES = False: in training its network computes activations twice where the site says so
     # FEATURES = None: nothing is known. Splits whose cached features it reads: with them there it needs no pass over
     # the backbone.
     features: tuple[str, ...] | None
@@ -264,6 +280,8 @@ class Evaluation:
     # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
     # pass and of a training epoch; else None.
     passes: Callable[[Any], tuple[float, float] | None]
+    # Config.memory(sizes): bytes of a GPU at its peak, the weights among them; else None: one of frozen features
+    memory: Callable[[Any, Sizes], float | None]
     trains_network: Callable[[Any], bool]  # it has a cost of its own, or training epochs among its passes
     label_fraction: Callable[[Any], float]  # Config.label_fraction: share of the labels that it trains on; else 1
     crop: Callable[[Any], Crop]  # Config.crop: how the images are cut whose features are cached; else the usual centre

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.contracts import Amount, Context, Given, Metric, Outcome, Subject, Work
+from bench.contracts import Amount, Context, Given, Metric, Outcome, Sizes, Subject, Work
 from bench.data.share import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
@@ -59,6 +59,14 @@ class Config:
         step = Amount(4 * batch * given.width * columns, moved, 20)
         scored = Amount(2 * given.val * given.width * columns)
         return Work(heads=step * steps + scored)
+
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan: the training features, weights and velocities of all heads, and four times a batch's logits."""
+        heads = len(self.learning_rates) * len(self.weight_decays) * sizes.classes
+        images = sizes.train_images * self.label_fraction
+        return (
+            4.0 * (images * sizes.feature_dim + heads * (2 * sizes.feature_dim + 4 * self.batch_size)) + sizes.weights
+        )
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""

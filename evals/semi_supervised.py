@@ -28,6 +28,7 @@ from evals.parts.finetune import FineTuning, fine_tune
 
 NEEDS_PROJECTOR = True
 RESUMES = True
+RECOMPUTES = True
 METRICS = {name: Metric("%", higher_is_better=True) for name in ("top1", "top5", "best_top1", "best_top5")}
 
 

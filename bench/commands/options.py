@@ -58,6 +58,16 @@ Watch = Annotated[
 OnCpu = Annotated[
     bool, typer.Option("--on-cpu", help="Pretrain at scale paper without a GPU though it takes more than a day.")
 ]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        "--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1)."
+    ),
+]
+IgnoreMemory = Annotated[
+    bool,
+    typer.Option("--ignore-memory", help="Start jobs though they are predicted to take more memory than a GPU has."),
+]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")
 ]

@@ -8,14 +8,17 @@ from itertools import groupby
 from typing import get_args
 
 from bench import plugins
+from bench.commands import gpu_memory
 from bench.commands.driver import missing_data
 from bench.commands.request import PlannedRequest, TableRequest, asked_for, plan_request, skipped
 from bench.costs.devices import DEVICES, Device
 from bench.costs.estimates import Costs, Kind, Where, disk_total
+from bench.costs.fit import Memory, fits
 from bench.costs.forecast import Imagined, assumed, check, on_slots
 from bench.costs.forecast import lines as forecast
 from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
+from bench.execution.gpu_memory import memory_of, memory_on
 from bench.machine import versions
 from bench.planning import resources
 from bench.planning.graph import Job
@@ -53,7 +56,10 @@ def show_plan(
     forked = executors.forked(request.site) if todo and not cluster else ()
     executor = "slurm" if cluster else "local"
     gpus = device is not None and device.counted_as == "GPU"
-    where = Where(device, assumed(request.site) if gpus else request.site, executor)
+    site = assumed(request.site) if gpus else request.site
+    memory = memory_of(site, executor) if device is None else memory_on(device)
+    # An imagined place whose GPUs nobody counted is priced as if it had as many as the activations need.
+    where = Where(device, site, executor, memory if site is request.site else {})
     costs = Costs(runs, jobs, "cuda" if cluster and device is None else None, forked, here.short, where)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
@@ -76,7 +82,7 @@ def show_plan(
     said = [*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})]
     for line in (line for line in said if line not in said_before):
         print(line)
-    for line in _ranks(todo, request.site, executor):
+    for line in _fitting(todo, site, executor, memory):
         print(line)
     for line in _costs(todo, planned, costs, imagined, here=device is None) if todo else ():
         print(line)
@@ -142,10 +148,16 @@ def _is_of_gpus(job: Job) -> bool:
     return isinstance(job.spec, Pretrain) and job.spec.data.size > SMALL_PIXELS
 
 
-def _ranks(todo: Sequence[Job], site: Site, executor: str) -> Iterator[str]:
+def _fitting(todo: Sequence[Job], site: Site, executor: str, memory: Memory) -> Iterator[str]:
+    """What the jobs are given, and how that fits into the memory of the GPUs."""
+    yield from _ranks(todo, site, executor, memory)
+    yield from gpu_memory.on(todo, site, executor, memory)
+
+
+def _ranks(todo: Sequence[Job], site: Site, executor: str, memory: Memory) -> Iterator[str]:
     """How many ranks the jobs get where any gets several, and which cannot start with what bench.toml says."""
     wrong = resources.problems(todo, site, executor)
-    given = Counter(resources.resources_of(job.spec, site, executor).ranks for job in todo if job.id not in wrong)
+    given = Counter(found.resources.ranks for found in fits(todo, site, executor, memory).values())
     if max(given, default=1) > 1:
         words = (f"{counted(many, 'job')} on {ranks}" for ranks, many in sorted(given.items()))
         yield f"ranks: {', '.join(words)}"

@@ -7,7 +7,7 @@ Earlier results first (bench/costs/history.py), else hours that authors publishe
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,16 +17,16 @@ from bench.contracts import Evaluation, Given
 from bench.costs import evaluations
 from bench.costs.counted import Counts
 from bench.costs.devices import DEVICES, Device, device_of
+from bench.costs.fit import Memory, resources_for
 from bench.costs.history import Earlier, Taken, pairs
 from bench.costs.seconds import Step, loader_seconds, step_seconds
 from bench.data.catalogue import entry
 from bench.errors import BenchError
 from bench.planning.graph import Job, JobGraph
-from bench.planning.resources import resources_of
 from bench.runs.features import cached_entries, entries_of
 from bench.runs.folder import Runs
 from bench.settings.site import Site
-from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain, Spec
+from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain, Resources, Spec
 from bench.wording import counted
 
 Kind = Literal["measured", "published", "counted", "guessed"]
@@ -55,13 +55,18 @@ class Where:
     device: Device | None = None
     site: Site | None = None  # None: one device a job
     executor: str = "local"
+    memory: Memory = field(default_factory=dict)  # of the GPUs, by which activations may be computed twice
+
+    def given(self, spec: Spec) -> Resources:
+        """Of a job; one device for a job that cannot start, which is said elsewhere."""
+        try:
+            return resources_for(spec, self.site, self.executor, self.memory) if self.site else Resources()
+        except BenchError:
+            return Resources()
 
     def ranks(self, spec: Spec) -> int:
-        """Devices of a job; 1 for one that cannot start, which is said elsewhere."""
-        try:
-            return resources_of(spec, self.site, self.executor).ranks if self.site else 1
-        except BenchError:
-            return 1
+        """Devices of a job."""
+        return self.given(spec).ranks
 
     def workers(self, device: Device) -> int:
         """Processes that decode images for one device; 0: it does so itself."""
@@ -145,7 +150,8 @@ class Costs:
         except BenchError as error:
             kind, how = "guessed", f"{_name(spec.backbone)} alone, as {error}"
             work = self._counts.step_of_network(spec)
-        ranks = self._where.ranks(spec)
+        given = self._where.given(spec)
+        ranks = given.ranks
         step = Step(
             work=work,
             batch_size=spec.batch_size,
@@ -155,7 +161,7 @@ class Costs:
             shared_loss="product_over_batch" in vars(plugins.load("method", name)),
             compiled=spec.compile,
             autotuned=site is not None and not site.deterministic,
-            forward_twice=spec.chunks > 1 or (site is not None and site.checkpoint_activations),
+            forward_twice=spec.chunks > 1 or given.checkpoint_activations,
         )
         seconds = step_seconds(device, step)
         loader = loader_seconds(spec.data.name, spec.batch_size / ranks, self._where.workers(device))

@@ -83,6 +83,7 @@ def _work(run: RunFolder, ranks: Ranks, lost: threading.Event) -> int:
         if job_id(spec) != run.job_id:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
+        site = replace(site, checkpoint_activations=resources.checkpoint_activations)
         device = prepare_device(resources, ranks, deterministic=site.deterministic, autotune=autotunes(spec))
         with (
             process_group(ranks, device),

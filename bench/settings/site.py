@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from bench.errors import BenchError
 from bench.settings.overrides import AS_PUBLISHED, Overrides
@@ -50,7 +51,8 @@ class Site:
     ranks: int = 1
     images_per_gpu: int = 0  # 0: every pretraining has `ranks`; else up to so many, with at least these images each
     workers: int | None = None  # that decode images; see loader_workers
-    checkpoint_activations: bool = False  # of blocks: see bench/training/recompute.py
+    gpu_memory: int = 0  # GiB of a GPU here; 0: asked of the driver
+    checkpoint_activations: bool | Literal["auto"] = "auto"  # of blocks: see bench/training/recompute.py
     deterministic: bool = True  # kernels of GPUs: the same digits twice, or faster ones
     overrides: Overrides = AS_PUBLISHED
     slurm: SlurmSettings = field(default_factory=SlurmSettings)

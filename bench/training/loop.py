@@ -118,7 +118,7 @@ class Loop:
             self.network.get_submodule("encoder").compile()
         if ranks.world > 1:
             synchronise_norms(self.network)
-        if place.site.checkpoint_activations:
+        if place.site.checkpoint_activations is True:  # a worker has the choice that its job was given
             recompute_blocks(self.network)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)
