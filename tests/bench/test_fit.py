@@ -188,6 +188,11 @@ def test_evaluations_without_a_gpu_beside_pretrainings_with_many_are_named(tmp_p
     )
 
 
+def test_an_imagined_device_has_the_memory_of_its_data_sheet_and_a_cpu_is_not_asked() -> None:
+    assert memory_on(device_named("v100")) == {"pretrain": 32, "evaluate": 32}
+    assert memory_on(device_named("cpu")) == {}
+
+
 # -- The clusters of the paper scale -------------------------------------------------------------------------------
 
 
