@@ -23,8 +23,10 @@
                                 # `bench doctor --throughput` says how many to use
     staging = "$SLURM_TMPDIR"   # a folder of each node's own disk: packs of images are copied there before they are
                                 # read, on Slurm too. Variables have the value of the node; docs/cluster.md
-    checkpoint_activations = true   # pretrainings compute their blocks' activations twice instead of keeping them:
-                                # the same digits, a third of the memory, a third more work; on Slurm too
+    gpu_memory = 24             # GiB of one GPU, where the driver is not to be asked
+    checkpoint_activations = "auto"   # or true or false: pretrainings compute their blocks' activations twice instead
+                                # of keeping them: the same digits, a third of the memory, a third more work; on
+                                # Slurm too. "auto": those that would not fit into a GPU otherwise
     deterministic = false       # faster kernels on GPUs, whose digits differ from run to run, on Slurm too; default:
                                 # true. docs/gpus.md has the gain
 
@@ -36,6 +38,11 @@
 
     [slurm]                     # what jobs ask Slurm for: bench/settings/slurm.py
     partition = "gpu"
+
+    [price]                     # what `bench plan` reckons with
+    gpu_hour = 2.5
+    core_hour = 0.02            # optional
+    currency = "EUR"
 
     [notify]
     command = "echo $BENCH_MESSAGE | mail -s bench me"   # run once when all jobs of a submission to Slurm are over
@@ -57,8 +64,9 @@ from bench.authors import catalogue, own_names
 from bench.data.catalogue import CATALOGUE as DATA_SETS
 from bench.data.sets.lists import PUBLISHED
 from bench.errors import BenchError, unknown_name
+from bench.plugins import names
 from bench.settings.overrides import Overrides
-from bench.settings.site import NAME, KnownFile, Site
+from bench.settings.site import NAME, KnownFile, Price, Site
 from bench.settings.slurm import read_slurm
 from bench.spec import Precision
 
@@ -66,8 +74,19 @@ MOST_TOGETHER = 64  # of probes_together: the networks and heads of all are in m
 SWITCHES = ("checkpoint_activations", "deterministic")  # keys of [local] that are true or false
 KEYS = {
     "paths": {"runs", "output", "report"},
-    "local": {"slots", "threads", "ranks", "images_per_gpu", "workers", "staging", "probes_together", *SWITCHES},
+    "local": {
+        "slots",
+        "threads",
+        "ranks",
+        "images_per_gpu",
+        "gpu_memory",
+        "workers",
+        "staging",
+        "probes_together",
+        *SWITCHES,
+    },
     "notify": {"command"},
+    "price": {"gpu_hour", "core_hour", "currency"},
 }
 FREE = {"data", "recipe", "released", "slurm"}  # sections whose keys are not listed here
 # Keys of [recipe].
@@ -105,7 +124,7 @@ def read_site(file: Path) -> Site:
             raise BenchError(f"{file}: {section} must be a section, [{section}].")
         if section not in ("recipe", "released", "slurm"):  # read by _overrides, _released and read_slurm
             _check_entries(file, section, body)
-    if data.get("recipe", {}).get("compile") and data.get("local", {}).get("checkpoint_activations"):
+    if data.get("recipe", {}).get("compile") and data.get("local", {}).get("checkpoint_activations") is True:
         raise BenchError(
             f"{file}: recipe.compile and local.checkpoint_activations cannot both be true, as a compiled encoder "
             "chooses for itself what it keeps: leave one of them out."
@@ -124,13 +143,18 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise unknown_name(
                 f"{'data set or list' if section == 'data' else 'key'} in [{section}] of {file}", key, known
             )
+    if section == "price":
+        _check_price(file, body)
+        return
     for key, value in body.items():
         wanted = int if section == "local" and key != "staging" else str
         if key == "workers" and type(value) is int and value == 0:
             continue
         if section == "local" and key in SWITCHES:
-            if type(value) is not bool:
-                raise BenchError(f"{file}: local.{key} is {value!r}, expected {WORDS[bool]}.")
+            automatic = key == "checkpoint_activations"
+            if type(value) is not bool and not (automatic and value == "auto"):
+                allowed = f'{WORDS[bool]}, or "auto"' if automatic else WORDS[bool]
+                raise BenchError(f"{file}: local.{key} is {value!r}, expected {allowed}.")
             continue
         if type(value) is not wanted or value in (0, ""):
             expected = "positive number" if wanted is int else "line of shell" if section == "notify" else "path"
@@ -139,6 +163,17 @@ def _check_entries(file: Path, section: str, body: Mapping[str, object]) -> None
             raise BenchError(f"{file}: local.{key} is {value}, expected at most {MOST_TOGETHER}.")
         if isinstance(value, int) and value < 1:
             raise BenchError(f"{file}: {section}.{key} is {value}, expected at least 1.")
+
+
+def _check_price(file: Path, body: Mapping[str, object]) -> None:
+    for key, value in body.items():
+        if key == "currency":
+            if not isinstance(value, str) or not value.strip() or "\n" in value:
+                raise BenchError(f'{file}: price.currency is {value!r}, expected a short name in quotes, as "EUR".')
+        elif type(value) not in (int, float) or not 0 < float(str(value)) < float("inf"):
+            raise BenchError(f"{file}: price.{key} is {value!r}, expected a number above 0.")
+    if body and not body.keys() & {"gpu_hour", "core_hour"}:
+        raise BenchError(f"{file}: [price] says no price: give gpu_hour, core_hour, or both.")
 
 
 def _released(root: Path, body: Mapping[str, object], file: Path | None) -> dict[str, KnownFile]:
@@ -183,11 +218,13 @@ def _site(root: Path, data: Mapping[str, Mapping[str, Any]], file: Path | None =
         images_per_gpu=int(local.get("images_per_gpu", 0)),
         workers=int(local["workers"]) if "workers" in local else None,
         staging=str(local.get("staging", "")),
-        checkpoint_activations=bool(local.get("checkpoint_activations", False)),
+        gpu_memory=int(local.get("gpu_memory", 0)),
+        checkpoint_activations=local.get("checkpoint_activations", "auto"),
         deterministic=bool(local.get("deterministic", True)),
         probes_together=int(local["probes_together"]) if "probes_together" in local else None,
         overrides=_overrides(str(file), data.get("recipe", {})),
         slurm=read_slurm(str(file), data.get("slurm", {})),
+        price=Price(**data.get("price", {})),
         notify=str(data.get("notify", {}).get("command", "")),
     )
 
@@ -214,6 +251,9 @@ def _path(root: Path, file: Path | None, key: str, text: str) -> Path:
 
 def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
     """Raises BenchError for an unknown key, a wrong type, or a data set that cannot stand in for another."""
+    named = body.get("chunks")
+    if isinstance(named, dict):
+        body = {key: value for key, value in body.items() if key != "chunks"}
     for key, value in body.items():
         if key not in OVERRIDES:
             raise unknown_name(f"key in [recipe] of {file}", key, OVERRIDES)
@@ -222,7 +262,23 @@ def _overrides(file: str, body: Mapping[str, Any]) -> Overrides:
             raise BenchError(f"{file}: recipe.{key} is {value!r}, expected {WORDS[OVERRIDES[key]]}.")
     for name, other in body.get("data", {}).items():
         _check_stand_in(file, name, other)
-    return Overrides(**{**body, "data": tuple(sorted(body.get("data", {}).items()))})
+    chunks_of = _chunks(file, named) if isinstance(named, dict) else ()
+    return Overrides(**{**body, "data": tuple(sorted(body.get("data", {}).items())), "chunks_of": chunks_of})
+
+
+def _chunks(file: str, body: Mapping[str, object]) -> tuple[tuple[str, int], ...]:
+    """Numbers of chunks by method, or by method and width as in "simclr 4x"."""
+    found = {}
+    for name, number in body.items():
+        method, _, width = name.partition(" ")
+        if method not in names("method"):
+            raise unknown_name(f"method in recipe.chunks of {file}", method, names("method"))
+        if " " in name and not re.fullmatch(r"[1-9]\d*x", width):
+            raise BenchError(f'{file}: recipe.chunks has {name!r}, expected a method, or one and a width: "simclr 4x".')
+        if type(number) is not int or number < 1:
+            raise BenchError(f"{file}: recipe.chunks of {name} is {number!r}, expected {WORDS[int]}.")
+        found[name] = number
+    return tuple(sorted(found.items()))
 
 
 def _check_stand_in(file: str, name: str, other: object) -> None:

@@ -56,19 +56,15 @@ def plan(
     rows: Rows = None,
     columns: Columns = None,
     released: Released = False,
-    nodes: Annotated[
-        int | None, typer.Option("--nodes", help="Also simulate this plan on a cluster of so many nodes.")
-    ] = None,
-    time_limit: Annotated[
-        float | None, typer.Option("--time-limit", help="Of that cluster, in hours; default: none.")
-    ] = None,
-    preemption_rate: Annotated[
-        float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")
-    ] = 0.0,
+    nodes: options.Nodes = None,
+    time_limit: options.TimeLimit = None,
+    preemption_rate: options.PreemptionRate = 0.0,
+    device: options.PricedDevice = None,
     accept_data: options.AcceptData = False,
 ) -> None:
     """Show the jobs of a table, what is done and what is not and why, and what the rest costs. Submits nothing."""
     from bench.commands.plan import show_plan
+    from bench.costs.devices import device_named
 
     if nodes is None and (time_limit is not None or preemption_rate):
         raise BenchError("--time-limit and --preemption-rate describe the cluster of --nodes: give --nodes too.")
@@ -77,7 +73,9 @@ def plan(
         from bench.costs.forecast import Imagined
 
         imagined = Imagined(nodes, time_limit, preemption_rate)
-    show_plan(_request(table, all_, scale, seeds, rows, columns, released=released), imagined, accept_data=accept_data)
+    priced = device_named(device) if device is not None else None
+    asked = _request(table, all_, scale, seeds, rows, columns, released=released)
+    show_plan(asked, imagined, device=priced, accept_data=accept_data)
 
 
 @app.command()
@@ -95,12 +93,13 @@ def run(
     accept_data: options.AcceptData = False,
     restart: options.Restart = False,
     on_cpu: options.OnCpu = False,
+    ignore_memory: options.IgnoreMemory = False,
 ) -> None:
     """Regenerate a table: run what is missing, print the table, write CSV, Markdown, LaTeX and the HTML report."""
     from bench.commands import run as running
 
     request = _request(table, all_, scale, seeds, rows, columns, released=released)
-    allowed = running.Allowed(accept_data=accept_data, restart=restart, on_cpu=on_cpu)
+    allowed = running.Allowed(accept_data=accept_data, restart=restart, on_cpu=on_cpu, any_memory=ignore_memory)
     raise typer.Exit(running.run(request, executor, force or [], watch=watch, allowed=allowed))
 
 
@@ -120,12 +119,7 @@ def evaluate(
         str | None, typer.Option("--network", help="Its architecture in the papers' words; default: resnet50.")
     ] = None,
     width: Annotated[int | None, typer.Option("--width", help="Its width: 1, 2, 4.")] = None,
-    normalize: Annotated[
-        str | None,
-        typer.Option(
-            "--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1)."
-        ),
-    ] = None,
+    normalize: options.Normalize = None,
     scale: ScaleName = "embedded",
     dataset: Annotated[
         str, typer.Option("--dataset", help="In the papers' words; the scale translates it.")

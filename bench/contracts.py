@@ -10,7 +10,8 @@ Beside it may lie methods/<name>.toml: the authors' released weights and publish
 
 A file evals/<name>.py exports
     Config, METRICS, RECIPES, evaluate, and what it wants to say of VARIANTS, NEEDS_PROJECTOR, USES_RANKS, ON_CPU,
-    RESUMES, FEATURES, MISSING, DIFFERENCES and evaluate_in_steps: the class `Evaluation` below has a field for each.
+    RESUMES, RECOMPUTES, FEATURES, MISSING, DIFFERENCES and evaluate_in_steps: the class `Evaluation` below has a field
+    for each.
 
 bench/plugins.py reads a file once into `MethodFile` or `Evaluation`; nothing else asks a module for its names. Public
 names in capitals are this contract's: one that stands in no list is refused, a constant of one's own begins with an
@@ -217,9 +218,62 @@ class Outcome:
 class Cost:
     """What a protocol that trains a network of its own takes."""
 
-    seconds: float  # of one device
+    seconds: float  # of one device; of a GPU: a V100
     device: str  # "GPU" or "core"
     source: str  # of the rate
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Work as a device sees it."""
+
+    flops: float = 0.0  # of products and convolutions; a product of two numbers and its addition are two
+    values: float = 0.0  # numbers that kernels read and write
+    kernels: float = 0.0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.flops + other.flops, self.values + other.values, self.kernels + other.kernels)
+
+    def __mul__(self, times: float) -> Amount:
+        return Amount(self.flops * times, self.values * times, self.kernels * times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a protocol may know of a job when its cost is asked for: images of the splits, and what it reads of them."""
+
+    train: float
+    val: float
+    test: float
+    width: int  # of the features
+    classes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What an evaluation computes, beside reading its features once."""
+
+    frozen: float = 0.0  # images through the frozen encoder, in steps that no cache shortens
+    trained: float = 0.0  # images through the encoder, forward and backward
+    steps: float = 1.0  # batches that those come in
+    precision: Precision = "fp32"  # of both
+    heads: Amount = Amount()  # in float32, on the device
+    core_seconds: float = 0.0  # on one core, whatever the device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What an evaluation's memory is made of: bytes where nothing else is said, of its network and of the data set."""
+
+    weights: float
+    feature_dim: int
+    forward: float  # at the peak of a pass without gradients, an image more, itself among it
+    training: float  # at the peak of a training step in the protocol's precision, an image more, itself among it
+    image: float  # in float32
+    train_images: int
+    test_images: int
+    classes: int
+    ranks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +297,7 @@ class Evaluation:
     resumes: (
         bool  # RESUMES = False: a long one that keeps its state (bench/training/checkpoint.py) and stops when asked to
     )
+    recomputes: bool  # RECOMPUTES = False: in training its network computes activations twice where the site says so
     # FEATURES = None: nothing is known. Splits whose cached features it reads: with them there it needs no pass over
     # the backbone.
     features: tuple[str, ...] | None
@@ -251,9 +306,13 @@ class Evaluation:
     summary: Callable[[Any], str]  # Config.summary(): settings of a network that it trains, for a plan; else ""
     # Config.cost(backbone), where it trains a network of its own; else None
     cost: Callable[[Any, Backbone], Cost | None]
+    # Config.work(given): what it computes, for the cost of a job; else what `passes` says
+    work: Callable[[Any, Given], Work | None]
     # Config.passes(): what it does to the training images besides reading their features once, as shares of a forward
     # pass and of a training epoch; else None.
     passes: Callable[[Any], tuple[float, float] | None]
+    # Config.memory(sizes): bytes of a GPU at its peak, the weights among them; else None: one of frozen features
+    memory: Callable[[Any, Sizes], float | None]
     trains_network: Callable[[Any], bool]  # it has a cost of its own, or training epochs among its passes
     label_fraction: Callable[[Any], float]  # Config.label_fraction: share of the labels that it trains on; else 1
     crop: Callable[[Any], Crop]  # Config.crop: how the images are cut whose features are cached; else the usual centre

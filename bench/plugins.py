@@ -38,6 +38,7 @@ EVALUATION_NAMES: Mapping[str, Any] = {
     "USES_RANKS": bool,
     "ON_CPU": bool,
     "RESUMES": bool,
+    "RECOMPUTES": bool,
     "FEATURES": tuple,
     "MISSING": Callable,
 }
@@ -102,12 +103,15 @@ def evaluation(name: str) -> Evaluation:
         uses_ranks=vars(module).get("USES_RANKS", False),
         on_cpu=vars(module).get("ON_CPU", False),
         resumes=resumes,
+        recomputes=vars(module).get("RECOMPUTES", False),
         features=features,
         missing=vars(module).get("MISSING", str),  # str() is "": nothing
         describe=getattr(config, "describe", lambda _: summary("evaluation", name)),
         summary=getattr(config, "summary", lambda _: ""),
         cost=partial(_cost, getattr(config, "cost", None)),
+        work=getattr(config, "work", lambda *_: None),
         passes=passes,
+        memory=getattr(config, "memory", lambda made, sizes: None),
         trains_network=lambda made: hasattr(config, "cost") or (passes(made) or (0, 0))[1] > 0,
         label_fraction=lambda made: getattr(made, "label_fraction", 1.0),
         crop=lambda made: getattr(made, "crop", CENTRE),

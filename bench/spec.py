@@ -220,3 +220,4 @@ class Resources:
     ranks: int = 1  # processes; on a GPU machine one GPU each
     threads: int = 1  # OpenMP threads per process
     gpu: bool = True  # whether it computes on a GPU where there is one
+    checkpoint_activations: bool = False  # of a pretraining's blocks: memory for time, the same digits

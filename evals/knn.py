@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.contracts import Amount, Context, Difference, Given, Metric, Outcome, Sizes, Subject, Work
 from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
 from evals.parts.pieces import in_pieces
@@ -27,6 +27,15 @@ class Config:
     neighbours: int = 200
     temperature: float = 0.07
     VERSION: int = field(default=1, init=False)
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: all cosines, of which to take the nearest is many reads; a moment on any core."""
+        pairs = given.test * given.train
+        return Work(heads=Amount(2 * pairs * given.width, 40 * pairs, 0.02 * given.test), core_seconds=0.06)
+
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan: all training features, and the cosines of 1,000 images to them, which topk sorts in a copy."""
+        return 4.0 * sizes.train_images * (sizes.feature_dim + 2 * 1000) + sizes.weights
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""

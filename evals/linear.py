@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Metric, Outcome, Subject
+from bench.contracts import Amount, Context, Given, Metric, Outcome, Sizes, Subject, Work
 from bench.data.share import labelled_share, published_for, seeded_share
 from bench.errors import BenchError
 from bench.files import Json
@@ -28,6 +28,7 @@ from evals.parts.accuracy import single_label, top_k
 from evals.parts.features import classes_of, features_of
 from evals.parts.pieces import in_pieces
 
+_ROW = 800  # values: what a core takes for the softmax of one head and image, however few its classes
 FEATURES = ("train", "val", "test")  # splits of which the features are read
 METRICS = {
     "top1": Metric("%", higher_is_better=True),
@@ -48,6 +49,26 @@ class Config:
     label_fraction: float = 1.0
     minimum_steps: int = 300  # with few labels, epochs are added until so many steps are taken
     VERSION: int = field(default=1, init=False)
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: all heads side by side, whose weights, gradients and velocities a step passes over."""
+        images = max(1.0, given.train * self.label_fraction)
+        batch = min(self.batch_size, images)
+        heads = len(self.learning_rates) * len(self.weight_decays)
+        columns = heads * given.classes
+        steps = max(self.epochs * (images // batch), self.minimum_steps)
+        moved = batch * (3 * given.width + 8 * columns + _ROW * heads) + 9 * given.width * columns
+        step = Amount(4 * batch * given.width * columns, moved, 20)
+        scored = Amount(2 * given.val * given.width * columns)
+        return Work(heads=step * steps + scored)
+
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan: the training features, weights and velocities of all heads, and four times a batch's logits."""
+        heads = len(self.learning_rates) * len(self.weight_decays) * sizes.classes
+        images = sizes.train_images * self.label_fraction
+        return (
+            4.0 * (images * sizes.feature_dim + heads * (2 * sizes.feature_dim + 4 * self.batch_size)) + sizes.weights
+        )
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""

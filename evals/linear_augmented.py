@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Sizes, Subject
 from bench.data.stream import Steps, alone
 from evals.parts.accuracy import top_k
 from evals.parts.augmented_heads import best_epoch, train
 from evals.parts.augmented_settings import Training
 from evals.parts.differences import BICUBIC, PARTIAL_BATCH
+from evals.parts.slices import memory_of_a_probe
 
 RESUMES = True
 METRICS = {
@@ -31,6 +32,10 @@ class Config(Training):
     """The fields of Training."""
 
     VERSION: int = field(default=1, init=False)
+
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan."""
+        return memory_of_a_probe(sizes, heads=len(self.grid), batch_size=self.batch_size, blocks=self.last_blocks)
 
 
 def evaluate(config: Config, subject: Subject, context: Context) -> Outcome:

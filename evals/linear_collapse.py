@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.contracts import Amount, Context, Difference, Given, Metric, Outcome, Subject, Work
 from bench.errors import BenchError
 from bench.files import Json
 from bench.seeding import generator
@@ -62,6 +62,10 @@ class Config:
     batch_size: int = 128
     images: int = 10_000
     VERSION: int = field(default=1, init=False)
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: steps of small kernels, for each strength and for two layers."""
+        return Work(heads=Amount(kernels=self.steps * (len(_STRENGTHS) + 1) * 8.0))
 
     def __post_init__(self) -> None:
         if not 2 <= self.batch_size <= self.images:

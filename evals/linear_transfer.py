@@ -16,12 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.contracts import Context, Difference, Metric, Outcome, Sizes, Subject
 from bench.data.stream import Steps, alone
 from evals.parts.accuracy import mean_class_top1, top_k
 from evals.parts.augmented_heads import train
 from evals.parts.augmented_settings import Training
 from evals.parts.differences import BICUBIC, PARTIAL_BATCH
+from evals.parts.slices import memory_of_a_probe
 
 RESUMES = True
 METRICS = {
@@ -39,6 +40,10 @@ class Config(Training):
     head: Literal["linear", "batchnorm_linear"] = "batchnorm_linear"
     start: Literal["normal", "zero", "uniform"] = "uniform"
     VERSION: int = field(default=1, init=False)
+
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan."""
+        return memory_of_a_probe(sizes, heads=len(self.grid), batch_size=self.batch_size, blocks=self.last_blocks)
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""

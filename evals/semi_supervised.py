@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from bench.contracts import Context, Difference, Metric, Outcome, Subject
+from bench.contracts import Amount, Context, Difference, Given, Metric, Outcome, Subject, Work
 from bench.data.datasets import open_split
 from bench.data.share import labelled_share
 from bench.data.splits import SplitData
@@ -28,6 +28,7 @@ from evals.parts.finetune import FineTuning, fine_tune
 
 NEEDS_PROJECTOR = True
 RESUMES = True
+RECOMPUTES = True
 METRICS = {name: Metric("%", higher_is_better=True) for name in ("top1", "top5", "best_top1", "best_top5")}
 
 
@@ -41,6 +42,19 @@ class Config(FineTuning):
     def passes(self) -> tuple[float, float]:
         """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
         return 0.1 * self.tests, self.epochs * self.label_fraction
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: the steps of the run, beside which tests and a head of one layer are little."""
+        images = max(1.0, (given.train + given.val) * self.label_fraction)
+        steps, batch = float(self.steps(round(images))), min(self.batch_size, images)
+        head = Amount(6 * batch * given.width * given.classes, 0.0, 20)
+        return Work(
+            frozen=self.tests * given.test,
+            trained=steps * batch,
+            steps=steps * self.chunks,
+            precision=self.precision,
+            heads=head * steps,
+        )
 
     def describe(self) -> str:
         """The protocol in one sentence, for column headings."""

@@ -118,8 +118,9 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
 
     With `job` that one and what waits for it, however it failed.
     """
+    from bench.costs.fit import resources_for
+    from bench.execution.gpu_memory import memory_of
     from bench.execution.slurm import submit
-    from bench.planning.resources import resources_of
 
     _check_one("retry", job, tables)
     runs = Runs(site.runs)
@@ -129,13 +130,15 @@ def retry(site: Site, job: str | None, tables: Sequence[str]) -> None:
     if wanted is not None:
         jobs = _around(wanted, jobs)
 
+    memory = memory_of(site, "slurm")
+
     def ready(active: Collection[str]) -> None:
         for j in jobs:
             run = runs[j.id]
             if j.id not in active and not run.result_file.exists():
                 run.forget_failure()
                 with suppress(BenchError, InputCorrupt):  # a spec of another version says so in its worker
-                    run.give(resources_of(run.read_spec(), site, "slurm"))
+                    run.give(resources_for(run.read_spec(), site, "slurm", memory))
 
     made = submit.submit(jobs, runs, site, ready, [m.name for m in remembered])
     print(f"{counted(len(made.new), 'job')} submitted again, {len(made.active)} in Slurm's queue already")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from bench.costs.estimates import Costs
+from bench.costs.devices import DEVICES
+from bench.costs.estimates import Costs, Where
 from bench.data.catalogue import entry
 from bench.errors import BenchError
 from bench.execution.local import gpus
@@ -15,7 +16,6 @@ from bench.settings.site import Site
 from bench.spec import Data, Pretrain
 from bench.wording import counted, duration
 
-CORES_A_GPU = 40  # of those GPUs that published hours are about (V100): a guess, and low, so that less is refused
 MOST_SECONDS = 24 * 3600.0
 
 
@@ -28,11 +28,8 @@ def check(jobs: JobGraph, site: Site, executor: str) -> None:
     todo = [job for job in jobs if isinstance(job.spec, Pretrain) and runs[job.id].state() is not State.DONE]
     if not todo:
         return
-    costs = Costs(runs, jobs, forked=("pretrain",))
-    taken = {}
-    for job in todo:
-        estimate = costs.estimate(job)
-        taken[job.id] = estimate.seconds * (CORES_A_GPU if estimate.device == "GPU" else 1)
+    costs = Costs(runs, jobs, forked=("pretrain",), where=Where(DEVICES["cpu"]))
+    taken = {job.id: costs.estimate(job).seconds for job in todo}
     request = site.slurm.pretrain
     count = request.ranks * request.cpus if on_slurm else cores()
     whole = max if on_slurm else sum  # there they run side by side

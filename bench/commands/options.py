@@ -29,6 +29,17 @@ AcceptData = Annotated[
     bool,
     typer.Option("--accept-data", help="Keep done jobs though the data that they read have changed, and note it."),
 ]
+Nodes = Annotated[int | None, typer.Option("--nodes", help="Also simulate this plan on a cluster of so many nodes.")]
+TimeLimit = Annotated[float | None, typer.Option("--time-limit", help="Of that cluster, in hours; default: none.")]
+PreemptionRate = Annotated[float, typer.Option("--preemption-rate", help="Preemptions an hour of a running job there.")]
+PricedDevice = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        help="Price the jobs for it, whatever is here: v100 (32 GB; v100-16gb), a100 (80 GB; a100-40gb), h100, h200 "
+        "or cpu, one core. Default: this machine's.",
+    ),
+]
 Forced = Annotated[
     list[str] | None,
     typer.Option("--force", help="Run this job again even if it is done: its id or the beginning."),
@@ -46,6 +57,16 @@ Watch = Annotated[
 ]
 OnCpu = Annotated[
     bool, typer.Option("--on-cpu", help="Pretrain at scale paper without a GPU though it takes more than a day.")
+]
+Normalize = Annotated[
+    str | None,
+    typer.Option(
+        "--normalize", help="Its inputs: imagenet (mean and deviation; default at scale paper) or none (0 to 1)."
+    ),
+]
+IgnoreMemory = Annotated[
+    bool,
+    typer.Option("--ignore-memory", help="Start jobs though they are predicted to take more memory than a GPU has."),
 ]
 ExecutorName = Annotated[
     str, typer.Option("--executor", help="local (one process a core or GPU), slurm, or inline (this process).")

@@ -8,26 +8,40 @@ from itertools import groupby
 from typing import get_args
 
 from bench import plugins
+from bench.commands import gpu_memory
 from bench.commands.driver import missing_data
-from bench.commands.request import TableRequest, plan_request, skipped
-from bench.costs.estimates import Costs, disk_total
-from bench.costs.forecast import Imagined, check, on_slots
+from bench.commands.request import PlannedRequest, TableRequest, asked_for, plan_request, skipped
+from bench.costs.devices import DEVICES, Device
+from bench.costs.estimates import Costs, Kind, Where, disk_total
+from bench.costs.fit import Memory, fits
+from bench.costs.forecast import Imagined, assumed, check, on_slots
 from bench.costs.forecast import lines as forecast
-from bench.costs.rates import Kind
 from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
+from bench.execution.gpu_memory import memory_of, memory_on
 from bench.machine import versions
 from bench.planning import resources
-from bench.planning.graph import Job, JobGraph
+from bench.planning.graph import Job
 from bench.runs import features, freshness, plans
 from bench.runs.folder import Runs, State
-from bench.settings.site import Site
+from bench.settings.site import Price, Site
 from bench.spec import Evaluate, Pretrain
 from bench.wording import counted, duration
 
+SMALL_PIXELS = 64  # a side up to which images are for CPUs too
 
-def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept_data: bool = False) -> None:
-    """Print the jobs and what they cost, here and on an `imagined` cluster; `accept_data`: whatever data changed."""
+
+def show_plan(
+    request: TableRequest,
+    imagined: Imagined | None = None,
+    *,
+    device: Device | None = None,
+    accept_data: bool = False,
+) -> None:
+    """Print the jobs and what they cost, here or on a `device`, and on an `imagined` cluster.
+
+    `accept_data`: whatever data changed.
+    """
     if imagined is not None:
         check(imagined)
     here = DataHere(request.site)
@@ -40,7 +54,13 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     states = {job.id: runs[job.id].state() for job in jobs}
     todo = [job for job in jobs if states[job.id] is not State.DONE or job.id in fresh.outdated]
     forked = executors.forked(request.site) if todo and not cluster else ()
-    costs = Costs(runs, jobs, "cuda" if cluster else None, forked, here.short)
+    executor = "slurm" if cluster else "local"
+    gpus = device is not None and device.counted_as == "GPU"
+    site = assumed(request.site) if gpus else request.site
+    memory = memory_of(site, executor) if device is None else memory_on(device)
+    # An imagined place whose GPUs nobody counted is priced as if it had as many as the activations need.
+    where = Where(device, site, executor, memory if site is request.site else {})
+    costs = Costs(runs, jobs, "cuda" if cluster and device is None else None, forked, here.short, where)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")
     for job in jobs:
@@ -62,9 +82,9 @@ def show_plan(request: TableRequest, imagined: Imagined | None = None, *, accept
     said = [*fresh.lines(), *freshness.notes(fresh, versions() if fresh.results else {})]
     for line in (line for line in said if line not in said_before):
         print(line)
-    for line in _ranks(todo, request.site, "slurm" if cluster else "local"):
+    for line in _fitting(todo, site, executor, memory):
         print(line)
-    for line in _costs(todo, jobs, costs, request.site, imagined) if todo else ():
+    for line in _costs(todo, planned, costs, imagined, here=device is None) if todo else ():
         print(line)
     for table in planned.tables:
         rows = [row.name for row in table.table.rows if row.method is None]
@@ -88,15 +108,24 @@ def _changed_since(request: TableRequest, here: DataHere, *, accept_data: bool) 
     return set(found)
 
 
-def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagined: Imagined | None) -> Iterator[str]:
+def _costs(
+    todo: Sequence[Job], planned: PlannedRequest, costs: Costs, imagined: Imagined | None, *, here: bool
+) -> Iterator[str]:
     """What is left to run costs: hours by device, time here, time on an imagined cluster, sources, disk."""
+    site = planned.request.site
     estimates = [costs.estimate(job) for job in todo]
+    asked = [costs.estimate(job) for job in asked_for(planned, {job.id for job in todo})]
     for device in sorted({e.device for e in estimates}):
-        hours = sum(e.seconds for e in estimates if e.device == device) / 3600
-        yield f"about {hours:,.2f} {device}-hours"
-    slots = executors.default_slots(site)
-    here = f"{counted(slots, 'slot')} of this machine, nothing else running"
-    yield f"about {duration(on_slots(todo, costs, slots))} on {here}"
+        hours, apart = (sum(e.seconds for e in each if e.device == device) / 3600 for each in (estimates, asked))
+        before = f" ({apart:,.2f} before each job is taken once)" if apart > 1.005 * hours else ""
+        yield f"about {hours:,.2f} {device}-hours{_price(hours, device, site.price)}{before}"
+    yield f"priced for {costs.device.title}: {costs.device.source}; what is reached of it: {costs.device.share_source}"
+    if here:
+        slots = executors.default_slots(site)
+        place = f"{counted(slots, 'slot')} of this machine, nothing else running"
+        yield f"about {duration(on_slots(todo, costs, slots))} on {place}"
+        if costs.device.counted_as == "core" and any(_is_of_gpus(job) for job in todo):
+            yield f"these networks are trained on GPUs: --device prices them for one ({', '.join(DEVICES)})"
     if imagined is not None:
         yield from forecast(todo, costs, site, imagined)
     by_source: dict[tuple[str, str, str], list[float]] = {}
@@ -110,10 +139,25 @@ def _costs(todo: Sequence[Job], jobs: JobGraph, costs: Costs, site: Site, imagin
     yield f"about {disk_total(todo) / 1e9:.2f} GB on disk under {Runs(site.runs).root}"
 
 
-def _ranks(todo: Sequence[Job], site: Site, executor: str) -> Iterator[str]:
+def _price(hours: float, device: str, price: Price) -> str:
+    each = price.gpu_hour if device == "GPU" else price.core_hour
+    return f", {hours * each:,.2f} {price.currency}" if each else ""
+
+
+def _is_of_gpus(job: Job) -> bool:
+    return isinstance(job.spec, Pretrain) and job.spec.data.size > SMALL_PIXELS
+
+
+def _fitting(todo: Sequence[Job], site: Site, executor: str, memory: Memory) -> Iterator[str]:
+    """What the jobs are given, and how that fits into the memory of the GPUs."""
+    yield from _ranks(todo, site, executor, memory)
+    yield from gpu_memory.on(todo, site, executor, memory)
+
+
+def _ranks(todo: Sequence[Job], site: Site, executor: str, memory: Memory) -> Iterator[str]:
     """How many ranks the jobs get where any gets several, and which cannot start with what bench.toml says."""
     wrong = resources.problems(todo, site, executor)
-    given = Counter(resources.resources_of(job.spec, site, executor).ranks for job in todo if job.id not in wrong)
+    given = Counter(found.resources.ranks for found in fits(todo, site, executor, memory).values())
     if max(given, default=1) > 1:
         words = (f"{counted(many, 'job')} on {ranks}" for ranks, many in sorted(given.items()))
         yield f"ranks: {', '.join(words)}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from bench.errors import BenchError
 from bench.planning import graph
-from bench.planning.graph import JobGraph
+from bench.planning.graph import Job, JobGraph
 from bench.planning.scales import scale_of
 from bench.runs.folder import Runs
 from bench.settings.site import Site
@@ -81,6 +81,19 @@ def skipped(planned: PlannedRequest) -> list[str]:
         if rows:
             lines.append(f"{table.table.id}: no released weights, skipped: {'; '.join(rows)}")
     return lines
+
+
+def asked_for(planned: PlannedRequest, among: Container[str]) -> list[Job]:
+    """Jobs as often as they are asked for: every cell with an encoder of its own, as if nothing were shared."""
+    chains = (_chain(cell.job, planned.graph) for table in planned.tables for cell in table.asked)
+    return [planned.graph.jobs[name] for chain in chains for name in chain if name in among]
+
+
+def _chain(job: str, jobs: JobGraph) -> Iterator[str]:
+    """A job and all that it needs."""
+    yield job
+    for need in jobs.jobs[job].needs:
+        yield from _chain(need, jobs)
 
 
 def forced_jobs(prefixes: Iterable[str], jobs: JobGraph) -> frozenset[str]:

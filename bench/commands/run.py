@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bench.commands import driver
+from bench.commands import driver, gpu_memory
 from bench.commands import on_cpu as on_cpus
 from bench.commands.request import PlannedRequest, TableRequest, forced_jobs, plan_request, skipped
 from bench.data.fingerprint import DataHere
@@ -27,6 +27,7 @@ class Allowed:
     accept_data: bool = False  # keep what other data gave
     restart: bool = False  # begin anew where no checkpoint can be read
     on_cpu: bool = False  # pretrain for more than a day without a GPU
+    any_memory: bool = False  # start what is predicted to take more memory than a GPU has
 
 
 def run(
@@ -65,6 +66,7 @@ def _run(request: TableRequest, executor: str, force: Sequence[str], allowed: Al
     apart = driver.cannot_run(planned.graph, site, forced)
     jobs = planned.graph.without(apart)
     driver.check_ranks(jobs, site, executor)
+    gpu_memory.check(jobs, site, executor, ignore=allowed.any_memory)
     if not allowed.on_cpu and scale_of(request.scale).published:
         on_cpus.check(jobs, site, executor)
     here = DataHere(site)

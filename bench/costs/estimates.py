@@ -1,40 +1,79 @@
-"""What jobs will cost: seconds, GPU-hours, disk.
+"""What jobs will cost: seconds, GPU-hours, disk. docs/costs.md explains the numbers.
 
-Rates of earlier results first (bench/costs/history.py), else listed ones (bench/costs/rates.py).
+Earlier results first (bench/costs/history.py), else hours that authors published, else the work that torch counts
+(bench/costs/counted.py) on a device of bench/costs/devices.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
 
 from bench import plugins
-from bench.contracts import Evaluation
-from bench.costs.history import ANY_WORK, Earlier, Taken, pairs, work
-from bench.costs.rates import Kind, Rate, listed
+from bench.authors import hours
+from bench.contracts import Evaluation, Given
+from bench.costs import evaluations
+from bench.costs.counted import Counts
+from bench.costs.devices import DEVICES, Device, device_of
+from bench.costs.fit import Memory, resources_for
+from bench.costs.history import Earlier, Taken, pairs
+from bench.costs.seconds import Step, loader_seconds, step_seconds
 from bench.data.catalogue import entry
+from bench.errors import BenchError
 from bench.planning.graph import Job, JobGraph
 from bench.runs.features import cached_entries, entries_of
 from bench.runs.folder import Runs
-from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain
+from bench.settings.site import Site
+from bench.spec import Backbone, Encoder, Evaluate, Pixels, Pretrain, Resources, Spec
+from bench.wording import counted
 
+Kind = Literal["measured", "published", "counted", "guessed"]
 STARTUP_SECONDS = 3.0  # of a worker that is started from nothing: Python, torch
 FORK_SECONDS = 0.02  # of one that is forked from a process that has imported them
-EVALUATION_SECONDS = 4.0  # heads and neighbours on cached features, small data
-FORWARD_SHARE = 1 / 6  # of the cost of training on an image with two views: one forward of six
-_GUESSED = f"a forward pass as a sixth of training, {EVALUATION_SECONDS:g} s for heads or neighbours; training by "
-
-_CACHED = f"{EVALUATION_SECONDS:g} s for heads or neighbours on cached features"
+WORKERS = 8  # that decode images for a GPU, where no place says otherwise
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one job on one device, what hours are counted as ("GPU" or "core"), and where the rate comes from."""
+    """Seconds of one job on one device, what hours are counted as ("GPU" or "core"), and where the number comes from.
+
+    A job on several devices takes the sum over them: divided by their number it is the time that passes.
+    """
 
     seconds: float
     device: str
     source: str
     kind: Kind
+
+
+@dataclass(frozen=True)
+class Where:
+    """On what jobs are priced: the device, None for the one that `here` of `Costs` names, and what a site gives."""
+
+    device: Device | None = None
+    site: Site | None = None  # None: one device a job
+    executor: str = "local"
+    memory: Memory = field(default_factory=dict)  # of the GPUs, by which activations may be computed twice
+
+    def given(self, spec: Spec) -> Resources:
+        """Of a job; one device for a job that cannot start, which is said elsewhere."""
+        try:
+            return resources_for(spec, self.site, self.executor, self.memory) if self.site else Resources()
+        except BenchError:
+            return Resources()
+
+    def ranks(self, spec: Spec) -> int:
+        """Devices of a job."""
+        return self.given(spec).ranks
+
+    def workers(self, device: Device) -> int:
+        """Processes that decode images for one device; 0: it does so itself."""
+        if self.site is None:
+            return 0 if device.counted_as == "core" else WORKERS
+        found = self.site.loader_workers("cpu" if device.counted_as == "core" else "cuda")
+        return min(found, self.site.slurm.pretrain.cpus) if self.executor == "slurm" else found
 
 
 class Costs:
@@ -52,14 +91,22 @@ class Costs:
         here: str | None = None,
         forked: Container[str] = (),
         fingerprint: Callable[[str], str] = lambda name: "",
+        where: Where = Where(),
     ) -> None:
         self._runs, self._graph, self._forked, self._fingerprint = runs, graph, forked, fingerprint
-        self._earlier = Earlier(runs, graph.jobs.keys(), here)
+        self._where = where
+        self._earlier = Earlier(runs, graph.jobs.keys(), here, where.device)
+        self._counts = Counts(runs.root)
         self._looked = self._cache = False
         self._entries: set[str] = set()  # of the feature cache, once this plan is done
         self._find: dict[str, bool] = {}  # whether a job of the plan finds its features there
         self._paths: dict[str, float] = {}
         self._estimates: dict[str, Estimate] = {}
+
+    @cached_property
+    def device(self) -> Device:
+        """That the jobs are priced for."""
+        return self._where.device or device_of(self._earlier.here)
 
     def estimate(self, job: Job) -> Estimate:
         """What one job will take, start-up included."""
@@ -71,25 +118,98 @@ class Costs:
         return self._estimates[job.id]
 
     def _pretraining(self, spec: Pretrain) -> Estimate:
-        rate = self._rate(spec.backbone, spec.data.size, spec, plugins.name_of(spec.method))
-        images = (
-            spec.epochs * entry(spec.data.name).train_images * pairs([view.size for view in spec.views], spec.data.size)
+        images = spec.epochs * entry(spec.data.name).train_images
+        in_pairs = images * pairs([view.size for view in spec.views], spec.data.size)
+        taken = self._earlier.rate(spec, self.device)
+        if taken:
+            source = (
+                f"{_name(spec.backbone)} at {spec.data.size} px, {taken.value:,.0f} "
+                f"images/s{_median_of(taken, self._earlier.here)}"
+            )
+            return Estimate(in_pairs / taken.value, _counted_as(taken), source, "measured")
+        told = self._published(spec)
+        if told is not None:
+            return Estimate(in_pairs / told[0], "GPU", told[1], "published")
+        return self._counted(spec, images)
+
+    def _published(self, spec: Pretrain) -> tuple[float, str] | None:
+        """Images a second and their source, where authors told the hours of such a run on such a device (V100, AMP)."""
+        usual = (spec.backbone.name, spec.backbone.width, spec.backbone.base_channels, spec.data.size)
+        told = hours().get(plugins.name_of(spec.method))
+        alike = usual == ("resnet50", 1, 64, 224) and spec.precision == "fp16" and self.device.name.startswith("v100")
+        if told is None or not alike:
+            return None
+        return told.epochs * entry("imagenet").trainval_images / (told.hours * 3600 * told.devices), told.source
+
+    def _counted(self, spec: Pretrain, images: float) -> Estimate:
+        """By the work of a step, and what the loader takes beside it."""
+        device, site, name = self.device, self._where.site, plugins.name_of(spec.method)
+        kind: Kind = "counted"
+        try:
+            work, how = self._counts.step(spec), f"{name}'s step, {_name(spec.backbone)}"
+        except BenchError as error:
+            kind, how = "guessed", f"{_name(spec.backbone)} alone, as {error}"
+            work = self._counts.step_of_network(spec)
+        given = self._where.given(spec)
+        ranks = given.ranks
+        step = Step(
+            work=work,
+            batch_size=spec.batch_size,
+            ranks=ranks,
+            precision=spec.precision,
+            view_numbers=3.0 * sum(view.size**2 for view in spec.views),
+            shared_loss="product_over_batch" in vars(plugins.load("method", name)),
+            compiled=spec.compile,
+            autotuned=site is not None and not site.deterministic,
+            forward_twice=spec.chunks > 1 or given.checkpoint_activations,
         )
-        source = f"{_name(spec.backbone)} at {spec.data.size} px by {rate.why}" if rate.scaled else rate.why
-        return Estimate(images / rate.images_per_second, rate.device, source, rate.kind)
+        seconds = step_seconds(device, step)
+        loader = loader_seconds(spec.data.name, spec.batch_size / ranks, self._where.workers(device))
+        each, slow = max(seconds, loader), ""
+        if device.counted_as == "core":
+            each = seconds + loader
+        elif loader > seconds:
+            slow = f", held up by {counted(self._where.workers(device), 'worker')} that decode images"
+        computed = device.computes(spec.precision)
+        source = f"{how}, {_sides(spec)}, in {computed}{slow}"
+        return Estimate(images / spec.batch_size * each * ranks, device.counted_as, source, kind)
 
     def _evaluation(self, job: Job, spec: Evaluate) -> Estimate:
         cached = self._cached(job, spec)
-        guess = self._unmeasured(spec, cached=bool(cached))
-        taken = self._earlier.seconds(spec, guess.device, cached=cached)
+        evaluation = plugins.evaluation_of(spec.protocol)
+        device = DEVICES["cpu"] if evaluation.on_cpu and self.device.counted_as == "GPU" else self.device
+        taken = self._earlier.seconds(spec, device, cached=cached)
         if taken is None:
-            return guess
+            return self._computed(spec, evaluation, device, cached=bool(cached))
         name = plugins.name_of(spec.protocol)
         if taken.cached is not None:
             name += " on cached features" if taken.cached else " with its features to extract"
         network = "pixels" if isinstance(spec.encoder, Pixels) else _name(spec.encoder.backbone)
         source = f"{name} of {network} on {spec.data.name}, {taken.value:,.1f} s{_median_of(taken, self._earlier.here)}"
         return Estimate(taken.value, _counted_as(taken), source, "measured")
+
+    def _computed(self, spec: Evaluate, evaluation: Evaluation, device: Device, *, cached: bool) -> Estimate:
+        """By what the protocol computes, or by a cost of its own."""
+        backbone = None if isinstance(spec.encoder, Pixels) else spec.encoder.backbone
+        own = evaluation.cost(spec.protocol, backbone) if backbone is not None else None
+        if own is not None and backbone is not None:
+            found = evaluations.on_device(own, backbone, device, self._counts)
+            return Estimate(found.seconds, found.device, found.source, "guessed")
+        try:
+            network = self._counts.network(backbone, spec.data.size) if backbone is not None else None
+        except BenchError as error:
+            return Estimate(evaluations.FIXED_SECONDS, device.counted_as, f"a fixed time, as {error}", "guessed")
+        given = Given(
+            **{split: _images(spec.data.name, split) for split in ("train", "val", "test")},
+            width=_width(spec.encoder, spec.data.size),
+            classes=entry(spec.data.name).classes,
+        )
+        priced = evaluations.Priced(device, network, spec.data.name, spec.data.size, self._where.workers(device))
+        seconds, slow = evaluations.seconds_of(spec.protocol, evaluation, given, priced, cached=cached)
+        what = "pixels" if backbone is None else f"{_name(backbone)} at {spec.data.size} px"
+        name = plugins.name_of(spec.protocol)
+        how = " on cached features" if cached and evaluation.features else ""
+        return Estimate(seconds, device.counted_as, f"{name}{how} of {what}{slow}", "counted")
 
     def _cached(self, job: Job, spec: Evaluate) -> bool | None:
         """Whether an evaluation will find its features; None when it says of none that it reads them.
@@ -119,47 +239,6 @@ class Costs:
         """Of the cache's entries that an evaluation reads."""
         return entries_of(spec, splits, self._fingerprint(spec.data.name) if self._cache else "")
 
-    def _unmeasured(self, spec: Evaluate, *, cached: bool) -> Estimate:
-        """What an evaluation takes by its images and the rate of its network."""
-        if isinstance(spec.encoder, Pixels):
-            return Estimate(EVALUATION_SECONDS * 3, "core", "a fixed time for pixels", "guessed")
-        backbone = spec.encoder.backbone
-        evaluation = plugins.evaluation_of(spec.protocol)
-        own = evaluation.cost(spec.protocol, backbone)
-        if own is not None:
-            return Estimate(own.seconds, own.device, own.source, "guessed")
-        trained = spec.encoder if isinstance(spec.encoder, Pretrain) else None
-        size = trained.data.size if trained else spec.data.size
-        rate = self._rate(backbone, size, trained, "")
-        if cached and evaluation.passes(spec.protocol) is None:
-            return Estimate(EVALUATION_SECONDS, rate.device, _CACHED, "guessed")
-        forward, epochs = evaluation.passes(spec.protocol) or (1.0, 0.0)
-        # a rate's image has two views
-        images = entry(spec.data.name).train_images * (FORWARD_SHARE * forward + epochs / 2)
-        images *= (spec.data.size / size) ** 2
-        return Estimate(
-            EVALUATION_SECONDS + images / rate.images_per_second,
-            rate.device,
-            _GUESSED + rate.why,
-            "guessed",
-        )
-
-    def _rate(self, backbone: Backbone, size: int, trained: Pretrain | None, method: str) -> Rate:
-        """Of training a network on images of `size` px, as in `trained` where there is one.
-
-        `method` "": of no method in particular.
-        """
-        rate = listed(backbone, size, method)
-        for how in (work(trained),) if trained else ANY_WORK:
-            taken = self._earlier.rate(backbone, size, how, rate.device)
-            if taken:
-                source = (
-                    f"{_name(backbone)} at {size} px, {taken.value:,.0f} "
-                    f"images/s{_median_of(taken, self._earlier.here)}"
-                )
-                return Rate(taken.value, _counted_as(taken), "measured", source)
-        return rate
-
     def longest_path(self, graph: JobGraph, job: str) -> float:
         """Seconds from the start of a job to the end of the longest chain behind it."""
         if not self._paths:
@@ -172,6 +251,13 @@ class Costs:
 
 def _name(backbone: Backbone) -> str:
     return f"{backbone.name} {backbone.width}x"
+
+
+def _sides(spec: Pretrain) -> str:
+    """`2 views of 224 px`, with local crops `2 views of 224 and 6 of 96 px`."""
+    sides = [view.size for view in spec.views]
+    parts = [f"{sides.count(side)} views of {side}" for side in sorted(set(sides), reverse=True)]
+    return f"{' and '.join(parts).replace('1 views', '1 view')} px"
 
 
 def _counted_as(taken: Taken) -> str:

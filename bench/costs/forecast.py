@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import plugins
-from bench.costs.estimates import Costs
+from bench.costs.estimates import Costs, Where
 from bench.costs.simulation import Cluster, Simulated, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import Job
@@ -19,7 +19,7 @@ from bench.spec import Pretrain
 from bench.wording import duration
 
 GPUS_PER_NODE = 8  # where bench.toml does not say what a pretraining gets
-BATCH_PER_GPU = 64  # images a GPU at least: more GPUs than that would be of no use
+IMAGES_PER_GPU = 64  # at least: more GPUs than that would be of no use
 
 
 @dataclass(frozen=True)
@@ -49,27 +49,34 @@ def check(asked: Imagined) -> None:
             raise BenchError(f"{option} must be {allowed}, not {value:g}.")
 
 
+def assumed(site: Site) -> Site:
+    """A site whose jobs have GPUs: where bench.toml gives none, nodes of eight, of which a job takes what it can."""
+    if site.slurm.pretrain.gpus or site.ranks > 1:
+        return site
+    return replace(site, ranks=GPUS_PER_NODE, images_per_gpu=IMAGES_PER_GPU)
+
+
 def lines(todo: Sequence[Job], costs: Costs, site: Site, asked: Imagined) -> list[str]:
     """The forecast in words. Raises BenchError for impossible options and for a job that could never finish."""
     check(asked)
     slots = max(site.slurm.pretrain.gpus, site.slurm.evaluate.gpus) or GPUS_PER_NODE
     limit = asked.hours * 3600 if asked.hours is not None else float("inf")
     cluster = Cluster(nodes=asked.nodes, slots=slots, limit=limit, preemptions=asked.preemptions)
-    found = simulate([work_of(job, costs, site, slots) for job in todo], cluster, asked.seed)
+    found = simulate([work_of(job, costs, site) for job in todo], cluster, asked.seed)
     return [_sentence(found, cluster, asked)]
 
 
-def work_of(job: Job, costs: Costs, site: Site, slots: int) -> Work:
-    """A pretraining on its GPUs (as [slurm.pretrain] says, else a node of them), an evaluation on one.
+def work_of(job: Job, costs: Costs, site: Site) -> Work:
+    """A job on the ranks that it gets, as bench.toml says or as `assumed` does: its seconds are divided by them.
 
-    Time divides by GPUs.
+    One that needs no GPU takes a slot all the same: nodes have as many as GPUs.
     """
     seconds = costs.estimate(job).seconds
-    if not isinstance(job.spec, Pretrain):
-        return Work(job.id, seconds, job.needs, keeps=plugins.evaluation_of(job.spec.protocol).resumes)
-    nodes = site.slurm.pretrain.nodes
-    gpus = site.slurm.pretrain.gpus or max(1, min(slots, job.spec.batch_size // BATCH_PER_GPU))
-    return Work(job.id, seconds / (nodes * gpus), job.needs, nodes=nodes, slots=gpus)
+    keeps = isinstance(job.spec, Pretrain) or plugins.evaluation_of(job.spec.protocol).resumes
+    cluster = bool(site.slurm.pretrain.gpus)
+    ranks = Where(site=assumed(site), executor="slurm" if cluster else "local").ranks(job.spec)
+    nodes, each = site.slurm.pretrain.shapes.get(ranks, (1, ranks)) if cluster else (1, ranks)
+    return Work(job.id, seconds / ranks, job.needs, nodes=nodes, slots=each, keeps=keeps)
 
 
 def _sentence(found: Simulated, cluster: Cluster, asked: Imagined) -> str:
@@ -81,6 +88,5 @@ def _sentence(found: Simulated, cluster: Cluster, asked: Imagined) -> str:
         "hour of a running job: "
         f"{duration(found.seconds)}, {found.gpu_seconds / 3600:,.0f} GPU-hours ({share:.1%} of them work), "
         f"{found.attempts} attempts, "
-        f"{found.preempted} preempted, GPUs busy {busy:.0%} of the time (all of the cluster is ours, time divides by "
-        "GPUs)"
+        f"{found.preempted} preempted, GPUs busy {busy:.0%} of the time (all of the cluster is ours)"
     )

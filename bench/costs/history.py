@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.costs.devices import Device, device_of
 from bench.errors import BenchError
 from bench.files import read_json
 from bench.identity import to_json
 from bench.machine import device_here
 from bench.runs.folder import Runs
 from bench.runs.result import Result, read_result
-from bench.spec import Backbone, Evaluate, Pixels, Pretrain
+from bench.spec import Evaluate, Pixels, Pretrain
 
 LOOKED_AT = 1000  # newest results of a kind whose job is read
 ENOUGH = 9  # newest results of the same work; their median counts
@@ -43,20 +44,15 @@ def work(spec: Pretrain) -> Key:
     return spec.precision, spec.compile, spec.chunks > 1, any(view.exact for view in spec.views)
 
 
-# what stands for an encoder that was not trained here
-ANY_WORK: tuple[Key, ...] = (
-    ("bf16", False, False, False),
-    ("fp32", False, False, False),
-)
-
-
 class Earlier:
     """Finished jobs by what was done in them. Those in `first` count before others, newer ones before older ones.
 
-    `here` is the device that jobs will have, as provenance names it, or only "cuda"; None: this machine's.
+    `here` is the device that jobs will have, as provenance names it, or only "cuda"; None: this machine's. With
+    `priced` they are imagined on that one, and only results of such devices count.
     """
 
-    def __init__(self, runs: Runs, first: Container[str], here: str | None) -> None:
+    def __init__(self, runs: Runs, first: Container[str], here: str | None, priced: Device | None = None) -> None:
+        self._priced = priced
         self._runs = runs
         self._first = first
         self._named = here
@@ -65,16 +61,14 @@ class Earlier:
     @cached_property
     def here(self) -> str:
         """The device that jobs will have."""
-        return self._named or device_here()
+        return self._named or (self._priced.title if self._priced else device_here())
 
-    def rate(self, backbone: Backbone, size: int, how: Key, kind: str) -> Taken | None:
-        """Rate of training this network on images of `size` px.
+    def rate(self, spec: Pretrain, device: Device) -> Taken | None:
+        """Rate of training such a network on images of that size, in pairs of views: here, or on such a device."""
+        key = ("pretrain", to_json(spec.backbone), spec.data.size, *work(spec))
+        return self._taken(self._pretrainings, key, device)
 
-        `kind`, "GPU" or "core", is wanted where there are no results of `here`.
-        """
-        return self._taken(self._pretrainings, ("pretrain", to_json(backbone), size, *how), kind)
-
-    def seconds(self, spec: Evaluate, kind: str, *, cached: bool | None) -> Taken | None:
+    def seconds(self, spec: Evaluate, device: Device, *, cached: bool | None) -> Taken | None:
         """Seconds of an evaluation: the same protocol on the same data and an encoder of the same architecture.
 
         `cached`: whether it finds its features, None: it reads none. Results that found what this one has to extract,
@@ -85,21 +79,28 @@ class Earlier:
         network = "pixels" if isinstance(spec.encoder, Pixels) else to_json(spec.encoder.backbone)
         key = ("evaluate", to_json(spec.protocol), to_json(spec.data), network)
         for wanted in dict.fromkeys((cached, None)):
-            taken = self._taken(self._evaluations, key, kind, wanted)
+            taken = self._taken(self._evaluations, key, device, wanted)
             if taken is not None:
                 return taken
         return None
 
     def _taken(
-        self, folders: Mapping[Key, list[Path]], key: Key, kind: str, cached: bool | None = None
+        self, folders: Mapping[Key, list[Path]], key: Key, device: Device, cached: bool | None = None
     ) -> Taken | None:
         if key not in folders:
             return None
         if key not in self._values:
             self._values[key] = list(_values(folders[key]))
-        alike = [(device, value) for device, value, found in self._values[key] if found is cached]
-        taken = _median(alike, self.here, kind)
+        alike = [(name, value) for name, value, found in self._values[key] if found is cached]
+        taken = _median(alike, self.here, lambda name: self._like(name, device))
         return taken and replace(taken, cached=cached)
+
+    def _like(self, name: str, device: Device) -> bool:
+        """Whether results of another device count: imagined ones are of one kind, here any GPU or any core will do."""
+        other = device_of(name)
+        if self._priced is not None:
+            return other.name.partition("-")[0] == device.name.partition("-")[0]
+        return other.counted_as == device.counted_as
 
     @cached_property
     def _pretrainings(self) -> Mapping[Key, list[Path]]:
@@ -110,16 +111,14 @@ class Earlier:
         return _by_work(_newest(self._runs.root, "evaluate", self._first))
 
 
-def _median(values: Iterable[tuple[str, float]], here: str, kind: str) -> Taken | None:
-    """Of the device `here` if there are any, else of the newest other: on a GPU of GPUs, then of the kind wanted."""
+def _median(values: Iterable[tuple[str, float]], here: str, alike: Callable[[str], bool]) -> Taken | None:
+    """Of the device `here` if there are any, else of the newest other that is like the one wanted."""
     by_device: dict[str, list[float]] = {}
     for device, value in values:
         same = by_device.setdefault(device, [])
         if len(same) < ENOUGH:
             same.append(value)
-    types = ["cuda"] if here.startswith("cuda") else []
-    types.append("cuda" if kind == "GPU" else "cpu")
-    for device in (here, *(device for wanted in types for device in by_device if device.startswith(f"{wanted}:"))):
+    for device in (here, *filter(alike, by_device)):
         if device in by_device:
             return Taken(median(by_device[device]), len(by_device[device]), device)
     return None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from bench.costs.fit import resources_for
 from bench.data.fingerprint import DataHere
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.events import Event
+from bench.execution.gpu_memory import memory_of
 from bench.files import file_sha256
 from bench.planning.graph import Job, JobGraph
-from bench.planning.resources import resources_of
 from bench.runs.folder import FailureKind, RunFolder, Runs, State
 from bench.runs.freshness import goes_on, put_aside
 from bench.runs.result import Result
@@ -89,6 +90,7 @@ def prepare(
 
     Jobs in `active` are in a queue already and stay as they are.
     """
+    memory = memory_of(site, executor)
     for job in graph:
         if job.id in active:
             continue
@@ -103,7 +105,7 @@ def prepare(
         ):
             run.forget_failure()
         if not run.result_file.exists():
-            run.create(job, resources_of(job.spec, site, executor))
+            run.create(job, resources_for(job.spec, site, executor, memory))
             run.let_restart(rules.restart)
 
 

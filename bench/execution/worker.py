@@ -91,11 +91,11 @@ def in_steps(
     try:
         if ranks.first:
             run.error_file.unlink(missing_ok=True)
-        site = find_site()
         spec = run.read_spec()
         if job_id(spec) != run.job_id:
             raise BenchError(f"{run.job_file} describes {job_id(spec)}: it was edited. Run the table anew.")
         resources = run.resources
+        site = replace(find_site(), checkpoint_activations=resources.checkpoint_activations)
         device = prepare_device(resources, ranks, deterministic=site.deterministic, autotune=autotunes(spec))
         with (
             process_group(ranks, device),
@@ -144,7 +144,7 @@ def in_steps(
             inputs=reads,
             deterministic=site.deterministic if device.type == "cuda" else None,
             layout=layout_word(spec, device),
-            checkpoint_activations=site.checkpoint_activations if isinstance(spec, Pretrain) else None,
+            checkpoint_activations=resources.checkpoint_activations if _may_recompute(spec) else None,
         )
         run.check_claim()
         Result(job=run.job_id, metrics=outcome.metrics, details=outcome.details, provenance=provenance).write(
@@ -168,6 +168,10 @@ def in_steps(
         return TAKEN if run.has_lost_claim() else FAILED
     print("done", flush=True)
     return DONE
+
+
+def _may_recompute(spec: Spec) -> bool:
+    return isinstance(spec, Pretrain) or plugins.evaluation_of(spec.protocol).recomputes
 
 
 def _crowded(error: Exception, attempt: Attempt) -> BenchError | None:

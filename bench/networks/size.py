@@ -13,7 +13,7 @@ from bench.networks import encoders
 from bench.spec import Backbone
 
 
-class _Unset(TorchFunctionMode):
+class WithoutValues(TorchFunctionMode):
     """Leaves out what gives weights their first values.
 
     On the meta device there are none to give, and drawing normal ones there imports torch's compiler: a second of CPU.
@@ -44,6 +44,6 @@ def feature_dim(backbone: Backbone) -> int:
 
 @cache
 def _sizes(backbone: Backbone) -> tuple[int, int]:
-    with torch.device("meta"), _Unset():
+    with torch.device("meta"), WithoutValues():
         network = encoders.build(backbone, seed=0)
     return encoders.parameters(network), network.feature_dim

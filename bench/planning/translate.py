@@ -90,7 +90,7 @@ def encoder(
             precision=scale.overrides.precision or recipe.precision,
             seed=seed,
             start=start,
-            chunks=scale.overrides.chunks,
+            chunks=scale.overrides.chunks_for(method, backbone.width),
             norm_group=recipe.norm_group,
             compile=scale.overrides.compile,
         )

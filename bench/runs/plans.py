@@ -108,7 +108,8 @@ def _read(path: Path) -> StoredPlan:
         for j in data["jobs"]
     )
     changed = data.pop("choices")
-    overrides = Overrides(**{**changed, "data": tuple((name, other) for name, other in changed["data"])})
+    pairs = {key: tuple((name, other) for name, other in changed.get(key, ())) for key in ("data", "chunks_of")}
+    overrides = Overrides(**{**changed, **pairs})
     body = data | {"jobs": jobs, "rows": tuple(data["rows"]), "columns": tuple(data["columns"]), "overrides": overrides}
     return StoredPlan(**body)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from bench.errors import BenchError
 from bench.machine import cores_of_rank
@@ -28,6 +29,15 @@ class KnownFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """What hours cost here; 0: not said."""
+
+    gpu_hour: float = 0.0
+    core_hour: float = 0.0
+    currency: str = "EUR"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Site:
     """Paths and local resources; read once at start and passed down."""
 
@@ -43,13 +53,15 @@ class Site:
     ranks: int = 1
     images_per_gpu: int = 0  # 0: every pretraining has `ranks`; else up to so many, with at least these images each
     workers: int | None = None  # that decode images; see loader_workers
+    gpu_memory: int = 0  # GiB of a GPU here; 0: asked of the driver
     staging: str = ""  # a folder of each node, to which packs are copied first; variables have their value there
-    checkpoint_activations: bool = False  # of blocks: see bench/training/recompute.py
+    checkpoint_activations: bool | Literal["auto"] = "auto"  # of blocks: see bench/training/recompute.py
     deterministic: bool = True  # kernels of GPUs: the same digits twice, or faster ones
     probes_together: int | None = None  # evaluations of one process; None: as the executor has it
     overrides: Overrides = AS_PUBLISHED
     slurm: SlurmSettings = field(default_factory=SlurmSettings)
     notify: str = ""  # a line of shell
+    price: Price = Price()
 
     def data_root(self, name: str) -> Path:
         """Folder of a data set. Raises BenchError when bench.toml does not name it or it is not there."""

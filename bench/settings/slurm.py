@@ -10,6 +10,8 @@ nodes = 1                   # of a pretraining
 tasks = 1                   # processes per node of a pretraining, where there are no GPUs
 images_per_gpu = 64         # of a pretraining, at least: each gets as many of the nodes x gpus as leave it so many and
                             # divide its batch. Without it all have nodes x gpus
+gpu_memory = 80             # GiB of one GPU: jobs that would not fit are given more GPUs or checkpointed activations,
+                            # or named before they start
 setup = ["module load cuda"]            # lines of shell before the worker starts
 options = { exclude = "node7" }         # any further option of sbatch, by its long name
 array = 1000                # most jobs in one array; slurm.conf's MaxArraySize must not be smaller
@@ -39,6 +41,7 @@ _NUMBERS = {
     "nodes": 1,
     "tasks": 1,
     "images_per_gpu": 1,
+    "gpu_memory": 1,
     "array": 1,
     "signal": 1,
 }  # smallest value of each
@@ -62,6 +65,7 @@ class SlurmRequest:
     nodes: int = 1
     tasks: int = 1  # processes per node
     images_per_gpu: int = 0  # of a pretraining, at least; 0: all have `ranks`
+    gpu_memory: int = 0  # GiB of one GPU; 0: not known, and jobs are not compared with it
     setup: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
     array: int = 1000  # most jobs of one array
@@ -231,6 +235,7 @@ def _request(body: Mapping[str, object]) -> SlurmRequest:
         nodes=number("nodes", 1),
         tasks=number("tasks", 1),
         images_per_gpu=number("images_per_gpu", 0),
+        gpu_memory=number("gpu_memory", 0),
         setup=tuple(str(line) for line in setup) if isinstance(setup, list) else (),
         options={str(k): str(v) for k, v in options.items()} if isinstance(options, dict) else {},
         array=number("array", 1000),

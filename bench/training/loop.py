@@ -114,13 +114,14 @@ class Loop:
         if spec.start is not None:
             load_start(self.network, spec.start, run)
         lay_out(self.network.to(device), device, spec.precision)
+        recomputes = place.site.checkpoint_activations is True  # a worker has the choice that its job was given
         if spec.compile:
-            compile_encoder(self.network.get_submodule("encoder"), by_block=place.site.checkpoint_activations)
+            compile_encoder(self.network.get_submodule("encoder"), by_block=recomputes)
         if spec.norm_group is not None:
             group_norms(self.network, spec.norm_group, spec.batch_size // ranks.world // spec.chunks, ranks)
         elif ranks.world > 1:
             synchronise_norms(self.network)
-        if place.site.checkpoint_activations:
+        if recomputes:
             recompute_blocks(self.network)
         self.method = cast(Method, self.network)
         self.optimizer = optim.build(spec.optim, self.network)

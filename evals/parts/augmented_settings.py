@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from bench.contracts import Given, Work
 from bench.errors import BenchError, unknown_name
 from bench.plugins import name_of
 from bench.spec import Augment, Precision
 from bench.wording import counted
+from evals.parts.heads import side_by_side
 
 
 @cache
@@ -89,6 +91,11 @@ class Training:
     def passes(self) -> tuple[float, float]:
         """For the cost of a job: epochs of forward passes through the backbone, and of training it."""
         return self.epochs + 1.0, 0.0
+
+    def work(self, given: Given) -> Work:
+        """For the cost of a job: every epoch passes the backbone anew."""
+        images = given.train if self.trained_on == "train" else given.train + given.val
+        return side_by_side(self.epochs * images, self.batch_size, len(self.grid), given, self.precision)
 
     @property
     def grid(self) -> tuple[tuple[float, float], ...]:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.contracts import Batch, Context, Subject
+from bench.contracts import Batch, Context, Sizes, Subject
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, eval_batches, pass_takes, train_batches, training_takes
 from bench.data.shared_memory import check_room
@@ -32,6 +32,7 @@ from bench.training.checkpoint import Keeper
 from bench.training.health import TrainingFailedError
 from bench.training.pace import Pace
 from bench.training.precision import LossScale, autocast, products, substituted
+from bench.training.recompute import recompute_blocks
 from bench.training.stopwatch import Stopwatch
 from bench.wording import counted
 from evals.parts.accuracy import top_k
@@ -116,6 +117,12 @@ class FineTuning:
             jitter=0.0,
         )
 
+    def memory(self, sizes: Sizes) -> float:
+        """For a plan: weights, gradients, momentum and halves of weights, the activations of a chunk; or a test."""
+        batch = min(self.batch_size, max(1, sizes.train_images))
+        training = 4 * sizes.weights + 2 * batch * sizes.image + batch / self.chunks * (sizes.training - sizes.image)
+        return max(training, 4 * sizes.weights + BATCH * sizes.forward)
+
     def steps(self, images: int) -> int:
         """Steps of the run on so many labelled images."""
         return max(1, self.minimum_steps, round(self.epochs * images / min(self.batch_size, images)))
@@ -188,6 +195,8 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
     # What draws from the global generator (a new layer, dropout) is seeded, and the generator left as it was.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model = start(config, subject, images.classes, seed).to(device)
+        if context.site.checkpoint_activations is True:
+            recompute_blocks(model)
         optimizer = _optimizer(config, model)
         loss_scale = LossScale(config.precision, device)
         before = keeper.load(device, lambda state: _restore(model, optimizer, loss_scale, state))

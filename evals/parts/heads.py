@@ -14,6 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bench.contracts import Amount, Given, Work
+from bench.spec import Precision
+
 NORM_EPS = 1e-5  # of the batch norm in front of a head: PyTorch's and VISSL's default
 NORM_MOMENTUM = 0.1  # the same
 
@@ -171,3 +174,11 @@ class Heads:
         weight_norm, update_norm = (torch.linalg.vector_norm(t, dim=others, keepdim=True) for t in (p.value, update))
         ratio = self.rule.trust * weight_norm / update_norm
         return torch.where((weight_norm > 0) & (update_norm > 0), ratio, torch.ones_like(ratio))
+
+
+def side_by_side(images: float, batch: int, heads: int, given: Given, precision: Precision) -> Work:
+    """For the cost of a job: so many images through the frozen backbone, and steps of all heads behind it."""
+    steps, columns = max(1.0, images // batch), heads * given.classes
+    moved = batch * (3 * given.width + 8 * columns) + 12 * given.width * columns
+    step = Amount(4 * batch * given.width * columns, moved, 60)
+    return Work(frozen=images, steps=steps, precision=precision, heads=step * steps)

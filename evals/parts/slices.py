@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.contracts import Subject
+from bench.contracts import Sizes, Subject
 
 # Images whose activations are in memory at once: of a ResNet-50, 2048 features, 256 take 2.9 GB in float32 (one H100);
 # the 4096 of a batch took 43. Wider networks take as much more an image.
@@ -15,6 +15,14 @@ _IMAGES, _WIDTH, _FEWEST = 256, 2048, 16
 def slice_of(feature_dim: int) -> int:
     """Images of one pass through a network with so many features."""
     return min(_IMAGES, max(_FEWEST, _IMAGES * _WIDTH // feature_dim))
+
+
+def memory_of_a_probe(sizes: Sizes, *, heads: int, batch_size: int, blocks: int = 1) -> float:
+    """Bytes, for a plan: weights and heads; two batches of images while one is made, or one and a slice's pass."""
+    width = sizes.feature_dim * blocks
+    held = sizes.weights + 4.0 * heads * sizes.classes * (4 * width + 3 * batch_size)  # value, velocity, gradient, step
+    passing = slice_of(sizes.feature_dim) * (sizes.forward - sizes.image) + 4.0 * batch_size * width
+    return held + max(2.5 * batch_size * sizes.image, 1.25 * batch_size * sizes.image + passing)
 
 
 def features_in_slices(subject: Subject, images_BCHW: Tensor) -> Tensor:

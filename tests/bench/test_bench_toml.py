@@ -32,11 +32,25 @@ def test_paths_are_relative_to_the_file_and_found_from_below(tmp_path: Path) -> 
         ("[path]\n", r"unknown section in .* 'path'. Did you mean 'paths'"),
         ("[local]\nslot = 2\n", r"unknown key in \[local\] .* 'slot'. Did you mean 'slots'"),
         ("[local]\nchunks = 4\n", r"chunks stands under \[recipe\], not \[local\]"),
+        ("[price]\ngpu_hours = 2\n", r"unknown key in \[price\] .* 'gpu_hours'. Did you mean 'gpu_hour'"),
+        ("[price]\ngpu_hour = 0\n", r"price.gpu_hour is 0, expected a number above 0"),
+        ('[price]\ngpu_hour = "2.50"\n', r"price.gpu_hour is '2.50', expected a number above 0"),
+        ("[price]\ncore_hour = true\n", r"price.core_hour is True, expected a number above 0"),
+        ("[price]\ngpu_hour = 2\ncurrency = 3\n", r"price.currency is 3, expected a short name in quotes"),
+        ('[price]\ncurrency = "EUR"\n', r"\[price\] says no price: give gpu_hour, core_hour, or both"),
         ("[local]\nworkers = -1\n", r"local.workers is -1, expected at least 1"),
         ("[local]\nslots = 0\n", r"local.slots is 0, expected a positive number"),
         ("[local]\nslots = -1\n", r"local.slots is -1, expected at least 1"),
         ('[local]\nthreads = "two"\n', r"local.threads is 'two', expected a positive number"),
-        ("[local]\ncheckpoint_activations = 2\n", r"local.checkpoint_activations is 2, expected true or false"),
+        (
+            "[local]\ncheckpoint_activations = 2\n",
+            r'local.checkpoint_activations is 2, expected true or false, or "auto"',
+        ),
+        ('[local]\ndeterministic = "auto"\n', r"local.deterministic is 'auto', expected true or false\."),
+        ("[local]\ngpu_memory = 0\n", r"local.gpu_memory is 0, expected a positive number"),
+        ("[recipe]\nchunks = { simcrl = 4 }\n", r"unknown method in recipe.chunks .*simclr"),
+        ("[recipe]\nchunks = { simclr = 0 }\n", r"recipe.chunks of simclr is 0, expected a whole number"),
+        ('[recipe]\nchunks = { "simclr x4" = 2 }\n', r"'simclr x4', expected a method, or one and a width"),
         (
             "[recipe]\ncompile = true\n[local]\ncheckpoint_activations = true\n",
             r"cannot both be true.*leave one of them",
@@ -56,8 +70,8 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
         find_site(write(tmp_path, text))
 
 
-def test_activations_are_kept_unless_the_file_says_otherwise(tmp_path: Path) -> None:
-    assert not find_site(write(tmp_path, "[local]\nslots = 1\n")).checkpoint_activations
+def test_activations_are_computed_twice_where_memory_asks_for_it_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    assert find_site(write(tmp_path, "[local]\nslots = 1\n")).checkpoint_activations == "auto"
     assert find_site(write(tmp_path, "[local]\ncheckpoint_activations = true\n")).checkpoint_activations
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,14 +148,18 @@ def test_a_wrong_flag_is_answered_by_the_parser(workplace: Path) -> None:
 
 
 def test_plan_shows_jobs_hyperparameters_costs_and_what_is_missing(workplace: Path) -> None:
-    found = bench("plan", "--table", "simclr_table6", "--scale", "paper")
+    (workplace / "bench.toml").write_text('[price]\ngpu_hour = 2\ncurrency = "USD"\n')
+    found = bench("plan", "--table", "simclr_table6", "--scale", "paper", "--device", "h100")
     assert found.returncode == 0, found.stderr
     out = found.stdout
     assert (
         "resnet50 4x, imagenet, batch 4096, lars lr 4.8, weight decay 1e-06, 1000 epochs, warm-up 10, tf32, seed 0"
         in out
     )
-    assert "GPU-hours" in out
+    hours, price, _ = re.findall(r"about ([\d,.]+) GPU-hours, ([\d,.]+) (USD)", out)[0]
+    assert float(price.replace(",", "")) == pytest.approx(2 * float(hours.replace(",", "")), rel=1e-4)
+    assert 4500 < float(hours.replace(",", "")) < 5500  # docs/costs.md
+    assert "priced for H100 SXM5 80 GB: NVIDIA H100 data sheet" in out
     assert "waits for pretrain-" in out
     assert "missing: data set 'imagenet' needs a folder" in out
     assert "not implemented: Local Agg., ResNet-50; PIRL, ResNet-50" in out

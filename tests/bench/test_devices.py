@@ -19,11 +19,13 @@ def test_every_device_says_where_its_numbers_come_from_and_what_share_of_them_is
         assert device.name == name
         assert device.source
         assert device.share_source
-        assert device.peak.keys() == device.share.keys()
-        assert all(0 < share < 1 for share in (*device.share.values(), device.bandwidth_share))
+        shares = (device.share, device.forward_share, device.product_share)
+        assert all(found.keys() == device.peak.keys() for found in shares)
+        assert all(0 < share < 1 for found in shares for share in (*found.values(), device.bandwidth_share))
 
 
 def test_a_device_without_tf32_computes_fp32_in_its_place() -> None:
     assert DEVICES["v100"].computes("tf32") == "fp32"
     assert DEVICES["h100"].computes("tf32") == "tf32"
+    assert DEVICES["v100"].computes("bf16") == "fp32"
     assert DEVICES["cpu"].computes("bf16") == "bf16"

@@ -10,7 +10,8 @@ from bench.bench_toml import find_site
 from bench.commands.plan import show_plan
 from bench.commands.request import TableRequest
 from bench.costs import history
-from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate
+from bench.costs.devices import DEVICES
+from bench.costs.estimates import STARTUP_SECONDS, Costs, Estimate, Where
 from bench.data.catalogue import entry
 from bench.files import read_json
 from bench.planning import graph
@@ -111,14 +112,25 @@ def on_imagenet(spec: Pretrain) -> Pretrain:
 
 def test_a_processor_stands_for_no_gpu_and_no_gpu_for_a_processor(runs: Runs) -> None:
     done(runs, on_imagenet(tiny_pretrain(0)), CPU, 10_000.0)
-    for here in (A100, "cuda", "cpu: another model"):
+    for here in (A100, "cuda"):
         found = estimate(runs, on_imagenet(planned()), here=here)
-        assert (found.kind, found.device) == ("guessed", "GPU"), here
-    here_too = estimate(runs, on_imagenet(planned()), here=CPU)
-    assert (here_too.kind, here_too.device) == ("measured", "core")
+        assert (found.kind, found.device) == ("counted", "GPU"), here
+    for here in (CPU, "cpu: another model"):
+        here_too = estimate(runs, on_imagenet(planned()), here=here)
+        assert (here_too.kind, here_too.device) == ("measured", "core")
     done(runs, tiny_pretrain(1), H100, 1.0)
     small = estimate(runs, planned(), here=CPU)
-    assert (small.kind, small.device) == ("guessed", "core")
+    assert (small.kind, small.device) == ("counted", "core")
+
+
+def test_on_an_imagined_device_results_of_its_kind_count_alone(runs: Runs) -> None:
+    done(runs, tiny_pretrain(0), A100, 10.0)
+    jobs = graph.plan([("x", planned())])
+    kinds = {
+        name: Costs(runs, jobs, here=CPU, where=Where(DEVICES[name])).estimate(next(iter(jobs))).kind
+        for name in ("a100", "a100-40gb", "h100", "cpu")
+    }
+    assert kinds == {"a100": "measured", "a100-40gb": "measured", "h100": "counted", "cpu": "counted"}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +147,7 @@ def test_a_processor_stands_for_no_gpu_and_no_gpu_for_a_processor(runs: Runs) ->
 def test_work_at_another_speed_teaches_nothing(runs: Runs, change: dict[str, object]) -> None:
     other = replace(tiny_pretrain(0), **change)  # type: ignore[arg-type]
     done(runs, other, A100, 10.0)
-    assert estimate(runs, planned()).kind == "guessed"
+    assert estimate(runs, planned()).kind == "counted"
     # as its job.json says and as a plan asks are one and the same
     assert estimate(runs, replace(other, seed=7)).kind == "measured"
 
@@ -153,9 +165,9 @@ def test_an_evaluation_takes_what_the_same_protocol_took_on_an_encoder_of_the_sa
     wide = replace(planned(), backbone=replace(planned().backbone, width=2))
     others = [replace(asked, protocol=replace(asked.protocol, neighbours=7)), knn_of(wide)]  # type: ignore[type-var]
     others.append(replace(asked, data=replace(asked.data, name="digits1797")))
-    assert {estimate(runs, other).kind for other in others} == {"guessed"}
+    assert {estimate(runs, other).kind for other in others} == {"counted"}
     pixels = Evaluate(encoder=Pixels(), protocol=asked.protocol, data=asked.data)
-    assert estimate(runs, pixels).kind == "guessed"
+    assert estimate(runs, pixels).kind == "counted"
     done(runs, replace(pixels, seed=1), CPU, 2.0)
     assert estimate(runs, pixels, here=CPU).seconds == STARTUP_SECONDS + 2
 
@@ -189,8 +201,8 @@ def test_of_the_jobs_of_a_plan_that_read_the_same_features_the_first_extracts_th
     turned = graph.plan([("y", linear), ("x", knn)])
     costs = Costs(runs, turned, here=A100)
     first, second = (costs.estimate(job) for job in turned if isinstance(job.spec, Evaluate))
-    assert (first.kind, second.kind) == ("guessed", "guessed")  # neither was measured like that
-    assert second.source == "4 s for heads or neighbours on cached features"
+    assert (first.kind, second.kind) == ("counted", "counted")  # neither was measured like that
+    assert second.source == "knn on cached features of resnet10 1x at 32 px"
 
 
 def test_results_that_do_not_know_count_where_no_other_does(runs: Runs) -> None:
@@ -206,7 +218,7 @@ def test_damaged_and_unfinished_jobs_are_passed_over(runs: Runs) -> None:
     (done(runs, tiny_pretrain(2), A100, 10.0) / "result.json").unlink()
     (done(runs, tiny_pretrain(3), A100, 10.0) / "job.json").write_text('{"spec": {"is": 1}}')
     done(runs, tiny_pretrain(4), A100, 10.0, steps=0.0)
-    assert estimate(runs, planned()).kind == "guessed"
+    assert estimate(runs, planned()).kind == "counted"
     done(runs, tiny_pretrain(5), A100, 25.0)
     assert "1,000 images/s, 1 result on" in estimate(runs, planned()).source
 
@@ -255,15 +267,13 @@ def test_bench_plan_says_which_hours_are_measured_on_what_and_which_are_not(
     done(Runs(site.runs), first.encoder, "cpu: Core i5", 20.0, steps=50.0)  # type: ignore[arg-type]
     show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]
-    (measured, guessed) = told
+    measured, *others = told
     assert measured.startswith("  measured: ")
     assert "of 1 job: resnet10 1x at 32 px, " in measured
     assert ", 1 result on cpu: Core i5; this machine has cpu: Xeon" in measured
-    assert guessed.startswith("  guessed: ")
-    assert (
-        "of 2 jobs: a forward pass as a sixth of training, 4 s for heads or neighbours; training by resnet10 1x at "
-        "32 px, " in guessed
-    )
+    (counted,) = others
+    assert counted.startswith("  counted: ")
+    assert "of 2 jobs: linear of resnet10 1x at 32 px" in counted
     done(Runs(site.runs), first, "cpu: Core i5", 20.0)
     show_plan(asked)
     told = [line for line in capsys.readouterr().out.splitlines() if "-hours of " in line]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench import plugins
 from bench.bench_toml import read_site
 from bench.errors import BenchError
 from bench.identity import job_id
@@ -39,6 +41,20 @@ def test_the_section_is_read(tmp_path: Path) -> None:
     )
     assert read_site(written(tmp_path, text)).overrides == ALL
     assert read_site(written(tmp_path, "")).overrides == AS_PUBLISHED
+
+
+def test_chunks_may_be_of_some_methods_and_widths_alone(tmp_path: Path) -> None:
+    text = '[recipe]\nchunks = { simclr = 2, "simclr 4x" = 8 }\n'
+    chosen = read_site(written(tmp_path, text)).overrides
+    assert chosen == Overrides(chunks_of=(("simclr", 2), ("simclr 4x", 8)))
+    assert chosen.sentence() == "Chosen in bench.toml: 2 chunks a step of simclr, 8 chunks a step of simclr 4x."
+    cells = plan_table(load_table("simclr_table6"), scale_of("paper", chosen), 1).cells
+    encoders = {e for cell in cells if isinstance(cell.spec, Evaluate) and isinstance(e := cell.spec.encoder, Pretrain)}
+    found = {(plugins.name_of(spec.method), spec.backbone.width, spec.chunks) for spec in encoders}
+    assert found == {("simclr", 1, 2), ("simclr", 2, 2), ("simclr", 4, 8), ("moco", 1, 1), ("moco", 4, 1)} | {
+        each for each in found if each[0] not in ("simclr", "moco")
+    }
+    assert all(chunks == 1 for method, _, chunks in found if method != "simclr")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +140,7 @@ def test_a_table_says_in_which_precision_and_groups_of_batch_norm_each_method_is
 
 def test_a_run_remembers_its_choices(tmp_path: Path) -> None:
     runs = Runs(tmp_path / "runs")
-    for overrides in (AS_PUBLISHED, ALL):
+    for overrides in (AS_PUBLISHED, ALL, replace(ALL, chunks_of=(("fnc", 8),))):
         made = plans.StoredPlan("t", "paper", 1, (), (), (), overrides)
         plans.write(runs, made)
         assert plans.read_all(runs) == [made]

@@ -6,13 +6,17 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.execution import worker
 from bench.networks import encoders
-from bench.spec import Backbone, Pretrain
+from bench.planning.graph import plan
+from bench.runs.folder import Runs
+from bench.spec import Backbone, Pretrain, Resources
 from bench.training import loop
 from bench.training.loop import Place
 from bench.training.norms import synchronise_norms
@@ -99,3 +103,19 @@ def test_a_training_with_checkpointed_activations_ends_with_the_same_digits(
     twice = replace(twice, site=replace(twice.site, checkpoint_activations=True))
     sums = [loop.pretrain(small, there).weights_sha256 for there in (kept, twice)]
     assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_worker_does_what_its_job_was_given(
+    small: Pretrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, given: bool
+) -> None:
+    """Whatever bench.toml says by then: the plan looked at the memory of a GPU and chose."""
+    (tmp_path / "bench.toml").write_text("[local]\nslots = 1\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    job = next(iter(plan([("small", small)])))
+    run = Runs(tmp_path / "runs")[job.id]
+    run.create(job, Resources(checkpoint_activations=given))
+    asked: list[nn.Module] = []
+    monkeypatch.setattr(loop, "recompute_blocks", asked.append)
+    assert worker.main(str(run.path)) == 0
+    assert bool(asked) is given

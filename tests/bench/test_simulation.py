@@ -3,13 +3,15 @@ from __future__ import annotations
 import math
 import random
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from bench.costs.estimates import Costs
-from bench.costs.forecast import Imagined, lines, on_slots, work_of
+from bench.costs.devices import DEVICES
+from bench.costs.estimates import Costs, Where
+from bench.costs.forecast import Imagined, assumed, lines, on_slots, work_of
 from bench.costs.simulation import Cluster, Work, simulate
 from bench.errors import BenchError
 from bench.planning.graph import plan
@@ -136,15 +138,15 @@ def test_ten_thousand_jobs_are_simulated_in_seconds() -> None:
 
 
 def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
-    graph = plan([("a | kNN", knn_of(tiny_pretrain(epochs=1e6)))])
+    graph = plan([("a | kNN", knn_of(replace(tiny_pretrain(epochs=1e6), batch_size=240)))])
     costs = Costs(runs, graph)
     pretrain, evaluate = graph
     slurm = SlurmSettings(pretrain=SlurmRequest(gpus=4, nodes=2, tasks=4))
     site = Site(root=runs.root, runs=runs.root, output=runs.root, report=runs.root, slurm=slurm)
-    work = work_of(pretrain, costs, site, 4)
+    work = work_of(pretrain, costs, site)
     assert (work.nodes, work.slots, work.keeps) == (2, 4, True)
     assert work.seconds == pytest.approx(costs.estimate(pretrain).seconds / 8)
-    assert work_of(evaluate, costs, site, 4).keeps is False
+    assert work_of(evaluate, costs, site).keeps is False
     (said,) = lines(list(graph), costs, site, Imagined(nodes=2, hours=24.0, preemptions=0.01))
     assert said.startswith(
         "simulated on 2 nodes of 4 GPUs, a time limit of 24 h, 0.01 preemptions an hour of a running job: "
@@ -156,3 +158,16 @@ def test_a_plan_takes_the_gpus_that_bench_toml_gives(runs: Runs) -> None:
     for wrong in (Imagined(1, -3.0), Imagined(1, float("nan")), Imagined(1, None, float("inf")), Imagined(1, None, -1)):
         with pytest.raises(BenchError, match=r"--(time-limit|preemption-rate) must be .*, not "):
             lines([], costs, site, wrong)
+
+
+def test_an_imagined_cluster_has_nodes_of_eight_gpus_where_bench_toml_says_nothing(runs: Runs) -> None:
+    graph = plan([("a | kNN", knn_of(replace(tiny_pretrain(), batch_size=256)))])
+    site = Site(root=runs.root, runs=runs.root, output=runs.root, report=runs.root)
+    costs = Costs(runs, graph, where=Where(DEVICES["h100"], assumed(site)))
+    pretrain, evaluate = graph
+    work = work_of(pretrain, costs, site)
+    assert (work.nodes, work.slots) == (1, 4)  # 64 of 256 images each
+    assert work.seconds == pytest.approx(costs.estimate(pretrain).seconds / 4)
+    assert work_of(evaluate, costs, site).slots == 1
+    given = replace(site, ranks=2)
+    assert (assumed(given), work_of(pretrain, costs, given).slots) == (given, 2)

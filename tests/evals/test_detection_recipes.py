@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench.commands.driver import missing_data
-from bench.costs.estimates import Costs
+from bench.costs.devices import DEVICES
+from bench.costs.estimates import Costs, Where
 from bench.errors import BenchError
 from bench.planning import graph
 from bench.planning.graph import Job
@@ -114,8 +115,8 @@ def job_of(config: object, scale: str, word: str) -> Job:
 
 
 def test_cost_is_iterations_times_the_published_seconds_on_eight_gpus(tmp_path: Path) -> None:
-    job = job_of(paper("moco", "voc"), "paper", "voc0712")
-    estimate = Costs(Runs(tmp_path), graph.plan([(job.label, job.spec)])).estimate(job)
+    job, v100 = job_of(paper("moco", "voc"), "paper", "voc0712"), Where(DEVICES["v100"])
+    estimate = Costs(Runs(tmp_path), graph.plan([(job.label, job.spec)]), where=v100).estimate(job)
     assert estimate.device == "GPU"
     assert "model zoo" in estimate.source
     hours = 24_000 * 0.551 * 8 / 3600
@@ -123,6 +124,8 @@ def test_cost_is_iterations_times_the_published_seconds_on_eight_gpus(tmp_path: 
     longer = Costs(Runs(tmp_path), graph.plan([])).estimate(job_of(paper("moco", "coco"), "paper", "coco"))
     shorter = Costs(Runs(tmp_path), graph.plan([])).estimate(job_of(paper("c4_1x", "coco"), "paper", "coco"))
     assert longer.seconds == pytest.approx(2 * shorter.seconds, rel=1e-3)
+    h100 = Costs(Runs(tmp_path), graph.plan([]), where=Where(DEVICES["h100"])).estimate(job)
+    assert 1.5 < estimate.seconds / h100.seconds < 4  # as float32 training of the network
     embedded = Costs(Runs(tmp_path), graph.plan([])).estimate(
         job_of(detection_voc.RECIPES["embedded"], "embedded", "voc0712")
     )
@@ -175,7 +178,18 @@ def test_bench_plan_lists_iterations_and_gpu_hours(workplace: Path, monkeypatch:
     (workplace / "plug" / "tables").mkdir(parents=True)
     (workplace / "plug" / "tables" / "two_detectors.py").write_text(TABLE)
     monkeypatch.setenv("BENCH_PLUGINS", str(workplace / "plug"))
-    command = [sys.executable, "-m", "bench.cli", "plan", "--table", "two_detectors", "--scale", "paper"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.cli",
+        "plan",
+        "--table",
+        "two_detectors",
+        "--scale",
+        "paper",
+        "--device",
+        "v100",
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert text.count("evaluate-") == 2  # boxes and masks of COCO are one job
     assert "C4, norm behind res5, RPN loss times 0.2, 24,000 iterations, batch 16, lr 0.1" in text

@@ -5,7 +5,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -192,6 +192,18 @@ def test_batch_norm_in_training_sees_one_chunk(flat: dict[str, Arrays], tiny: Su
     tracked = {key: int(value) for key, value in parts.state_dict().items() if key.endswith("num_batches_tracked")}
     assert set(tracked.values()) == {8}  # 2 steps of 4 chunks
     assert not torch.allclose(whole.head.weight, parts.head.weight)
+
+
+@pytest.mark.parametrize("norm", ["train", "frozen"])
+def test_activations_computed_twice_change_no_digit(
+    norm: Literal["train", "frozen"], flat: dict[str, Arrays], tiny: Subject, context: Context
+) -> None:
+    config = replace(SHORT, chunks=2, norm=norm)
+    twice = replace(context, site=replace(context.site, checkpoint_activations=True))
+    kept, again = (tuned(config, tiny, each).model.state_dict() for each in (context, twice))
+    assert list(kept) == list(again)
+    for name, value in kept.items():
+        assert torch.equal(value, again[name]), name
 
 
 def test_lars_adapts_the_network_and_leaves_the_new_classifier_to_plain_momentum(

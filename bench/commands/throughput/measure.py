@@ -116,10 +116,10 @@ def recipe(site: Site, scale: str | None, data: str | None, device: torch.device
     batch = min(
         spec.batch_size // site.ranks, PIXELS[device.type] // max(view.size for view in spec.views) ** 2, len(split)
     )
-    batch -= batch % site.overrides.chunks
+    batch -= batch % spec.chunks
     if batch < 2:
         raise BenchError(
-            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {site.overrides.chunks} "
+            f"{len(split)} training images of {spec.data.name} in {site.ranks} ranks and {spec.chunks} "
             "chunks leave no batch to measure."
         )
     # A learning rate of 0 takes as long as any other, and the weights stay those of a network that is well.

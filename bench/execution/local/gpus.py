@@ -21,6 +21,22 @@ def visible() -> list[str]:
     return _of_driver() if named is None else read(named)
 
 
+def memory() -> float | None:
+    """GiB of the smallest GPU of this machine; None where the driver does not say."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    mebibytes = [float(number) for number in re.findall(r"^\s*(\d+)\s*$", found.stdout, re.MULTILINE)]
+    return min(mebibytes) / 1024 if found.returncode == 0 and mebibytes else None
+
+
 def read(text: str) -> list[str]:
     """What CUDA makes of CUDA_VISIBLE_DEVICES: indices, or uuids "GPU-..." or "MIG-...", up to the first that is none.
 
