@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from bench.data.catalogue import entry
 from bench.networks.layout import FROZEN, layout_of
 from bench.spec import Pixels, Pretrain, Resources, Spec
 from bench.training.ranks import Ranks, device_of
@@ -33,10 +34,13 @@ def autotunes(spec: Spec) -> bool:
 
 
 def layout_word(spec: Spec, device: torch.device) -> str:
-    """The layout of the network's images and weights for a result; "" for pixels, which pass no network."""
+    """The layout of the network's images and weights for a result.
+
+    "" for pixels, which pass no network, and for detection, whose network is Detectron2's.
+    """
     if isinstance(spec, Pretrain):
         layout = layout_of(device, spec.precision)
-    elif isinstance(spec.encoder, Pixels):
+    elif isinstance(spec.encoder, Pixels) or entry(spec.data.name).boxes:
         return ""
     else:
         layout = layout_of(device, FROZEN)

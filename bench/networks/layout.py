@@ -10,14 +10,14 @@ _TENSOR_CORES_FOR_FLOAT32 = (8, 0)  # compute capability of Ampere
 
 
 def layout_of(device: torch.device, precision: str) -> torch.memory_format:
-    """channels_last, but for float32 on GPUs before Ampere.
+    """channels_last, but for float32 on GPUs before Ampere, where tf32 is float32 too.
 
     A V100's float32 is 1.6 times slower in it (pytorch issue 44943). On an H100 it makes no difference in float32, and
     TF32 is 1.4 times, bf16 1.8 times as fast as in the plain layout (docs/gpus.md); a CPU's step is 1.4 times as fast.
     """
     if (
         device.type == "cuda"
-        and precision == "fp32"
+        and precision in ("fp32", "tf32")
         and torch.cuda.get_device_capability(device) < _TENSOR_CORES_FOR_FLOAT32
     ):
         return torch.contiguous_format

@@ -18,10 +18,13 @@ _GRAPHS = 64
 
 def compile_encoder(encoder: nn.Module, *, by_block: bool) -> None:
     """In place, before blocks are made to compute their activations twice; the first pass compiles."""
+    config = torch._dynamo.config
+    # DDP would cut graphs of more than a MiB of parameters to send gradients early. What computes activations a second
+    # time runs outside its forward, is compiled without the cut, and keeps another number of tensors: an error.
+    config.optimize_ddp = False
     if not by_block:
         encoder.compile()
         return
-    config = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
     setattr(config, name, max(_GRAPHS, getattr(config, name)))
     for block in blocks_of(encoder):

@@ -1,8 +1,9 @@
 """Batch norm within groups of images: what the authors' GPUs had, whatever the number of ranks here.
 
 A group is so many consecutive images of the global batch, as `norm_group` of a Pretrain says, with all views that share
-a pass. A rank may hold several groups, or several ranks one group. Running statistics are those of the batch's first
-group: the authors' GPUs keep their own, and DDP hands on and saves those of rank 0.
+a pass; of a chunk, the images of that pass on consecutive ranks. A rank may hold several groups, or several ranks one.
+Running statistics are those of the batch's first group: the authors' GPUs keep their own, and DDP hands on and saves
+those of rank 0.
 """
 
 from __future__ import annotations

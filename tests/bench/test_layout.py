@@ -9,7 +9,7 @@ from torch import nn
 from bench.execution.device import autotunes, layout_word, prepare_device
 from bench.networks import encoders
 from bench.networks.layout import lay_out, layout_of
-from bench.spec import Backbone, Evaluate, Pixels, Random, Resources
+from bench.spec import Backbone, Data, Evaluate, Pixels, Random, Resources
 from bench.training.ranks import Ranks
 from evals.knn import Config as Knn
 from methods.simclr import Config
@@ -24,12 +24,12 @@ def on(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("capability", [V100, A100, H100])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_only_float32_before_ampere_has_the_plain_layout(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
 ) -> None:
     on(monkeypatch, capability)
-    plain = capability == V100 and precision == "fp32"
+    plain = capability == V100 and precision != "bf16"
     assert layout_of(GPU, precision) == (torch.contiguous_format if plain else torch.channels_last)
     assert layout_of(CPU, precision) == torch.channels_last
 
@@ -74,3 +74,4 @@ def test_a_result_names_the_layout_of_its_network(monkeypatch: pytest.MonkeyPatc
     assert layout_word(training, GPU) == layout_word(frozen, GPU) == "contiguous"
     assert layout_word(replace(training, precision="fp16"), GPU) == "channels_last"
     assert layout_word(replace(frozen, encoder=Pixels()), GPU) == ""
+    assert layout_word(replace(frozen, data=Data(name="voc0712", size=224)), GPU) == ""  # Detectron2's network
