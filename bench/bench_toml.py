@@ -31,7 +31,8 @@
                                 # true. docs/gpus.md has the gain
 
     probes_together = 8         # linear probes that train on the same random views, in one process that decodes them
-                                # once: at most; 1: none. Default: 8 here, none on Slurm; docs/throughput.md
+                                # once: at most; 1: none. Default: 8 on a GPU here, else none;
+                                # docs/throughput.md
 
     [recipe]                    # what is changed in all recipes: bench/settings/overrides.py
     chunks = 4

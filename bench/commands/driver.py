@@ -21,7 +21,6 @@ from bench.execution.protocol import Executor
 from bench.machine import versions
 from bench.planning.graph import Job, JobGraph
 from bench.planning.resources import problems
-from bench.planning.together import MOST
 from bench.runs import freshness
 from bench.runs.folder import Runs, State
 from bench.runs.result import Result
@@ -179,8 +178,7 @@ def drive(jobs: JobGraph, here: DataHere, place: Executor) -> Summary:
     print(f"{counted(len(jobs), 'job')}{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
         costs = Costs(runs, jobs, None, executors.forked(here.site), here.short)
-        together = here.site.probes_together or MOST
-        return scheduler.drive(jobs, runs, place, costs, shown, together)
+        return scheduler.drive(jobs, runs, place, costs, shown, here.site.probes_together)
 
 
 def drive_slurm(jobs: JobGraph, site: Site, repeated: Again, titles: Sequence[str], *, watch: bool) -> Summary:

@@ -30,6 +30,10 @@ class InlineExecutor:
         """One: they run one after another."""
         return 1
 
+    def has_gpu(self, run: RunFolder) -> bool:
+        """Where this machine has one, unless the job wants none."""
+        return run.resources.gpu and bool(gpus.visible())
+
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Work on the job, here and now, with the environment that a worker of its own would have."""
         with environment.worn_here(run.resources.threads), _given():

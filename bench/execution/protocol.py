@@ -36,6 +36,9 @@ class Executor(Protocol):
     def most(self, run: RunFolder) -> int:
         """How many jobs like this one can run side by side, when nothing else does."""
 
+    def has_gpu(self, run: RunFolder) -> bool:
+        """Whether this job would be given a GPU."""
+
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Start a worker on a run folder, and on those `beside` it in the same process. Only when there is room."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,21 +16,24 @@ from bench.execution.events import Event, Summary, Watcher
 from bench.execution.protocol import Executor, NoSlotError
 from bench.execution.readiness import holder
 from bench.planning.graph import JobGraph
-from bench.planning.together import together_as
+from bench.planning.together import MOST, together_as
 from bench.runs.folder import RunFolder, Runs, State
 
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0  # for workers to save their state after Ctrl-C
+APART = (
+    "the same command starts each that ran then by itself, probes_together = 1 under [local] in bench.toml all of them"
+)
 
 
 def drive(
-    graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher, together: int = 1
+    graph: JobGraph, runs: Runs, executor: Executor, costs: Costs, progress: Watcher, together: int | None = 1
 ) -> Summary:
     """Start jobs as their parents finish and slots come free, until nothing can be done any more.
 
     Up to `together` evaluations that see the same batches share a process, where more of them are ready than there
-    are slots. A job that another driver works on is waited for. Ctrl-C or SIGTERM asks the workers to save their state
-    and end.
+    are slots; None: where a GPU waits for images, and nowhere else. A job that another driver works on is waited for.
+    Ctrl-C or SIGTERM asks the workers to save their state and end.
     """
     driver = _Driver(graph, runs, executor, costs, progress, together)
     with _interruptible() as interrupted:
@@ -53,7 +57,7 @@ class _Driver:
         executor: Executor,
         costs: Costs,
         progress: Watcher,
-        together: int,
+        together: int | None,
     ) -> None:
         self.graph, self.runs, self.executor, self.progress, self.together = graph, runs, executor, progress, together
         self.finished = {job.id for job in graph if runs[job.id].state() is State.DONE}
@@ -62,8 +66,10 @@ class _Driver:
         place = {job: number for number, job in enumerate(graph.jobs)}
         # Longest chain first: a long job that starts last would keep every other slot waiting at the end.
         self.order = sorted(self.left, key=lambda job: (-costs.longest_path(graph, job), place[job]))
-        self.alike = {job: together_as(self.left[job].spec) if together > 1 else "" for job in self.order}
+        self.alike = {job: together_as(self.left[job].spec) if together != 1 else "" for job in self.order}
         self.started: set[str] = set()  # by this driver, still running
+        self.shared: set[str] = set()  # started with others in one process
+        self.dealt: Counter[str] = Counter()  # started since one of its like has ended: the slots fill up with those
         self.elsewhere: set[str] = set()  # seen running under another driver
         self.stopping = False
         self.ends: dict[str, list[str]] = {what: [] for what in ("done", "failed", "blocked", "stopped", "cancelled")}
@@ -75,9 +81,11 @@ class _Driver:
         """Settle the jobs whose workers have ended."""
         for ended in self.executor.ended():
             self.started.discard(ended.job)
+            self.dealt.pop(self.alike.get(ended.job, ""), None)
             if ended.job not in self.left:
                 continue
-            state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping)
+            shared = ended.job in self.shared
+            state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping, shared=shared)
             if state is not State.RUNNING:  # running: another driver has it, or had it; it is looked at again
                 self.settle(ended.job, state)
 
@@ -107,6 +115,9 @@ class _Driver:
                     self.executor.submit(run, [self.runs[other] for other in beside])
                 except NoSlotError:
                     return False
+                self.dealt[self.alike[job]] += 1 + len(beside)
+                self.shared -= {job}
+                self.shared |= {job, *beside} if beside else set()
                 for begun in (job, *beside):
                     self.started.add(begun)
                     self.progress.tell(Event(begun, "started"))
@@ -118,9 +129,13 @@ class _Driver:
     def beside(self, job: str) -> list[str]:
         """Others that see the same batches and are ready too: as many of them as come to each slot.
 
-        Busy slots count: they may come free long before so many are done, and would have nothing to do.
+        Busy slots count: they may come free long before so many are done, and would have nothing to do. Not those that
+        ran when a process died: one of them may have been why, and would take the others with it each time.
         """
-        if not self.alike[job]:
+        if not self.alike[job] or self.runs[job].claim_holder() is not None:
+            return []
+        most = self.together or (MOST if self.executor.has_gpu(self.runs[job]) else 1)
+        if most == 1:
             return []
         ready = [
             other
@@ -131,12 +146,13 @@ class _Driver:
             and other != job
             and self.finished.issuperset(self.left[other].needs)
             and self.runs[other].state() in (State.PENDING, State.STOPPED)
+            and self.runs[other].claim_holder() is None
         ]
         if not ready:
             return []
-        running = sum(self.alike[other] == self.alike[job] for other in self.started)
-        each = -(-(1 + len(ready) + running) // max(1, self.executor.most(self.runs[job])))
-        return ready[: min(self.together, each) - 1]
+        dealt = self.dealt[self.alike[job]]
+        each = -(-(1 + len(ready) + dealt) // max(1, self.executor.most(self.runs[job])))
+        return ready[: min(most, each) - 1]
 
     def settle(self, job: str, state: State) -> None:
         """Take a job that has come to an end out of the list, and what can no longer run with it."""
@@ -186,11 +202,11 @@ class _Driver:
         )
 
 
-def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
+def _state_after(run: RunFolder, code: int, *, asked: bool, shared: bool = False) -> State:
     """What became of a job whose worker ended; a worker that could not say why it died is recorded here.
 
-    `asked`: the worker was asked to stop; the signal may have come before it could listen. RUNNING: another driver
-    has taken the job over already.
+    `asked`: the worker was asked to stop; the signal may have come before it could listen. `shared`: it had other jobs
+    too. RUNNING: another driver has taken the job over already.
     """
     state = run.state()
     if state in (State.DONE, State.CANCELLED, State.RUNNING, State.FAILED):
@@ -199,7 +215,8 @@ def _state_after(run: RunFolder, code: int, *, asked: bool) -> State:
         return State.RUNNING
     if code == exits.STOPPED or (asked and code in (-signal.SIGTERM, -signal.SIGINT, exits.LOST)):
         return State.STOPPED
-    if run.fail_if_nobody_works("crashed", f"{_cause(code)}; log: {run.log}") or run.error_file.exists():
+    cause = f"{_cause(code)}, with the other jobs that it had: {APART}" if shared else _cause(code)
+    if run.fail_if_nobody_works("crashed", f"{cause}; log: {run.log}") or run.error_file.exists():
         return State.FAILED
     return run.state()
 

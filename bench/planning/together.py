@@ -7,7 +7,7 @@ from bench.data.catalogue import entry
 from bench.identity import to_json
 from bench.spec import Data, Evaluate, Spec
 
-MOST = 8  # evaluations of one process on this machine, where bench.toml does not say
+MOST = 8  # evaluations of one process that has a GPU of this machine, where bench.toml does not say
 
 
 def together_as(spec: Spec) -> str:

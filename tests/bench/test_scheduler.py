@@ -46,6 +46,9 @@ class FakeExecutor:
     def room(self, run: RunFolder) -> bool:
         return len(self._ended) < self.slots
 
+    def has_gpu(self, run: RunFolder) -> bool:
+        return False
+
     def most(self, run: RunFolder) -> int:
         return self.slots
 

@@ -25,6 +25,8 @@ from bench.execution.local.slots import LocalExecutor
 from bench.execution.protocol import Ended
 from bench.planning.graph import JobGraph, plan
 from bench.planning.together import together_as
+from bench.runs import claims
+from bench.runs.claims import TOGETHER
 from bench.runs.folder import RunFolder, Runs, State
 from bench.spec import Data, Evaluate, Random, Resources
 from evals.knn import Config as Knn
@@ -49,8 +51,8 @@ class Silent:
 class Slots:
     """Has so many slots, and keeps what it is given until `ended` is asked for."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, slots: int, *, gpus: bool = True) -> None:
+        self.slots, self.gpus = slots, gpus
         self.groups: list[list[str]] = []
         self._busy: list[Sequence[RunFolder]] = []
 
@@ -62,6 +64,9 @@ class Slots:
 
     def most(self, run: RunFolder) -> int:
         return self.slots
+
+    def has_gpu(self, run: RunFolder) -> bool:
+        return self.gpus
 
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         self._busy.append([run, *beside])
@@ -83,6 +88,21 @@ class Slots:
         pass
 
 
+class OneByOne(Slots):
+    """Its slots come free at different moments: each time the one that has worked for longest."""
+
+    seen = 0  # groups when `ended` was asked for before
+
+    def ended(self) -> list[Ended]:
+        begun, self.seen = len(self.groups) - self.seen, len(self.groups)
+        if not self._busy or (begun and self.room(RunFolder(Path()))):  # what is ready is to be started first
+            return []
+        found = self._busy.pop(0)
+        for one in found:
+            one.fail("error", "as told")
+        return [Ended(one.job_id, 1) for one in found]
+
+
 def graph_of(runs: Runs, specs: Sequence[Evaluate]) -> JobGraph:
     graph = plan([(f"number {number}", spec) for number, spec in enumerate(specs)])
     for job in graph:
@@ -94,7 +114,7 @@ def probes(count: int, **changes: Any) -> list[Evaluate]:
     return [replace(probe_of(Random(backbone=TINY, seed=seed)), **changes) for seed in range(count)]
 
 
-def drive(graph: JobGraph, runs: Runs, executor: Any, together: int) -> Summary:
+def drive(graph: JobGraph, runs: Runs, executor: Any, together: int | None) -> Summary:
     return scheduler.drive(graph, runs, executor, Costs(runs, graph), Silent(), together)
 
 
@@ -110,6 +130,39 @@ def test_ready_probes_are_shared_out_among_the_slots(
     assert len(summary.failed) == ready
     assert [len(group) for group in executor.groups] == sizes
     assert len({job for group in executor.groups for job in group}) == ready
+
+
+def test_what_is_left_at_the_end_is_shared_out_among_slots_that_come_free_one_by_one(runs: Runs) -> None:
+    executor = OneByOne(4)
+    drive(graph_of(runs, probes(11)), runs, executor, 2)
+    assert [len(group) for group in executor.groups] == [2, 2, 2, 2, 1, 1, 1]
+    executor = OneByOne(2)
+    for job in (graph := graph_of(runs, probes(5))):
+        runs[job.id].forget_failure()
+    drive(graph, runs, executor, 8)
+    assert [len(group) for group in executor.groups] == [3, 2]
+
+
+def test_without_the_setting_they_share_a_process_where_it_has_a_gpu(runs: Runs) -> None:
+    for gpus, sizes in ((True, [4, 4]), (False, [1] * 8)):
+        executor = Slots(2, gpus=gpus)
+        graph = graph_of(runs, probes(8))
+        for job in graph:
+            runs[job.id].forget_failure()
+        drive(graph, runs, executor, None)
+        assert [len(group) for group in executor.groups] == sizes
+
+
+def test_what_ran_when_a_process_died_is_started_alone(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_of(runs, probes(6))
+    killed = list(graph.jobs)[1:3]
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "_born", lambda pid: 1)  # of a process that is gone
+        assert all(runs[job].claim(TOGETHER) for job in killed)
+    executor = Slots(1)
+    drive(graph, runs, executor, 8)
+    assert sorted(map(len, executor.groups)) == [1, 1, 4]
+    assert {group[0] for group in executor.groups if len(group) == 1} == set(killed)
 
 
 def test_only_what_sees_the_same_batches_of_files_shares_a_process(runs: Runs) -> None:
@@ -176,6 +229,7 @@ def test_a_killed_process_is_said_of_each_and_each_goes_on_from_its_checkpoint(p
     killer.join()
     assert len(summary.failed) == 3
     assert all("killed by SIGKILL" in run.failure().message for run in folder)
+    assert all("probes_together = 1" in run.failure().message for run in folder)
     for run in folder:
         run.forget_failure()
     stopper = threading.Thread(target=_terminate, args=(folder,))

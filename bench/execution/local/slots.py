@@ -138,6 +138,10 @@ class LocalExecutor:
         names, count = self._names_for(run.resources)
         return len(names) // count
 
+    def has_gpu(self, run: RunFolder) -> bool:
+        """Where this machine has one, unless the job wants none."""
+        return run.resources.gpu and bool(self._gpus)
+
     def submit(self, run: RunFolder, beside: Sequence[RunFolder] = ()) -> None:
         """Start the job's ranks, each a process in a session of its own. Raises NoSlotError when the slots are gone.
 
