@@ -18,6 +18,7 @@ from bench.contracts import Batch, Context
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
 from bench.data.splits import Split, SplitData
+from bench.errors import BenchError
 from bench.spec import Augment, Data
 
 Done = TypeVar("Done")
@@ -38,15 +39,15 @@ class Stream:
     workers: int
 
     def batches(self, begin: int) -> Iterator[Batch]:
-        """From step `begin` to the end."""
-        return train_batches(
-            self.images, self.views, self.plan, range(begin, self.steps), self.device, workers=self.workers
-        )
+        """From step `begin` to the end. Raises BenchError to who asks for more."""
+        steps = range(begin, self.steps)
+        yield from train_batches(self.images, self.views, self.plan, steps, self.device, workers=self.workers)
+        raise BenchError(f"a batch after the last of {self.steps} was asked for: an evaluation counts its steps wrong.")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One batch. Who is sent it asks for the next one of the same stream, until the last."""
+    """One batch. Who asks for the next one of the same stream then, until the last, has it without a new beginning."""
 
     stream: Stream
     step: int
@@ -69,16 +70,22 @@ def shared_split(context: Context, split: Split) -> SplitData:
 
 def alone(steps: Steps[Done]) -> Done:
     """Drive one evaluation to its end. What goes wrong with the images is raised where they are waited for."""
+    batches: Iterator[Batch] = iter(())
+    comes: Wanted | None = None
     try:
         wanted = next(steps)
-        batches = wanted.stream.batches(wanted.step)
         while True:
+            if wanted != comes:
+                batches = wanted.stream.batches(wanted.step)
+            comes = Wanted(wanted.stream, wanted.step + 1)
             try:
                 batch = next(batches)
             except BaseException as error:
+                comes = None  # a generator that has raised gives nothing any more
                 wanted = steps.throw(error)
             else:
                 wanted = steps.send(batch)
+                del batch  # not to be in memory beside the next one
     except StopIteration as end:
         found: Done = end.value
         return found

@@ -13,15 +13,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import count
 from pathlib import Path
 from typing import TextIO, cast
 
 from bench.contracts import Attempt, Batch
 from bench.data.stream import Steps, Stream, Wanted
-from bench.errors import ClaimLost, Stopped
+from bench.errors import ClaimLost, Stopped, one_line
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
-from bench.execution.worker import in_steps, stop_on_signal
+from bench.execution.worker import in_steps, record_failure, stop_on_signal
 from bench.runs.claims import TOGETHER
 from bench.runs.folder import RunFolder, State
 from bench.runs.heartbeat import beating
@@ -66,15 +67,19 @@ class _Member:
         self.attempt: Attempt | None = None
         self._steps: Steps[int] | None = None
         self._log: TextIO | None = None
-        self._held = ExitStack()
+        self._held, self._has_it = ExitStack(), False
         self._lost = threading.Event()
         self._looked, self._cancelled = time.monotonic(), False
 
     def claim(self, slot: str) -> None:
         """Take the job, or end with what stands against that."""
-        if self.own_log:
-            self.run.path.mkdir(parents=True, exist_ok=True)
-            self._log = self.run.log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        with self._for_itself():
+            if self.own_log:
+                self.run.path.mkdir(parents=True, exist_ok=True)
+                self._log = self.run.log.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            self._claim(slot)
+
+    def _claim(self, slot: str) -> None:
         with self._speaking():
             if self.run.state() is State.CANCELLED:
                 self.code = STOPPED
@@ -82,23 +87,25 @@ class _Member:
                 print("another process has this job, or it is done", flush=True)
                 self.code = TAKEN
             else:
+                self._has_it = True
                 self._held.callback(self.run.release)
                 self._lost = self._held.enter_context(beating(self.run))
 
     def begin(self, together: int) -> None:
         """Come to the first batch that it wants; nothing that was asked to stop begins."""
-        if self.told():
-            self._end(STOPPED)
-            return
-        self.attempt = Attempt(together=together)
-        self._steps = in_steps(self.run, Ranks(), self._lost, self.attempt, self.told)
-        self.go(None)
+        with self._for_itself():
+            if self.told():
+                self._end(STOPPED)
+                return
+            self.attempt = Attempt(together=together)
+            self._steps = in_steps(self.run, Ranks(), self._lost, self.attempt, self.told)
+            self.go(None)
 
     def go(self, given: Batch | BaseException | None) -> None:
         """To the next batch that it wants, or to its end; None: from the beginning."""
         assert self._steps is not None
         steps = cast("Generator[Wanted, Batch | None, int]", self._steps)  # to send None is to begin
-        with self._speaking():
+        with self._for_itself(), self._speaking():
             try:
                 self.wanted = steps.throw(given) if isinstance(given, BaseException) else steps.send(given)
             except StopIteration as end:
@@ -115,11 +122,13 @@ class _Member:
 
         One that has taken a step since has saved, and stopped, by itself.
         """
-        if self.wanted is not None and self._lost.is_set():
-            self.go(ClaimLost("this job was taken over: it stops and writes nothing"))
-        elif self.wanted is not None and self.told():
-            step = self.wanted.step
-            self.go(Stopped(f"stopped after step {step}, where its checkpoint is" if step else "stopped before step 1"))
+        with self._for_itself():
+            if self.wanted is not None and self._lost.is_set():
+                self.go(ClaimLost("this job was taken over: it stops and writes nothing"))
+            elif self.wanted is not None and self.told():
+                step = self.wanted.step
+                there = f"stopped after step {step}, where its checkpoint is"
+                self.go(Stopped(there if step and self.run.has_checkpoint() else f"stopped before step {step + 1}"))
         return self.wanted is not None
 
     def _end(self, code: int) -> None:
@@ -128,11 +137,35 @@ class _Member:
 
     def leave(self) -> None:
         """Whatever happened: give the job back."""
-        if self._steps is not None:
-            self._steps.close()
-        self._held.close()
+        with self._for_itself():
+            if self._steps is not None:
+                self._steps.close()
+            self._held.close()
         if self._log is not None:
-            self._log.close()
+            with suppress(OSError):
+                self._log.close()
+
+    @contextmanager
+    def _for_itself(self) -> Iterator[None]:
+        """What goes wrong around its work, with its folder, log or claim, is of this job alone; a result counts."""
+        try:
+            yield
+        except Exception as error:
+            steps, self.wanted, self._steps = self._steps, None, None
+            if self.code is None:
+                self.code = FAILED
+                said = one_line(error)
+                with suppress(Exception), self._speaking():  # where even that cannot be written the driver says it
+                    print(f"failed: {said}", flush=True)
+                    if self._has_it:
+                        record_failure(self.run, "error", said)
+                    else:
+                        self.run.fail_if_nobody_works("error", said)
+            if steps is not None:
+                with suppress(Exception):
+                    steps.close()
+            with suppress(Exception):
+                self._held.close()
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -150,7 +183,7 @@ def _see(waiting: Sequence[_Member]) -> None:
     members = [member for member in waiting if _stream_of(member) == stream]
     begin = min(member.wanted.step for member in members if member.wanted is not None)
     batches = stream.batches(begin)
-    for step in range(begin, stream.steps):
+    for step in count(begin):
         there = [member for member in members if member.wanted == Wanted(stream, step)]
         if not there:
             return
@@ -165,6 +198,7 @@ def _see(waiting: Sequence[_Member]) -> None:
         for member in there:
             with _counted_for(member, alive):
                 member.go(batch)
+        del batch  # not to be in memory beside the next one
         for member in alive:
             if member not in there:
                 member.goes_on()

@@ -160,11 +160,12 @@ def in_steps(
     except Exception as error:
         if not isinstance(error, BenchError):
             traceback.print_exc()
-        shown = in_a_worker(error) or want_of_room(error, run.path) or _crowded(error, attempt) or error
-        print(f"failed: {one_line(shown)}", flush=True)
+        # no name for what may be the error itself: its traceback has this frame, and both would stay, with the network
+        said = one_line(in_a_worker(error) or want_of_room(error, run.path) or _crowded(error, attempt) or error)
+        print(f"failed: {said}", flush=True)
         # the rank that fails first knows why; the others see a lost connection
         if ranks.first or not run.error_file.exists():
-            _record(run, getattr(error, "kind", "error"), one_line(shown))
+            record_failure(run, getattr(error, "kind", "error"), said)
         return TAKEN if run.has_lost_claim() else FAILED
     print("done", flush=True)
     return DONE
@@ -242,7 +243,8 @@ def _evaluate(
     return outcome, before, attempt
 
 
-def _record(run: RunFolder, kind: FailureKind, message: str) -> None:
+def record_failure(run: RunFolder, kind: FailureKind, message: str) -> None:
+    """In the run folder, unless the job is another's or the disk is full."""
     if run.has_lost_claim():  # whatever went wrong here, the job is another's now
         return
     try:

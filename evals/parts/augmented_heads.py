@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.contracts import Context, Subject
+from bench.contracts import Batch, Context, Subject
 from bench.data.loader import Plan
 from bench.data.splits import Files, SplitData
 from bench.data.stream import Steps, Stream, Wanted, shared_split
@@ -109,6 +109,21 @@ def accuracies(heads: Heads, features: Tensor, labels: Tensor, device: torch.dev
 
 
 @torch.no_grad()
+def _step(
+    config: Training, subject: Subject, heads: Heads, batch: Batch, device: torch.device, factor: float, pace: Pace
+) -> Tensor:
+    """The losses of the heads before an update of them on one batch, (H,).
+
+    Here and not around the generator: what torch makes of one keeps the batch that it was sent until the next comes.
+    """
+    with products(config.precision), autocast(config.precision, device):
+        features = features_in_slices(subject, batch.views[0])
+    pace.watch.end("forward")
+    losses = heads.step(features, batch.labels, factor)
+    pace.watch.end("optimizer")
+    return losses
+
+
 def _train_heads(
     config: Training, subject: Subject, context: Context, data: SplitData, test: tuple[Tensor, Tensor]
 ) -> Steps[tuple[Heads, Tensor]]:
@@ -155,12 +170,9 @@ def _train_heads(
     for step in range(begin, total):
         batch = yield Wanted(stream, step)
         pace.watch.start() if shared else pace.watch.end("wait")
-        with products(config.precision), autocast(config.precision, device):
-            features = features_in_slices(subject, batch.views[0])
-        pace.watch.end("forward")
-        losses = heads.step(features, batch.labels, config.rate_factor(step, plan.steps_per_epoch))
-        pace.watch.end("optimizer")
-        del batch, features  # not to be kept while the next batch, or another encoder, needs the memory
+        factor = config.rate_factor(step, plan.steps_per_epoch)
+        losses = _step(config, subject, heads, batch, device, factor, pace)
+        del batch  # not to be kept while the next batch, or another encoder, needs the memory
         done = step + 1
         logged = is_logged(done, total)
         if logged or pace.overdue():  # the only places, but for the end of an epoch, that wait for a GPU
@@ -175,7 +187,8 @@ def _train_heads(
             line = pace.line(done, about, from_files=isinstance(data, Files) and not shared)
             keeper.log_line(line) if logged else keeper.show(line)
         if done % plan.steps_per_epoch == 0:
-            history[step // plan.steps_per_epoch] = accuracies(heads, *test, device)
+            with torch.no_grad():
+                history[step // plan.steps_per_epoch] = accuracies(heads, *test, device)
         keeper.keep(done, state, stop=context.should_stop())
         pace.watch.start()
     return heads, history
