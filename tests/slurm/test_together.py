@@ -31,6 +31,7 @@ def probes(count: int, epochs: int = PROBE.epochs) -> JobGraph:
 
 
 def test_an_array_has_an_element_for_every_so_many_probes(photos: Path, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.set(seconds=1000)
     place, graph = Place(photos, TWO), probes(5)
     mixed = plan([*((job.label, job.spec) for job in graph), ("kNN", knn_of(Random(backbone=TINY)))])
     assert place.submit(mixed).calls == 1

@@ -29,7 +29,9 @@ from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.exits import DONE, FAILED, STOPPED, TAKEN
 from bench.execution.slurm import squeue as state
 from bench.execution.slurm.journal import read_submission
+from bench.execution.slurm.settle import is_over
 from bench.files import read_json, write_json
+from bench.runs.claims import STALE_SECONDS
 from bench.runs.folder import RunFolder, Runs, State
 
 POLL_SECONDS = 1.0
@@ -114,8 +116,7 @@ def _several(members: Sequence[RunFolder], runs: Runs, number: str, slot: str, s
     """The same for jobs that one process works on together; of each the run folder says how it ended."""
     begun: dict[RunFolder, int] = {}
     for run in members:
-        failed = run.state() is State.FAILED and run.failure().kind != "crashed"  # it said so before a requeue
-        if run.result_file.exists() or run.state() is State.CANCELLED or failed:
+        if is_over(run):  # perhaps before a requeue
             continue
         lost = _missing_parent(run, runs, signals.asked.is_set)
         if lost:
@@ -123,26 +124,32 @@ def _several(members: Sequence[RunFolder], runs: Runs, number: str, slot: str, s
         else:
             begun[run] = _stamp(run)
     codes = dict.fromkeys(begun, TAKEN)
+    worked = False
+    given_up: set[RunFolder] = set()  # cancelled: whoever wants such a one again has submitted it again
+    # after a requeue the claims of a node that failed look alive for a while, and what starts now starts together
+    deadline = time.monotonic() + STALE_SECONDS + POLL_SECONDS
     while not signals.asked.is_set():
         left = [run for run, code in codes.items() if code == TAKEN and not run.result_file.exists()]
         free = [run for run in left if not _held_by_another(run)]
         if not left:
             break
-        if not free:
+        if not free or (len(free) < len(left) and not worked and time.monotonic() < deadline):
             time.sleep(POLL_SECONDS)
             continue
         from bench.execution import together
 
         if signals.asked.is_set():
             break
+        worked = True
         codes.update(zip(free, together.work(free, slot), strict=True))
+        if not signals.asked.is_set():
+            given_up |= {run for run in free if codes[run] == STOPPED}
     stopped = [
-        run
-        for run, code in codes.items()
-        if code in (STOPPED, TAKEN) and not run.result_file.exists() and run.state() is not State.CANCELLED
+        run for run, code in codes.items() if code in (STOPPED, TAKEN) and not is_over(run) and run not in given_up
     ]
     if stopped:
-        return _come_back(stopped[0], number, begun[stopped[0]], begun)
+        had = [run for run in stopped if codes[run] == STOPPED]
+        return _come_back(stopped[0], number, begun[stopped[0]], begun, had)
     return DONE if all(run.result_file.exists() for run in members) else FAILED
 
 
@@ -165,10 +172,17 @@ def _other(run: RunFolder, slot: str, signals: Signals) -> int:
     return DONE
 
 
-def _come_back(run: RunFolder, number: str, begun: int, beside: Mapping[RunFolder, int] = NOBODY) -> int:
+def _come_back(
+    run: RunFolder,
+    number: str,
+    begun: int,
+    beside: Mapping[RunFolder, int] = NOBODY,
+    had: Sequence[RunFolder] | None = None,
+) -> int:
     """Requeue the stopped job, unless that is in vain or Slurm ends it anyway (scancel, or a requeue of its own).
 
-    `begun`: the stamp of its checkpoint at the beginning; `beside`: those of all jobs of its process.
+    `begun`: the stamp of its checkpoint at the beginning; `beside`: those of all jobs of its process, of which it `had`
+    some itself, and others were another's.
     """
     while True:
         try:
@@ -189,7 +203,7 @@ def _come_back(run: RunFolder, number: str, begun: int, beside: Mapping[RunFolde
             f"{IN_VAIN} time limits of {limit} in a row passed without progress: raise `time` (or `signal`) "
             "under [slurm]."
         )
-        for one in beside or [run]:
+        for one in [run] if had is None else had:
             if not one.result_file.exists() and not one.error_file.exists():
                 one.fail("error", message)
         print(f"failed: {message}", flush=True)

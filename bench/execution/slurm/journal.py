@@ -167,11 +167,12 @@ class QueueView:
         return QueueRow(submission.id_of(number), "UNKNOWN" if self.unknown else "GONE")
 
     def beside(self, job: str) -> list[str]:
-        """The other jobs of its element."""
+        """The other jobs of its element, but for those that were submitted again since."""
         if job not in self._newest:
             return []
         submission, number = self._newest[job]
-        return [other for other in submission.members(submission.element(number)) if other != job]
+        members = submission.members(submission.element(number))
+        return [other for other in members if other != job and self._newest[other][0] is submission]
 
     def folder(self, job: str, root: Path) -> Path | None:
         """Where the job's newest submission lies under the journal's folder."""

@@ -96,8 +96,11 @@ def sentence(row: QueueRow, run: RunFolder) -> str:
 
 
 def ended_for_sure(row: QueueRow | None, run: RunFolder, gone_since: dict[str, float]) -> bool:
-    """Whether a watched job is over: it has its own end, or left the queue a while ago (shared file systems lag)."""
-    if _has_ended(run):
+    """Whether a watched job is over: it has its own end, or left the queue a while ago (shared file systems lag).
+
+    One that was cancelled alone ends while its element of an array goes on with others.
+    """
+    if _has_ended(run) or run.state() is State.CANCELLED:
         return True
     if row is not None and (row.alive or row.state == "UNKNOWN"):
         gone_since.pop(run.job_id, None)
@@ -156,6 +159,16 @@ def note(job: Job, runs: Runs, row: QueueRow | None, word: str) -> str:
         case "lost":
             return sentence(row, runs[job.id]) + "; `bench retry` or the same `bench run` submits it again"
     return ""
+
+
+def is_over(run: RunFolder) -> bool:
+    """Whether a job of several in one element needs it no longer: done, cancelled, or failed by its own word.
+
+    The process sees by itself that one of its jobs was cancelled. A crash is no such word: a requeue goes on with it.
+    """
+    if run.result_file.exists() or run.was_cancelled():
+        return True
+    return run.error_file.exists() and run.failure().kind != "crashed"
 
 
 def _has_ended(run: RunFolder) -> bool:

@@ -26,12 +26,12 @@ from bench.execution import environment
 from bench.execution.slurm import squeue as state
 from bench.execution.slurm.elements import elements_of
 from bench.execution.slurm.journal import Journal, QueueView, Submission, adopt, look, prune
-from bench.execution.slurm.settle import Job, settle, waits_for_cancelled
+from bench.execution.slurm.settle import Job, is_over, settle, waits_for_cancelled
 from bench.execution.slurm.snapshot import Snapshot, take
 from bench.files import atomic_path, write_atomic
 from bench.machine import DEVICE
 from bench.runs.commit import commit
-from bench.runs.folder import RunFolder, Runs, State
+from bench.runs.folder import Runs, State
 from bench.settings.site import Site
 from bench.settings.slurm import SlurmRequest
 
@@ -66,7 +66,11 @@ def submit(
         view = _decided(journal, jobs)
         prune(journal, view)
         settle(jobs, runs, view)
-        active = view.alive(job.id for job in jobs if not runs[job.id].result_file.exists())
+        active = view.alive(
+            job.id
+            for job in jobs
+            if not (runs[job.id].result_file.exists() or (view.beside(job.id) and is_over(runs[job.id])))
+        )
         prepare(active)
         ids = dict(active)
         todo: list[Job] = []
@@ -110,17 +114,12 @@ def cancel(runs: Runs, jobs: Iterable[str]) -> int:
     journal = Journal(runs)
     view = look(journal)
     wanted = set(jobs)
-    ending = [job for job in wanted if not any(_goes_on(runs[other]) for other in {*view.beside(job)} - wanted)]
+    ending = [job for job in wanted if all(is_over(runs[other]) for other in {*view.beside(job)} - wanted)]
     rows = [row for row in map(view.row, ending) if row is not None and (row.alive or row.hopeless)]
     ids = sorted({row.id for row in rows})
     for start in range(0, len(ids), SCANCEL_CHUNK):
         state.call(["scancel", *ids[start : start + SCANCEL_CHUNK]])
     return len(ids)
-
-
-def _goes_on(run: RunFolder) -> bool:
-    """Whether a job needs its process, which sees by itself that another of its jobs was cancelled."""
-    return not (run.result_file.exists() or run.was_cancelled())
 
 
 def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
