@@ -162,6 +162,7 @@ class Elsewhere:
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    ended: int = 0  # of the others, by now
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def work(runs: Sequence[RunFolder], slot: str = "", *, own_logs: bool = True) ->
             with _counted_for(member, claimed):
                 member.begin(len(claimed))
         while waiting := [member for member in claimed if member.goes_on()]:
-            _see(waiting)
+            _see(waiting, claimed)
     return [FAILED if member.code is None else member.code for member in members]
 
 
@@ -177,7 +177,7 @@ class _Member:
             yield
 
 
-def _see(waiting: Sequence[_Member]) -> None:
+def _see(waiting: Sequence[_Member], claimed: Sequence[_Member]) -> None:
     """Open a stream where the first of its members stands, and go on until none of them is at the next step."""
     stream = _stream_of(waiting[0])
     members = [member for member in waiting if _stream_of(member) == stream]
@@ -188,6 +188,9 @@ def _see(waiting: Sequence[_Member]) -> None:
         if not there:
             return
         alive = [member for member in waiting if member.code is None]
+        for member in alive:
+            if member.attempt is not None:
+                member.attempt.elsewhere.ended = len(claimed) - len(alive)
         try:
             with _shared_by(alive):
                 batch = next(batches)

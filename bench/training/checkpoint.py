@@ -143,8 +143,9 @@ class Keeper:
 
     def keep(self, step: int, state: Callable[[], Mapping[str, Any]], *, stop: bool) -> None:
         """Save when it is time or to `stop`; `step` steps are done. Raises Stopped."""
-        # of several jobs of one process each saves the more seldom
-        due = time.monotonic() - self.saved_at > max(SECONDS, 50 * self.cost * self.attempt.together)
+        # of several jobs of one process each saves the more seldom, while they are there
+        beside = self.attempt.together - self.attempt.elsewhere.ended
+        due = time.monotonic() - self.saved_at > max(SECONDS, 50 * self.cost * beside)
         if self.run is not None and self.ranks.first and (stop or due):
             begun = time.monotonic()
             self.run.check_claim()

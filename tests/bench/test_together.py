@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bench import contracts
 from bench.contracts import Attempt
 from bench.data import datasets, decoding, loader, stream
 from bench.data.splits import SplitData
@@ -92,10 +93,27 @@ def heads(monkeypatch: pytest.MonkeyPatch) -> list[Heads]:
     return made
 
 
+class _Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def process_time(self) -> float:
+        return self.now
+
+
 def said(run: RunFolder) -> tuple[object, ...]:
     """What a job leaves, without times."""
     result = run.result()
-    lines = [{name: value for name, value in line.items() if name != "img_s"} for line in run.curves()]
+    timed = ("img_s", "seconds", "unreadable_images")  # the last marks lines that say how long the job waited
+    lines = [
+        {name: value for name, value in line.items() if name not in timed and not name.endswith("_ms")}
+        for line in run.curves()
+    ]
     return dict(result.metrics), dict(result.details), lines
 
 
@@ -255,6 +273,10 @@ def test_eight_together_save_as_much_as_one(photos: Path, monkeypatch: pytest.Mo
             keeper.cost, keeper.saved_at = 1.0, time.monotonic() - ago
             keeper.keep(step, dict, stop=False)
         assert saved == [1, 2, 3] if jobs == 1 else saved == [3]
+        keeper.attempt.elsewhere.ended = jobs - 1  # the others are over: as often as one that was alone from the start
+        keeper.cost, keeper.saved_at = 1.0, time.monotonic() - 55.0
+        keeper.keep(4, dict, stop=False)
+        assert saved[-1] == 4
         saved.clear()
 
 
@@ -300,7 +322,16 @@ def test_a_cancelled_one_stops_alone(photos: Path, monkeypatch: pytest.MonkeyPat
         return step(self, x_BD, y_B, factor)
 
     monkeypatch.setattr(Heads, "step", cancelling)
+    over: list[int] = []
+    keep = checkpoint.Keeper.keep
+
+    def noted(self: checkpoint.Keeper, *args: Any, **more: Any) -> None:
+        over.append(self.attempt.elsewhere.ended)
+        keep(self, *args, **more)
+
+    monkeypatch.setattr(checkpoint.Keeper, "keep", noted)
     assert together.work(beside) == [DONE, STOPPED, DONE]
+    assert over == [0] * 3 * 3 + [1] * 2 * (STEPS - 3)
     assert beside[1].state() is State.CANCELLED
     assert torch.load(beside[1].checkpoint, weights_only=True)["step"] == 3
     assert together.work(beside) == [TAKEN, STOPPED, TAKEN]
@@ -330,3 +361,31 @@ def test_seconds_are_shares_of_the_time_of_the_process(photos: Path) -> None:
     rounded = 3 * 0.005
     assert sum(one.seconds for one in made) <= whole + rounded
     assert sum(one.cpu_seconds for one in made) <= cpu + rounded
+
+
+def test_the_shares_add_up_to_the_time_of_the_process(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that stands still but where images are made and heads take a step."""
+    beside, clock, made = folders(photos / "runs", 3), _Clock(), loader.decode
+    for module in (together, contracts, checkpoint):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(
+        together, "Attempt", lambda together: Attempt(clock.now, clock.now, together=together)
+    )  # its own defaults are the true clock's
+    step, steps = Heads.step, iter(range(1000))
+
+    def stepping(self: Heads, x_BD: Tensor, y_B: Tensor, factor: float) -> Tensor:
+        clock.now += (1.0, 2.0, 4.0)[next(steps) % 3]
+        return step(self, x_BD, y_B, factor)
+
+    def decoding_one(split: Any, index: int, **more: Any) -> Tensor:
+        clock.now += 3.0 / 20  # a batch takes 3 s, and each job's share of it is 1
+        return made(split, index, **more)
+
+    monkeypatch.setattr(Heads, "step", stepping)
+    monkeypatch.setattr(loader, "decode", decoding_one)
+    began = clock.now
+    assert together.work(beside) == [DONE] * 3
+    whole, found = clock.now - began, [run.result().provenance.seconds for run in beside]
+    tests = 8 * 3.0 / 20  # images that each reads for itself
+    assert found == pytest.approx([STEPS * (own + 1.0) + tests for own in (1.0, 2.0, 4.0)], abs=0.01)
+    assert sum(found) == pytest.approx(whole, abs=0.03)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bench.contracts import Batch
-from bench.data import stream
+from bench.data import loader, stream
 from bench.data.loader import Plan
 from bench.data.splits import Arrays
 from bench.data.stream import Steps, Stream, Wanted, alone
@@ -34,7 +34,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many of the earlier batches are in memory whenever one is asked for."""
     found: list[int] = []
     made: list[weakref.ref[Batch]] = []
-    batches = stream.train_batches
+    batches = loader.train_batches
 
     def noted(*args: Any, **more: Any) -> Iterator[Batch]:
         inner = batches(*args, **more)
