@@ -69,6 +69,7 @@ class _Driver:
         self.alike = {job: together_as(self.left[job].spec) if together != 1 else "" for job in self.order}
         self.started: set[str] = set()  # by this driver, still running
         self.shared: set[str] = set()  # started with others in one process
+        self.again: set[str] = set()  # looked at again after a process that had several jobs was stopped
         self.dealt: Counter[str] = Counter()  # started since one of its like has ended: the slots fill up with those
         self.elsewhere: set[str] = set()  # seen running under another driver
         self.stopping = False
@@ -86,7 +87,9 @@ class _Driver:
                 continue
             shared = ended.job in self.shared
             state = _state_after(self.runs[ended.job], ended.code, asked=self.stopping, shared=shared)
-            if state is not State.RUNNING:  # running: another driver has it, or had it; it is looked at again
+            if shared and state is State.STOPPED and not self.stopping and ended.job not in self.again:
+                self.again.add(ended.job)  # the code may be that of another of its jobs, which was cancelled
+            elif state is not State.RUNNING:  # running: another driver has it, or had it; it is looked at again
                 self.settle(ended.job, state)
 
     def advance(self) -> bool:

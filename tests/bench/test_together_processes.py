@@ -21,6 +21,7 @@ from bench.execution import scheduler, worker
 from bench.execution.events import Event, Summary
 from bench.execution.exits import DONE, STOPPED
 from bench.execution.inline import InlineExecutor
+from bench.execution.local.forks import fits
 from bench.execution.local.slots import LocalExecutor
 from bench.execution.protocol import Ended
 from bench.planning.graph import JobGraph, plan
@@ -163,6 +164,35 @@ def test_what_ran_when_a_process_died_is_started_alone(runs: Runs, monkeypatch: 
     drive(graph, runs, executor, 8)
     assert sorted(map(len, executor.groups)) == [1, 1, 4]
     assert {group[0] for group in executor.groups if len(group) == 1} == set(killed)
+
+
+class OneStopped(Slots):
+    """A process of which one job was cancelled: its code is that of a stop for all of its jobs."""
+
+    def ended(self) -> list[Ended]:
+        found, self._busy = [one for group in self._busy for one in group], []
+        if len(self.groups) == 1 and found:
+            found[0].cancel()
+        else:
+            for one in found:
+                one.fail("error", "as told")
+        return [Ended(one.job_id, STOPPED) for one in found]
+
+
+def test_others_of_a_process_in_which_one_was_cancelled_are_looked_at_again(runs: Runs) -> None:
+    executor = OneStopped(1)
+    graph = graph_of(runs, probes(3))
+    for job in list(graph.jobs):
+        runs[job].path.joinpath("checkpoint.pt").touch()
+    summary = drive(graph, runs, executor, 8)
+    assert [len(group) for group in executor.groups] == [3, 2]
+    assert (len(summary.cancelled), len(summary.failed), summary.stopped) == (1, 2, ())
+
+
+def test_more_names_than_a_packet_has_room_for_are_no_matter_of_the_fork_server(tmp_path: Path) -> None:
+    name = str(tmp_path / ("a name of a folder" * 50))
+    assert fits([name] * 8)
+    assert not fits([name] * 80)
 
 
 def test_only_what_sees_the_same_batches_of_files_shares_a_process(runs: Runs) -> None:

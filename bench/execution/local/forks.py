@@ -24,6 +24,15 @@ START_SECONDS = 120.0  # that whoever must know a worker's process waits for it
 STOP_SECONDS = 30.0  # for the first import of the server of a worker that shall stop: half of what the scheduler waits
 
 
+def fits(folders: Sequence[str]) -> bool:
+    """Whether a packet has room for the names of these run folders; a cut one would end the server."""
+    return len(_asked(2**63, folders)) <= PACKET
+
+
+def _asked(number: int, folders: Sequence[str]) -> bytes:
+    return json.dumps({"number": number, "folders": list(folders)}).encode()
+
+
 class ForkServer:
     """One fork server and its workers; it ends with this object.
 
@@ -55,12 +64,14 @@ class ForkServer:
         weakref.finalize(self, _end, self._socket, self._process)
 
     def start(self, folders: Sequence[str], log: int, slots: Sequence[int]) -> Forked:
-        """A worker on one run folder or several that writes to `log` and keeps the `slots` open until it is gone."""
+        """A worker on one run folder or several that writes to `log` and keeps the `slots` open until it is gone.
+
+        Their names must fit into a packet: `fits`.
+        """
         number = next(self._numbers)
         worker = self._workers[number] = Forked(self)
         try:
-            asked = json.dumps({"number": number, "folders": list(folders)}).encode()
-            socket.send_fds(self._socket, [asked], [log, *slots])
+            socket.send_fds(self._socket, [_asked(number, folders)], [log, *slots])
         except OSError:  # the server has just gone; the worker is lost
             self.alive = False
         return worker

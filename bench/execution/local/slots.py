@@ -32,7 +32,7 @@ from bench import ROOT
 from bench.errors import BenchError
 from bench.execution import environment, exits
 from bench.execution.local import gpus
-from bench.execution.local.forks import Forked, ForkServer
+from bench.execution.local.forks import Forked, ForkServer, fits
 from bench.execution.protocol import Ended, NoSlotError
 from bench.machine import BESIDE, DEVICE, cores
 from bench.runs.folder import RunFolder, State
@@ -203,7 +203,7 @@ class LocalExecutor:
             made |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         with run.log.open("ab") as log:
             try:
-                if self._forks(resources):
+                if self._forks(resources) and fits(folders):
                     server = self._living_server(made, log.fileno())
                     self._hand_over(log)
                     return server.start(folders, log.fileno(), list(held.values()))
