@@ -25,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.data.catalogue import CATALOGUE
 from bench.data.names import PACKED, SHARD, native
 from bench.errors import BenchError, InputCorrupt
 from bench.files import read_json
@@ -64,8 +65,19 @@ class AsIs:
 
 
 def is_pack(root: Path) -> bool:
-    """Whether a folder holds such a pack, whole or not."""
-    return (root / MARK).exists() or (root / UNFINISHED).exists()
+    """Whether a folder holds such a pack, whole or not; also one whose mark was lost."""
+    if (root / MARK).exists() or (root / UNFINISHED).exists():
+        return True
+    return (root / LISTING).exists() and (root / SPLITS_FILE).exists()
+
+
+def data_of(root: Path) -> str:
+    """Of which data set a pack is; empty where it is none, or its mark is lost or damaged."""
+    try:
+        found = str(read_json(root / MARK).get("data", ""))
+    except (OSError, InputCorrupt):
+        return ""
+    return found if found in CATALOGUE else ""
 
 
 def described(root: Path, name: str) -> AsIs:
@@ -88,6 +100,8 @@ def described(root: Path, name: str) -> AsIs:
         raise BenchError(f"{root} is a pack that is not whole ({MARK} is missing): {again}.") from error
     except (OSError, InputCorrupt, KeyError, TypeError, ValueError, AttributeError) as error:
         raise BenchError(f"{root / MARK} cannot be read ({error}): {again}.") from error
+    if data not in CATALOGUE:
+        raise BenchError(f"{root / MARK} is damaged (it names no data set): {again}.")
     if data != name:
         raise BenchError(f"{root} is a pack of {data}, expected one of {name}: name another folder under [data].")
     if version != FORMAT:
@@ -106,15 +120,18 @@ def described(root: Path, name: str) -> AsIs:
 
 def listing_of(root: Path, name: str) -> Listing:
     """What the folder listed that the pack was made of: its fingerprint is the pack's."""
-    from bench.data.listing import Listing  # a command that looks at no data needs none of it
-
     pack = described(root, name)
-    body = _content(pack, LISTING)
-    folders = {native(folder): native(files) for folder, files in body["folders"].items()}
-    found = Listing(folders, int(body["files"]), int(body["bytes"]))
+    found = _listing(_content(pack, LISTING))
     if found.digest() != pack.fingerprint:
         raise BenchError(f"{root / LISTING} is not the listing of this pack: `bench data check {name}` looks closer.")
     return found
+
+
+def _listing(body: Mapping[str, Any]) -> Listing:
+    from bench.data.listing import Listing  # a command that looks at no data needs none of it
+
+    folders = {native(folder): native(files) for folder, files in body["folders"].items()}
+    return Listing(folders, int(body["files"]), int(body["bytes"]))
 
 
 def load(root: Path, name: str) -> Mapping[Split, Files]:
@@ -158,14 +175,26 @@ def _content(pack: AsIs, file: str) -> dict[str, Any]:
 
 
 def damaged(pack: AsIs) -> Iterator[str]:
-    """Which files have another checksum, in words; reads all of them."""
+    """Which files have another checksum, in words, or whether their mark says something else; reads all of them."""
     from concurrent.futures import ThreadPoolExecutor  # brings logging: only where it is worth it
 
+    whole = True
     with ThreadPoolExecutor(READERS) as pool:
         checksums = pool.map(checksum_of, [pack.root / file for file in pack.files])
         for (file, stored), found in zip(pack.files.items(), checksums, strict=True):
             if found != stored.crc32:
+                whole = False
                 yield f"{pack.root / file} is damaged: its checksum is another than when it was packed."
+    if whole and not _is_told_truly(pack):
+        yield f"{pack.root / MARK} is damaged: it describes other files. `bench data pack --as-is` makes it anew."
+
+
+def _is_told_truly(pack: AsIs) -> bool:
+    """Whether undamaged files have the images, bytes and fingerprint of the mark."""
+    images = sum(len(_content(pack, f"{shard.stem}.json")["images"]) for shard in pack.shards)
+    listing = _listing(_content(pack, LISTING))
+    stored = sum(pack.files[shard.name].bytes for shard in pack.shards)
+    return (images, stored, listing.digest()) == (pack.images, pack.bytes, pack.fingerprint)
 
 
 def checksum_of(file: Path) -> int:

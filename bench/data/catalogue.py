@@ -34,6 +34,7 @@ class DataSet:
     test_images: int = 0
     fetched: bool = False  # whether `bench data fetch` can get it
     pixels: int = 32  # side of images in memory; images on disk come in any size
+    in_memory: bool = False  # read as a whole, from a few files
     boxes: bool = False  # objects with boxes instead of labelled images: read by detection_layouts.py
 
 
@@ -85,6 +86,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         trainval_images=50_000,
         test_images=10_000,
         fetched=True,
+        in_memory=True,
     ),
     "cifar100": DataSet(
         "CIFAR-100, 32 px",
@@ -95,6 +97,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         trainval_images=50_000,
         test_images=10_000,
         fetched=True,
+        in_memory=True,
     ),
     "stl10": DataSet(
         "STL-10, 96 px, its 5,000 labelled training images",
@@ -106,6 +109,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         test_images=8000,
         fetched=True,
         pixels=96,
+        in_memory=True,
     ),
     "stl10-unlabelled": DataSet(
         "STL-10 with its 100,000 unlabelled training images, for pretraining",
@@ -117,6 +121,7 @@ CATALOGUE: Mapping[str, DataSet] = {
         test_images=8000,
         fetched=True,
         pixels=96,
+        in_memory=True,
     ),
     "imagenet": DataSet(
         "ImageNet-1k (ILSVRC 2012) as train/<class>/ and val/<class>/ folders",

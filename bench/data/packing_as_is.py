@@ -1,7 +1,7 @@
 """Making a pack of the files of a data set as they are, as bench/data/as_is.py reads it. Goes on after a stop.
 
 Threads copy, a shard each. A shard is written under another name and renamed when it is whole; the one that goes on
-keeps those whose images have the names, sizes and times of before, and whose checksums are right.
+keeps those whose images have the names, sizes and times of before, and that are byte for byte what it would write.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from bench.data import as_is
 from bench.data.as_is import AsIs, checksum_of, names_of
@@ -28,9 +28,9 @@ from bench.data.fingerprint import scopes_of
 from bench.data.listing import Listing, look
 from bench.data.location import check_present, root_of
 from bench.data.names import SHARD, portable
-from bench.data.sets.packed import PACKS
+from bench.data.packable import why_not_packed
 from bench.data.splits import SPLITS, Files, Split, SplitData, compact
-from bench.errors import BenchError, InputCorrupt, Stopped
+from bench.errors import BenchError, Stopped
 from bench.files import alone, atomic_path, make_folder, read_json, write_atomic
 from bench.settings.site import Site
 from bench.wording import counted, size
@@ -92,8 +92,8 @@ def pack_as_is(
     if folder.resolve() == root.resolve() or root.resolve() in folder.resolve().parents:
         raise BenchError(f"{folder} is in the folder of the images, {root}: choose another one with --out.")
     make_folder(folder)
-    if (folder / as_is.MARK).exists() and _data_of(folder) not in (name, ""):
-        raise BenchError(f"{folder} holds a pack of {_data_of(folder)}: choose another folder with --out.")
+    if (held := as_is.data_of(folder)) not in (name, ""):
+        raise BenchError(f"{folder} holds a pack of {held}: choose another folder with --out.")
     other = next((file.name for file in folder.iterdir() if file.name != LOCK), "")
     if other and not as_is.is_pack(folder):
         raise BenchError(f"{folder} holds other files, e.g. {other}: choose an empty or a new folder with --out.")
@@ -108,17 +108,7 @@ def pack_as_is(
 
 def _source(name: str, site: Site) -> Path:
     """The folder of the images. Raises BenchError where there is none, or nothing to pack."""
-    known = entry(name)
-    why = (
-        f"it is in the package {known.package}"
-        if known.package
-        else "Detectron2 reads its files one by one"
-        if known.boxes
-        else "it is a pack already"
-        if name in PACKS
-        else ""
-    )
-    if why:
+    if why := why_not_packed(name):
         raise BenchError(f"{name} cannot be packed: {why}.")
     check_present(name, site)
     root = root_of(name, site)
@@ -135,17 +125,7 @@ def _splits(name: str, site: Site) -> Mapping[Split, Files]:
     from bench.data.datasets import LOADERS
 
     found: Mapping[Split, SplitData] = LOADERS[name](site, entry(name).pixels)
-    files = {split: data for split, data in found.items() if isinstance(data, Files)}
-    if len(files) < len(found):
-        raise BenchError(f"{name} cannot be packed: it is read into memory as a whole, from a few files.")
-    return files
-
-
-def _data_of(folder: Path) -> str:
-    try:
-        return str(read_json(folder / as_is.MARK).get("data", ""))
-    except (OSError, InputCorrupt):
-        return ""
+    return cast(Mapping[Split, Files], found)  # as the catalogue says
 
 
 def _packed(
@@ -206,10 +186,11 @@ def _packed(
             "files": found,
         }
     )
-    if not (folder / as_is.MARK).exists() or (folder / as_is.MARK).read_text(encoding="utf-8") != mark:
+    wrong = {file: text for file, text in texts.items() if not _holds(folder / file, text)}
+    if wrong or not _holds(folder / as_is.MARK, mark):
         (folder / as_is.UNFINISHED).touch()
-        (folder / as_is.MARK).unlink(missing_ok=True)
-        for file, text in texts.items():
+        (folder / as_is.MARK).unlink(missing_ok=True)  # also where it was right: whoever read it reads the others anew
+        for file, text in wrong.items():
             write_atomic(folder / file, text)
         write_atomic(folder / as_is.MARK, mark)
     (folder / as_is.UNFINISHED).unlink(missing_ok=True)
@@ -254,13 +235,21 @@ def _shards(images: Sequence[_Image], root: Path, folder: Path) -> Iterator[_Sha
 
 
 def _is_whole(shard: _Shard) -> bool:
-    """Whether the shard is there, made of the same files, and undamaged."""
+    """Whether the shard is there, made of the same files, and undamaged, and its index is what belongs to it."""
     try:
-        body = read_json(shard.index)
-        if (body["key"], body["bytes"]) != (shard.key, shard.file.stat().st_size):
+        there = shard.index.read_bytes()
+        if shard.file.stat().st_size != shard.bytes or shard.key.encode() not in there:
             return False
-        return checksum_of(shard.file) == body["crc32"]
-    except (OSError, BenchError, KeyError):
+        with shard.file.open("rb") as file:
+            return _index(shard, (file.read(image.bytes) for image in shard.images)).encode() == there
+    except OSError:
+        return False
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return file.read_bytes() == text.encode()
+    except OSError:
         return False
 
 
@@ -302,8 +291,8 @@ def _write(shard: _Shard, stop: threading.Event) -> None:
     """The shard, then its index."""
     shard.index.unlink(missing_ok=True)
     shard.file.unlink(missing_ok=True)
-    places, offset, checksum = [], 0, 0
-    with atomic_path(shard.file) as temporary, temporary.open("wb") as file:
+
+    def written(file: BinaryIO) -> Iterator[bytes | bytearray]:
         for image in shard.images:
             if stop.is_set():
                 raise Stopped("another shard could not be written")
@@ -313,7 +302,18 @@ def _write(shard: _Shard, stop: threading.Event) -> None:
                     f"{shard.root}/{image.name} changed while it was packed: the same command packs what changed."
                 )
             file.write(content)
-            places.append(f"{offset}-{len(content)}-{zlib.crc32(content):08x}/{portable(image.name)}")
-            offset, checksum = offset + len(content), zlib.crc32(content, checksum)
+            yield content
+
+    with atomic_path(shard.file) as temporary, temporary.open("wb") as file:
+        text = _index(shard, written(file))
+    write_atomic(shard.index, text)
+
+
+def _index(shard: _Shard, contents: Iterable[bytes | bytearray]) -> str:
+    """What lies beside a shard with these images."""
+    places, offset, checksum = [], 0, 0
+    for image, content in zip(shard.images, contents, strict=True):
+        places.append(f"{offset}-{len(content)}-{zlib.crc32(content):08x}/{portable(image.name)}")
+        offset, checksum = offset + len(content), zlib.crc32(content, checksum)
     about: dict[str, Any] = {"key": shard.key, "bytes": offset, "crc32": checksum, "images": places}
-    write_atomic(shard.index, _compact_json(about))
+    return _compact_json(about)

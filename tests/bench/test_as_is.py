@@ -322,6 +322,71 @@ def test_damage_is_found_by_check_named_when_read_and_mended_by_the_same_command
     assert check.check_data("imagenet", other).problems == check.check_data("imagenet", site).problems
 
 
+def swapped(pattern: bytes, by: bytes) -> Callable[[bytes], bytes]:
+    def changed(content: bytes) -> bytes:
+        assert content.count(pattern) >= 1
+        return content.replace(pattern, by, 1)
+
+    return changed
+
+
+def another_digit(after: bytes) -> Callable[[bytes], bytes]:
+    """Same size, still JSON: the first digit after some bytes is another one."""
+
+    def changed(content: bytes) -> bytes:
+        place = content.index(after) + len(after)
+        return content[:place] + (b"8" if content[place : place + 1] != b"8" else b"7") + content[place + 1 :]
+
+    return changed
+
+
+def no_text(content: bytes) -> bytes:
+    return content[:5] + b"\xff" + content[6:]
+
+
+FIVE = (as_is.MARK, as_is.LISTING, as_is.SPLITS_FILE, "images-0001.json", "images-0001.pack")
+DAMAGES: list[tuple[str, str, Callable[[bytes], bytes] | None]] = [
+    *((file, "missing", None) for file in FIVE),
+    *((file, "cut", lambda content: content[:-10]) for file in FIVE),
+    *((file, "empty", lambda content: b"") for file in FIVE),
+    *((file, "no text", no_text) for file in FIVE),
+    (as_is.MARK, "another number of images", another_digit(b'"images":')),
+    (as_is.MARK, "another number of bytes", another_digit(b'"bytes":')),
+    (as_is.MARK, "another checksum", another_digit(b'"splits.json":[')),
+    (as_is.MARK, "another fingerprint", another_digit(b'"fingerprint":"')),
+    (as_is.MARK, "another name", swapped(b'"imagenet"', b'"imagenut"')),
+    (as_is.LISTING, "another number", another_digit(b'"files":')),
+    (as_is.SPLITS_FILE, "another row", another_digit(b'"rows":[')),
+    ("images-0001.json", "another offset", another_digit(b'"images":["')),
+    ("images-0001.json", "another checksum", another_digit(b'"crc32":')),
+    ("images-0001.json", "another key", swapped(b'"key":"', b'"kez":"')),
+    ("images-0001.pack", "another byte", another_digit(b"JFIF")),
+]
+
+
+@pytest.mark.parametrize(("file", "what", "damage"), DAMAGES, ids=[f"{file}: {what}" for file, what, _ in DAMAGES])
+def test_whatever_damages_a_file_is_found_by_check_and_mended_by_the_same_command(
+    file: str, what: str, damage: Callable[[bytes], bytes] | None, site: Site, tmp_path: Path
+) -> None:
+    pack, other, _ = packed("imagenet", site, tmp_path / "packed")
+    before, path = content(pack.root), pack.root / file
+    if damage is None:
+        path.unlink()
+    else:
+        path.write_bytes(damage(before[file]))
+        assert path.read_bytes() != before[file]
+    as_is._load.cache_clear()
+    healthy = check.check_data("imagenet", site).problems
+    assert set(check.check_data("imagenet", other).problems) - set(healthy)
+    packed("imagenet", site, pack.root)
+    assert content(pack.root) == before
+    assert check.check_data("imagenet", other).problems == healthy
+    one, two = (cast(Files, open_splits("imagenet", 32, where)["train"]) for where in (site, other))
+    assert torch.equal(one.labels, two.labels)
+    for a, b in zip(one.paths, two.paths, strict=True):
+        assert decoding.read_bytes(a) == decoding.read_bytes(b)
+
+
 @pytest.mark.parametrize("file", [as_is.LISTING, as_is.SPLITS_FILE, "images-0001.json", "images-0001.pack"])
 def test_a_lost_or_cut_file_is_named_before_anything_runs(file: str, site: Site, tmp_path: Path) -> None:
     pack, other, _ = packed("imagenet", site, tmp_path / "packed")
