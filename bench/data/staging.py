@@ -70,7 +70,10 @@ def staged(
         root = root_of(name, site)
         files = _files(root, name)
         if files is None:
-            say(f"staging: {name} is read from {root}: it is no pack (`bench data pack {name} --as-is` makes one)")
+            from bench.data.packable import why_not_packed  # brings torch
+
+            makes = "" if why_not_packed(name) else f" (`bench data pack {name} --as-is` makes one)"
+            say(f"staging: {name} is read from {root}: it is no pack{makes}")
             return site
         place = place_of(site)
         mark = digest(tuple(sorted((file, stored.bytes, stored.crc32) for file, stored in files.items())))

@@ -111,7 +111,7 @@ def in_steps(
             reads = of_first(lambda: inputs.take(spec, run.path, here), ranks)
             inputs.note(reads, run.path, writes=ranks.first)
             site = near(spec, site, ranks, device, should_stop)
-            if ranks.first and not entry(spec.data.name).package:
+            if ranks.first and decodes(spec.data.name):
                 print(decoding(site, device.type, cores_of_rank()).line(), flush=True)
             if isinstance(spec, Pretrain):
                 place = loop.Place(run, site, ranks, device, should_stop, workers=site.loader_workers(device.type))
@@ -169,6 +169,12 @@ def in_steps(
         return TAKEN if run.has_lost_claim() else FAILED
     print("done", flush=True)
     return DONE
+
+
+def decodes(name: str) -> bool:
+    """Whether the images of a data set are decoded while a job runs, and not before it begins."""
+    known = entry(name)
+    return not (known.package or known.in_memory)
 
 
 def _may_recompute(spec: Spec) -> bool:

@@ -33,6 +33,7 @@ from bench.data.sets import packed as sets_packed
 from bench.data.share import labelled_share
 from bench.data.splits import SPLITS, Files, Split
 from bench.errors import BenchError
+from bench.execution.worker import decodes
 from bench.settings.site import Site
 from bench.spec import Augment, Data
 from tests.bench import data_trees as trees
@@ -95,6 +96,7 @@ def test_a_pack_has_the_bytes_labels_classes_and_order_of_its_folder(name: str, 
     (root / "notes.txt").write_text("no image")
     pack, other, said = packed(name, site, tmp_path / "packed")
     assert len(pack.shards) > 1
+    assert decodes(name)
     assert said[0].startswith(f"{pack.images} images to pack into {tmp_path}/packed: ")
     before, after = open_splits(name, 32, site), open_splits(name, 32, other)
     for split in SPLITS:

@@ -12,11 +12,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bench.data.catalogue import entry
 from bench.data.datasets import open_split
 from bench.data.loader import decode
 from bench.data.sets.digits import mnist5k
 from bench.data.splits import SPLITS, Arrays, Files, Split
 from bench.errors import BenchError
+from bench.execution.worker import decodes
 from bench.settings.site import Site
 from bench.spec import Data
 from tests.bench.data_trees import files_below, save, site_with
@@ -65,6 +67,8 @@ def test_cifar_is_read_by_torchvision(
     root = tmp_path / name
     cifar(root, monkeypatch, kind, labels)
     site = site_with(here, name, root)
+    assert entry(name).in_memory
+    assert not decodes(name)
     parts = {split: cast(Arrays, open_split(Data(name=name, size=32), split, site)) for split in SPLITS}
     assert tuple(len(part) for part in parts.values()) == sizes
     expected, targets = rows(4, skip=4 * (5 if name == "cifar10" else 1))
@@ -106,6 +110,8 @@ def stl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_stl_has_its_labelled_images_and_with_the_unlabelled_ones(here: Site, stl: Path) -> None:
     site = site_with(site_with(here, "stl10", stl), "stl10-unlabelled", stl)
+    assert entry("stl10").in_memory
+    assert entry("stl10-unlabelled").in_memory
     parts = {split: cast(Arrays, open_split(Data(name="stl10", size=96), split, site)) for split in SPLITS}
     assert [len(part) for part in parts.values()] == [90, 10, 30]
     assert parts["val"].labels.tolist() == list(range(10))

@@ -21,6 +21,7 @@ from bench import ROOT
 from bench.bench_toml import find_site
 from bench.commands import doctor, memory
 from bench.data import as_is, decoding, packing_as_is, staging
+from bench.data.catalogue import CATALOGUE
 from bench.data.datasets import open_splits
 from bench.data.fingerprint import DataHere
 from bench.data.packing_as_is import pack_as_is
@@ -119,6 +120,18 @@ def test_only_packs_are_copied_and_only_where_it_is_asked_for(site: Site, tmp_pa
     assert not (tmp_path / "disk").exists()
     ask(site)
     assert ask(site, copies=False)[0] != site  # one that is there is used
+
+
+@pytest.mark.parametrize("name", [name for name, known in CATALOGUE.items() if not known.package])
+def test_the_advice_to_pack_is_given_where_packing_is_possible(name: str, here: Site, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    site = replace(trees.site_with(here, name, tmp_path / "images"), staging=str(tmp_path / "disk"))
+    said: list[str] = []
+    assert staged(name, site, copies=True, say=said.append) == site
+    with pytest.raises(BenchError) as refused:  # for its layout, where not for its kind
+        pack_as_is(name, site, out=tmp_path / "pack")
+    assert ("--as-is" in said[0]) == ("cannot be packed" not in str(refused.value))
+    assert said[0].startswith(f"staging: {name} is read from {tmp_path}/images: it is no pack")
 
 
 @pytest.mark.parametrize(
