@@ -209,7 +209,7 @@ def checksum_of(file: Path) -> int:
     return found
 
 
-def names_of(paths: Iterable[str], root: Path) -> list[str]:
+def names_of(paths: Iterable[str], root: Path | str) -> list[str]:
     """Names of images below the data set's folder `root`, where the images of a pack have those of their folder."""
     below = (path.removeprefix(f"{root}/") for path in paths)
     return [path[place.end() :] if (place := PACKED.search(path)) else path for path in below]

@@ -17,6 +17,7 @@ from bench import plugins
 from bench.contracts import Batch, Method
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, train_batches
+from bench.data.location import fetch_folder
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.networks import encoders
@@ -138,6 +139,7 @@ class Loop:
             run.path,
             ranks.rank,
             data=spec.data.name,
+            root=fetch_folder(spec.data.name, place.site),
             images=len(self.split),
             batch_size=spec.batch_size,
             done=self.before.step,

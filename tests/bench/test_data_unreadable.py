@@ -14,6 +14,7 @@ import torch
 from bench.contracts import Batch
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, decode, eval_batches, train_batches
+from bench.data.packing_as_is import pack_as_is
 from bench.data.splits import Files
 from bench.data.unreadable import Unreadable
 from bench.errors import BenchError, Stopped
@@ -143,7 +144,8 @@ def test_wherever_a_jpeg_is_cut_it_is_unreadable(split: Files, share: float) -> 
 
 
 def record(folder: Path, *, rank: int = 0, done: int = 0, images: int = 10_000, batch_size: int = 100) -> Unreadable:
-    return Unreadable(folder, rank, data="imagenet", images=images, batch_size=batch_size, done=done)
+    root = Path("/data")
+    return Unreadable(folder, rank, data="imagenet", root=root, images=images, batch_size=batch_size, done=done)
 
 
 def paths(*numbers: int) -> list[Path]:
@@ -169,7 +171,7 @@ def test_a_resumed_run_knows_what_was_met_before_its_checkpoint(tmp_path: Path) 
         file.write('{"step": 3, "fi')  # killed while writing
     for rank in (0, 1):
         assert record(tmp_path, rank=rank, done=4).known == {
-            str(path) for path in paths(0, 1, 2, 3, 100, 101, 102, 103)
+            path.name for path in paths(0, 1, 2, 3, 100, 101, 102, 103)
         }
     assert [json.loads(line)["step"] for line in (tmp_path / "unreadable-0.jsonl").read_text().splitlines()] == [
         1,
@@ -193,7 +195,7 @@ def test_a_rank_that_removes_its_file_meanwhile_has_met_nothing(
         return found
 
     monkeypatch.setattr(Path, "glob", and_then_gone)
-    assert record(tmp_path, done=8).known == {"/data/0.JPEG"}
+    assert record(tmp_path, done=8).known == {"0.JPEG"}
 
 
 @pytest.mark.parametrize(
@@ -218,8 +220,28 @@ def test_more_than_one_percent_and_at_least_ten_are_too_many(
 def test_what_other_ranks_met_counts_too(tmp_path: Path) -> None:
     known = record(tmp_path)
     known.add(0, paths(1))
-    known.merge([{"/data/1.JPEG"}, {"/data/1.JPEG", "/data/7.JPEG"}])
+    known.merge([{"1.JPEG"}, {"1.JPEG", "7.JPEG"}])
     assert known.count == 2
+
+
+def test_a_file_is_the_same_in_a_folder_a_pack_and_a_copy(tmp_path: Path) -> None:
+    place = "images-0000.pack/120-45-0a1b2c3d/n01/a\udce9.JPEG"
+    homes = {"/data": "/data/n01/a\udce9.JPEG", "/pack": f"/pack/{place}", "/disk/copy-1": f"/disk/copy-1/{place}"}
+    for rank, (root, path) in enumerate(homes.items()):
+        known = Unreadable(
+            tmp_path, rank, data="imagenet", root=Path(root), images=10_000, batch_size=100, done=rank + 1
+        )
+        known.add(rank, [Path(path)])
+        assert known.known == {r"n01/a\xe9.JPEG"}
+        assert known.count == 1
+    ((rank_0),) = (tmp_path / "unreadable-0.jsonl").read_text().splitlines()
+    assert json.loads(rank_0) == {"step": 1, "file": r"n01/a\xe9.JPEG"}
+    assert not (tmp_path / "unreadable-1.jsonl").exists()
+    # as it stood in a run folder before
+    (tmp_path / "unreadable-0.jsonl").write_text(json.dumps({"step": 1, "file": r"/data/n01/a\xe9.JPEG"}) + "\n")
+    known = record(tmp_path, done=1)
+    known.add(1, [Path(homes["/data"])])
+    assert known.count == 1
 
 
 # -- pretraining -----------------------------------------------------------------------------------------------------
@@ -276,6 +298,22 @@ def test_a_resumed_pretraining_ends_the_same_and_with_the_same_count(
     assert [line["unreadable_images"] for line in lines(resumed)] == [
         line["unreadable_images"] for line in lines(through)
     ]
+
+
+def test_a_pretraining_that_goes_on_from_a_pack_counts_a_damaged_image_once(
+    spec: Pretrain, site: Site, split: Files, place: Callable[..., Place], tmp_path: Path
+) -> None:
+    plan = Plan(images=len(split), batch_size=16, seed=seed_of(spec.seed, "data"))
+    damage(split, [int(plan.indices(0)[3])])  # met again in the second epoch
+    pack_as_is("imagenet", site, out=tmp_path / "pack", say=lambda line: None)
+    asked = iter(range(1, 100))
+    here = replace(place("moved", lambda: next(asked) == 2), site=site)
+    with pytest.raises(Stopped):
+        pretrain(spec, here)
+    there = replace(site, data={**site.data, "imagenet": tmp_path / "pack"})
+    again = pretrain(spec, replace(here, site=there, should_stop=bool))
+    assert again.resumed == 1
+    assert again.metrics["unreadable_images"] == 1.0
 
 
 def test_too_many_damaged_images_stop_a_pretraining(
