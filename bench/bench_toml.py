@@ -19,7 +19,8 @@
     images_per_gpu = 64         # of a pretraining, at least: each gets as many of the `ranks` as leave it so many and
                                 # divide its batch. Without it all have `ranks`
     workers = 8                 # processes that decode images on disk for each rank, on Slurm too; default: for a GPU
-                                # one less than the cores of the rank, at most 12; none (0) for a CPU.
+                                # one less than the cores of the rank, at most 12, fewer where shared memory has
+                                # no room for them; none (0) for a CPU.
                                 # `bench doctor --throughput` says how many to use
     staging = "$SLURM_TMPDIR"   # a folder of each node's own disk: packs of images are copied there before they are
                                 # read, on Slurm too. Variables have the value of the node; docs/cluster.md

@@ -32,7 +32,7 @@ class SharedMemory:
 
     text: str
     enough: bool
-    wanted: bool  # the site reads images from disk, with workers
+    wanted: bool  # bench.toml asks for so many workers
     advice: str = ""
 
 
@@ -95,5 +95,7 @@ def shared_memory(site: Site) -> Iterator[SharedMemory]:
         f"a pretraining {size(pretraining)} for each {STEP} images of a step ({SIDE} px)"
     )
     enough = max(slots * evaluation, pretraining) <= there.free
-    wanted = site.workers is not None or bool(site.data)
+    wanted = site.workers is not None
+    if not enough and not wanted:
+        text += "; where they find no room, fewer workers are taken"
     yield SharedMemory(text, enough, wanted, "" if enough else ADVICE)

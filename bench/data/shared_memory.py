@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.wording import size
+from bench.settings.site import AtMost
+from bench.wording import counted, size
 
 SHARED = Path("/dev/shm")  # shm_open of the C library knows no other place
 PAGE = 4096
@@ -68,11 +69,11 @@ def whole_pages(sizes: Sequence[int]) -> int:
 NOTHING = Batches(0, per_worker=0, held=0, most=0)  # images in memory are handed over by nobody
 
 
-def check_room(workers: int, *loaders: Batches) -> None:
-    """Raises BenchError when the batches of so many workers of each loader do not fit into what is free.
+def fitting(workers: int, *loaders: Batches) -> int:
+    """So many workers for each loader, or, where AtMost so many are wanted, as many as there is room for.
 
-    Several loaders stand for those that are there at once. Ranks on one machine share it: together they must fit into
-    the whole.
+    Raises BenchError when the batches of workers that were asked for do not fit into what is free. Several loaders
+    stand for those that are there at once. Ranks on one machine share it: together they must fit into the whole.
     """
     there, ranks = room(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -80,7 +81,7 @@ def check_room(workers: int, *loaders: Batches) -> None:
         return sum(batches.take(count) for batches in loaders)
 
     if there is None or (take(workers) <= there.free and ranks * take(workers) <= there.whole):
-        return
+        return workers
     fewer = next(n for n in range(workers - 1, -1, -1) if take(n) <= there.free and ranks * take(n) <= there.whole)
     processes = f"{ranks} ranks of {workers} workers" if ranks > 1 else f"{workers} workers"
     needed = ranks * take(workers)
@@ -90,6 +91,15 @@ def check_room(workers: int, *loaders: Batches) -> None:
         for batches in loaders
         if batches.take(workers)
     )
+    if isinstance(workers, AtMost):
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(
+                f"{SHARED} (shared memory) has {there}, {processes} take {size(needed)} ({parts}): images are decoded "
+                f"by {counted(fewer, 'worker') if fewer else 'the job itself'}. Give a container more (docker run "
+                f"--shm-size={wanted}g).",
+                flush=True,
+            )
+        return AtMost(fewer)
     raise BenchError(
         f"{SHARED} (shared memory) is too small for the workers that decode images: it has {there}, {processes} take "
         f"{size(needed)} ({parts}). Give a container more (docker run --shm-size={wanted}g), or set workers = {fewer} "

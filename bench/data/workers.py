@@ -18,7 +18,7 @@ import torch
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, Dataset
 
-from bench.data.shared_memory import Batches, cannot_send, check_room, is_shortage
+from bench.data.shared_memory import Batches, cannot_send, fitting, is_shortage
 from bench.errors import BenchError, one_line
 from bench.machine import start_of_helpers
 from bench.seeding import seed_of
@@ -55,6 +55,7 @@ def load(
 
     `shared`: what the batches take of shared memory, which must be there before the first worker starts.
     """
+    workers = fitting(workers, shared)
     loader = DataLoader(
         _Items(batch),
         batch_size=None,
@@ -67,7 +68,7 @@ def load(
         generator=torch.Generator().manual_seed(seed_of(seed, "loader")),
         worker_init_fn=speak_up,
     )
-    for item in batches_of(loader, shared):
+    for item in batches_of(loader):
         if isinstance(item, BenchError):
             raise item
         yield item
@@ -97,13 +98,8 @@ def _instead(queue: Any, error: BaseException, unsent: Any) -> None:
     queue.put((unsent[0], _Said(str(cannot_send(one_line(error))))))
 
 
-def batches_of(loader: DataLoader[Any], shared: Batches | None = None) -> Iterator[Any]:
-    """The loader's batches. Raises BenchError, before the first, when they do not fit into shared memory (`shared`).
-
-    And whenever workers cannot be started, one is killed or cannot send.
-    """
-    if loader.num_workers and shared is not None:
-        check_room(loader.num_workers, shared)
+def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
+    """The loader's batches. Raises BenchError when workers cannot be started, one is killed or cannot send."""
     try:
         batches = iter(loader)
     except OSError as error:  # a semaphore is a file in shared memory too

@@ -20,6 +20,10 @@ NAME = "bench.toml"
 MOST_WORKERS = 12  # for a GPU: a fast probe takes so many, and each keeps batches in shared memory
 
 
+class AtMost(int):
+    """A number of workers that bench.toml does not ask for: fewer do, where shared memory has no room for so many."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnownFile:
     """What bench.toml says about one file of released weights."""
@@ -77,11 +81,12 @@ class Site:
     def loader_workers(self, device: str, cores: int | None = None) -> int:
         """Processes that decode images on disk for one process of a job on a "cuda" or "cpu" device.
 
-        Where bench.toml does not say, a GPU gets what `cores` (default: this process's) leave beside the job itself.
+        Where bench.toml does not say, a GPU gets what `cores` (default: this process's) leave beside the job itself,
+        AtMost.
         """
         if self.workers is not None:
             return self.workers
-        return 0 if device == "cpu" else min(MOST_WORKERS, max(1, (cores or cores_of_rank()) - 1))
+        return AtMost(0 if device == "cpu" else min(MOST_WORKERS, max(1, (cores or cores_of_rank()) - 1)))
 
     def resources(self, kind: str, executor: str = "local") -> Resources:
         """What a job of this kind is given here, or on Slurm's nodes."""

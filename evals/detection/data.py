@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench.contracts import Context
 from bench.data.sets import detection_layouts as layouts
-from bench.data.shared_memory import PAGE, Batches, whole_pages
+from bench.data.shared_memory import PAGE, Batches, fitting, whole_pages
 from bench.data.workers import PREFETCHED, batches_of, speak_up
 from bench.errors import BenchError, Stopped
 from bench.identity import digest
@@ -159,6 +159,7 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
         for step in steps
     ]
     mapped = _Mapped(DatasetFromList(scenes.train_items, copy=False), DatasetMapper(cfg, is_train=True), seed)
+    workers = fitting(workers, _takes(cfg, share, len(keys)))
     loader = DataLoader(
         mapped,
         batch_sampler=keys,
@@ -167,7 +168,7 @@ def train_batches(cfg: Any, scenes: Scenes, seed: int, steps: range, ranks: Rank
         worker_init_fn=speak_up,
         multiprocessing_context=start_of_helpers(workers),
     )
-    return batches_of(loader, _takes(cfg, share, len(keys)))
+    return batches_of(loader)
 
 
 def _takes(cfg: Any, share: int, batches: int) -> Batches:

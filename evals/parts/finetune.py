@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from bench.contracts import Batch, Context, Sizes, Subject
 from bench.data.datasets import open_split
 from bench.data.loader import Plan, eval_batches, pass_takes, train_batches, training_takes
-from bench.data.shared_memory import check_room
+from bench.data.shared_memory import fitting
 from bench.data.splits import Files, SplitData
 from bench.data.views import augment
 from bench.errors import BenchError, unknown_name
@@ -211,7 +211,8 @@ def fine_tune(config: FineTuning, subject: Subject, context: Context, images: Sp
 
         steps, views = range(first, total), (config.view(context.data.size),)
         # both loaders are there while it tests, which is after hours
-        check_room(workers, training_takes(images, views, plan, len(steps)), pass_takes(test, context.data.size, BATCH))
+        takes = training_takes(images, views, plan, len(steps)), pass_takes(test, context.data.size, BATCH)
+        workers = fitting(workers, *takes)
         batches = train_batches(images, views, plan, steps, device, workers=workers)
         pace = Pace(device, steps=total, batch_size=plan.batch_size, begun=first)
         _train_mode(model, config)

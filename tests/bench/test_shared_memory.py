@@ -23,7 +23,7 @@ from bench.data.shared_memory import Batches, Room
 from bench.data.splits import Arrays, Files
 from bench.data.workers import in_a_worker, load
 from bench.errors import BenchError
-from bench.settings.site import Site
+from bench.settings.site import AtMost, Site
 from bench.spec import Augment
 
 CPU = torch.device("cpu")
@@ -129,20 +129,51 @@ def test_few_batches_take_no_more_room_than_they_are() -> None:
 def test_ranks_of_one_machine_must_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = Batches(1000, per_worker=3, held=0, most=100)
     monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=20_000, free=20_000))
-    shared_memory.check_room(2, batches)
+    shared_memory.fitting(2, batches)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(BenchError, match=r"4 ranks of 2 workers take 24 kB \(24 batches of 1 kB\).*workers = 1 "):
-        shared_memory.check_room(2, batches)
+        shared_memory.fitting(2, batches)
 
 
 def test_loaders_that_are_there_at_once_must_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     training, test = Batches(1000, per_worker=3, held=0, most=100), Batches(2000, per_worker=2, held=2, most=4)
     monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=14_000, free=14_000))
-    shared_memory.check_room(2, training, test)
+    shared_memory.fitting(2, training, test)
     monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=14_000, free=13_999))
     with pytest.raises(BenchError, match=r"take 14 kB \(6 batches of 1 kB and 4 batches of 2 kB\).*workers = 1 "):
-        shared_memory.check_room(2, training, test)
-    shared_memory.check_room(2, training, shared_memory.NOTHING)
+        shared_memory.fitting(2, training, test)
+    shared_memory.fitting(2, training, shared_memory.NOTHING)
+
+
+def test_workers_that_nobody_asked_for_are_fewer_where_shared_memory_is_small(
+    files: Files, here: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches = Batches(1000, per_worker=3, held=0, most=100)
+    monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=20_000, free=20_000))
+    default = here.loader_workers("cuda", 9)
+    assert default == 8
+    assert shared_memory.fitting(default, batches) == 6
+    assert capsys.readouterr().out == (
+        "/dev/shm (shared memory) has 20 kB of its 20 kB free, 8 workers take 24 kB (24 batches of 1 kB): images are "
+        "decoded by 6 workers. Give a container more (docker run --shm-size=1g).\n"
+    )
+    asked = replace(here, workers=8).loader_workers("cuda", 9)
+    with pytest.raises(BenchError, match=r"too small for the workers.*set workers = 6 under"):
+        shared_memory.fitting(asked, batches)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    fewer = shared_memory.fitting(default, batches)
+    assert fewer == 1
+    assert "images are decoded by 1 worker." in capsys.readouterr().out
+    monkeypatch.setattr(shared_memory, "room", lambda: Room(whole=1000, free=1000))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert shared_memory.fitting(fewer, batches) == 0  # what was lessened once may be again
+    assert capsys.readouterr().out == ""  # the first rank says it
+    monkeypatch.delenv("LOCAL_RANK")
+    (batch, *_) = eval_batches(files, 32, 24, CPU, workers=default)
+    assert batch[0].shape == (24, 3, 32, 32)
+    assert "images are decoded by the job itself." in capsys.readouterr().out
+    view, plan = Augment(size=32), Plan(images=24, batch_size=8, seed=0)
+    assert len(list(train_batches(files, (view, view), plan, range(2), CPU, workers=default))) == 2
 
 
 def test_images_in_memory_take_none(files: Files) -> None:
@@ -155,7 +186,7 @@ def test_images_in_memory_take_none(files: Files) -> None:
 def test_a_system_without_a_limit_of_shared_memory_is_let_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(shared_memory, "SHARED", tmp_path / "absent")
     assert shared_memory.room() is None
-    shared_memory.check_room(8, Batches(10**15, per_worker=1, held=0, most=100))
+    shared_memory.fitting(8, Batches(10**15, per_worker=1, held=0, most=100))
 
 
 def test_doctor_compares_shared_memory_with_what_workers_take(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,6 +203,11 @@ def test_doctor_compares_shared_memory_with_what_workers_take(here: Site, monkey
     monkeypatch.setattr("bench.commands.memory.room", lambda: Room(whole=2**30, free=2**30))
     assert row(replace(here, workers=2, slots=1)).state == "ok"
     assert row(replace(here, workers=2, slots=8)).state == "broken"
+    monkeypatch.setattr("bench.commands.memory.room", lambda: Room(whole=2**26, free=2**26))
+    monkeypatch.setattr(Site, "loader_workers", lambda site, device, cores: AtMost(8))
+    less = row(replace(here, slots=1, data={"imagenet": here.root}))
+    assert less.state == "off"
+    assert less.text.endswith("where they find no room, fewer workers are taken")
 
 
 IN_A_SMALL_ROOM = """
