@@ -84,6 +84,8 @@ def staged(
                 return site
             make_folder(place)
             _make(copy, should_stop, say)
+            if not _is_whole(copy):  # where the file system knows no locks, several copy to one place
+                raise BenchError(f"the copy in {copy.folder} is not whole: another process works there too.")
         say(f"staging: {name} is read from {copy.folder}")
         return replace(site, data={**site.data, name: copy.folder})
     except (BenchError, OSError, RuntimeError) as error:  # RuntimeError: no home folder

@@ -6,9 +6,11 @@ because another node's disk is slower, and all of them stop together.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -33,18 +35,27 @@ def near(spec: Spec, site: Site, ranks: Ranks, device: torch.device, should_stop
     copies = isinstance(spec, Pretrain) or plugins.evaluation_of(spec.protocol).resumes
     if ranks.world == 1:
         return staged(spec.data.name, site, copies=copies, should_stop=should_stop)
+    ended = threading.Event()  # the copier is not waited for where a rank is lost
     with ThreadPoolExecutor(1) as pool:
         work: Future[Site] | None = None
-        if ranks.local == 0:
-            work = pool.submit(staged, spec.data.name, site, copies=copies, should_stop=should_stop)
-        while any_rank(work is not None and not work.done(), ranks, device):
-            time.sleep(SECONDS)
+        try:
+            if ranks.local == 0:
+                ends = partial(_either, should_stop, ended.is_set)
+                work = pool.submit(staged, spec.data.name, site, copies=copies, should_stop=ends)
+            while any_rank(work is not None and not work.done(), ranks, device):
+                time.sleep(SECONDS)
+        finally:
+            ended.set()
     stopped = work is not None and isinstance(work.exception(), Stopped)
     if any_rank(stopped, ranks, device):
         raise Stopped("stopped while the data were copied to the nodes")
     if work is not None:
         return work.result()
     return staged(spec.data.name, site, copies=False, say=_silent)
+
+
+def _either(one: Callable[[], bool], other: Callable[[], bool]) -> bool:
+    return one() or other()
 
 
 def _silent(line: str) -> None:

@@ -6,6 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +20,13 @@ from bench.bench_toml import find_site
 from bench.data.fingerprint import DataHere
 from bench.data.packing_as_is import pack_as_is
 from bench.data.sets import folders
-from bench.execution import environment, exits, worker
+from bench.errors import Stopped
+from bench.execution import environment, exits, near, worker
 from bench.planning.graph import plan
 from bench.runs.folder import RunFolder
+from bench.settings.site import Site
 from bench.spec import Augment, Data, Pretrain, Resources
+from bench.training.ranks import Ranks
 from tests.bench import data_trees as trees
 
 
@@ -131,3 +137,29 @@ def test_one_rank_of_a_node_copies_and_all_stop_together(pack: Path, workplace: 
     assert [text.splitlines().count("copies") for text in said] == [1, 0, 1, 0]
     for rank, text in enumerate(said):
         assert text.splitlines()[-1].startswith(f"reads {workplace}/node{rank // 2}/imagenet-")
+
+
+def test_a_copy_ends_when_another_rank_is_lost(
+    small: Pretrain, here: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ended, asked = [], threading.Event()
+
+    def copies(name: str, site: Site, *, copies: bool, should_stop: Callable[[], bool]) -> Site:
+        for _ in range(3000):
+            asked.set()
+            time.sleep(0.01)
+            if should_stop():
+                ended.append(name)
+                raise Stopped("stopped while the data were copied to this node")
+        raise AssertionError("not asked to stop")
+
+    def lost(*_: object) -> bool:
+        assert asked.wait(60)
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(near, "staged", copies)
+    monkeypatch.setattr(near, "any_rank", lost)
+    site = replace(here, staging=str(tmp_path))
+    with pytest.raises(RuntimeError, match="Connection closed by peer"):
+        near.near(small, site, Ranks(0, 2, 0), torch.device("cpu"), bool)
+    assert ended == [small.data.name]

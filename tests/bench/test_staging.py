@@ -277,6 +277,33 @@ def test_a_stop_while_copying_keeps_what_is_whole_and_two_at_once_copy_once(
     assert found[0] != site
 
 
+@pytest.mark.parametrize("lost", ["images-0001.pack", "as-is.json"])
+def test_where_nobody_waits_for_anybody_a_copy_that_is_not_whole_is_not_read(
+    lost: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without locks: another process tidies the folder away while this one copies to it."""
+
+    def no_lock(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    copied = staging._copy_all
+
+    def disturbed(copy: staging._Copy, should_stop: Callable[[], bool]) -> None:
+        copied(copy, should_stop)
+        (copy.partial / lost).unlink()
+
+    monkeypatch.setattr("bench.files.fcntl.flock", no_lock)
+    monkeypatch.setattr(staging, "_copy_all", disturbed)
+    same, said = ask(site)
+    assert same == site
+    assert re.search(r"is read from its original place: the copy in .* is not whole: another process", said[-1])
+    assert ask(site, copies=False)[0] == site
+    monkeypatch.setattr(staging, "_copy_all", copied)
+    near, _ = ask(site)
+    assert near != site
+    assert len(open_splits("imagenet", 32, near)["train"]) == 59
+
+
 def test_a_copy_of_which_files_are_gone_or_cut_is_made_anew(site: Site) -> None:
     ask(site)
     (copy,) = copies_on(site)
