@@ -95,7 +95,7 @@ def described(root: Path, name: str) -> AsIs:
             str(body["fingerprint"]),
             {str(file): Stored(int(size), int(crc32)) for file, (size, crc32) in body["files"].items()},
         )
-        data, version = body["data"], body["format"]
+        data, version = str(body["data"]), body["format"]
     except FileNotFoundError as error:
         raise BenchError(f"{root} is a pack that is not whole ({MARK} is missing): {again}.") from error
     except (OSError, InputCorrupt, KeyError, TypeError, ValueError, AttributeError) as error:
