@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -232,10 +233,9 @@ def test_a_signal_requeues_but_scancel_and_bench_cancel_do_not(
     capsys.readouterr()
     monitor.show_status(place.site, ["tests"])
     out = capsys.readouterr().out
-    assert (
-        "ended on 127.0.0.1 as CANCELLED: it was cancelled from outside (scancel); it goes on from its checkpoint"
-        in out
-    )
+    # a requeued job may start on the other node
+    said = r"ended on 127\.0\.0\.[12] as CANCELLED: it was cancelled from outside \(scancel\); it goes on from its"
+    assert re.search(f"{said} checkpoint", out), out
     assert f"can never start, needs {run.job_id}" in out
     assert len(place.submit(graph).new) == 2  # the same command goes on
     wait_for_steps(run, run.last_metrics()["step"])
