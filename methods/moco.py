@@ -23,7 +23,7 @@ from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
 from bench.training.norm_groups import shuffled
 from methods.parts.clock import Progress
-from methods.parts.differences import BILINEAR, PILLOW_BLUR
+from methods.parts.differences import BILINEAR, FLOAT32, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.momentum import move_towards, slow_copy
 from methods.parts.views import cifar, mild_digits
@@ -161,7 +161,7 @@ RECIPES = {
         optim=Optim(name="sgd", lr=0.03, weight_decay=1e-4, warmup_epochs=0, vector_weight_decay=True, steps="epoch"),
         batch_size=256,
         epochs=800,
-        precision="fp32",  # the authors': V100, main_moco.py has no mixed precision
+        precision="tf32",  # see DIFFERENCES
         normalize="imagenet",
         zero_init_residual=False,
         norm_group=32,  # 8 GPUs
@@ -192,6 +192,7 @@ VARIANTS = {
 DIFFERENCES = (
     BILINEAR,
     PILLOW_BLUR,
+    FLOAT32,
     Difference(
         "Grayscale in v1",
         "Before the jitter.",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bench.contracts import Batch, Difference, Facts, Recipe
 from bench.errors import BenchError
 from bench.spec import Augment, Optim, Pretrain
-from methods.parts.differences import BILINEAR, PILLOW_BLUR
+from methods.parts.differences import BILINEAR, FLOAT32, PILLOW_BLUR
 from methods.parts.heads import mlp
 from methods.parts.views import cifar, mild_digits
 
@@ -118,7 +118,7 @@ RECIPES = {
         ),
         batch_size=512,
         epochs=800,
-        precision="fp32",  # the authors': V100, main_simsiam.py has no mixed precision
+        precision="tf32",  # see DIFFERENCES
         normalize="imagenet",
     ),
 }
@@ -126,6 +126,7 @@ RECIPES = {
 DIFFERENCES = (
     BILINEAR,
     PILLOW_BLUR,
+    FLOAT32,
     Difference(
         "First biases of the predictor",
         "torch's uniform.",

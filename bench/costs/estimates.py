@@ -69,11 +69,14 @@ class Where:
         return self.given(spec).ranks
 
     def workers(self, device: Device) -> int:
-        """Processes that decode images for one device; 0: it does so itself."""
-        if self.site is None:
-            return 0 if device.counted_as == "core" else WORKERS
-        found = self.site.loader_workers("cpu" if device.counted_as == "core" else "cuda")
-        return min(found, self.site.slurm.pretrain.cpus) if self.executor == "slurm" else found
+        """Processes that decode images for one device; 0: it does so itself. An imagined GPU's cores nobody knows."""
+        kind = "cpu" if device.counted_as == "core" else "cuda"
+        if kind == "cuda" and (self.site is None or self.site.workers is None):
+            if self.site is not None and self.executor == "slurm":
+                return self.site.loader_workers(kind, self.site.slurm.pretrain.cpus)
+            if self.site is None or self.device is not None:
+                return WORKERS
+        return self.site.loader_workers(kind) if self.site else 0
 
 
 class Costs:
@@ -169,7 +172,7 @@ class Costs:
         if device.counted_as == "core":
             each = seconds + loader
         elif loader > seconds:
-            slow = f", held up by {counted(self._where.workers(device), 'worker')} that decode images"
+            slow = f", held up by the decoding of images in {counted(self._where.workers(device), 'worker')}"
         computed = device.computes(spec.precision)
         source = f"{how}, {_sides(spec)}, in {computed}{slow}"
         return Estimate(images / spec.batch_size * each * ranks, device.counted_as, source, kind)

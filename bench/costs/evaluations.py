@@ -11,6 +11,7 @@ from bench.costs.counted import Counts
 from bench.costs.devices import DEVICES, Device
 from bench.costs.seconds import Part, loader_seconds, seconds
 from bench.spec import Backbone, Precision
+from bench.wording import counted
 
 FIXED_SECONDS = 0.04  # to read features and to write a result
 BATCH = 250  # images of a pass that extracts features
@@ -58,7 +59,7 @@ def seconds_of(
     for images, parts in passes:
         computed, loaded = seconds(device, parts), loader_seconds(priced.data, images, priced.workers)
         if device.counted_as == "GPU" and loaded > computed:
-            slow = f", held up by {priced.workers} workers that decode images"
+            slow = f", held up by the decoding of images in {counted(priced.workers, 'worker')}"
         total += computed + loaded if device.counted_as == "core" else max(computed, loaded)
     return total + seconds(device, [Part(work.heads, how="products")]), slow
 

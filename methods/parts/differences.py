@@ -27,6 +27,13 @@ TPU = Difference(
     "GPUs have it for float32 tensors; their bf16 would also store results in 8 bits. No paper names a precision.",
     "None expected.",
 )
+FLOAT32 = Difference(
+    "Precision",
+    "Float32 on V100s, which have no TF32; on later GPUs torch's default, TF32 in convolutions, as the code leaves it.",
+    "TF32 in convolutions and products: their factors are rounded to 11 bits of mantissa.",
+    "A third of the hours: printed values are to be had on GPUs of today. `[recipe] precision` has fp32.",
+    "None expected; docs/gpus.md has what it does to gradients.",
+)
 PILLOW_BLUR = Difference(
     "Blur",
     "Pillow's: three box filters, with the outermost pixels repeated beyond the rim.",

@@ -96,7 +96,7 @@ def test_ranks_are_those_of_the_site_and_a_slow_loader_holds_a_gpu_up(tmp_path: 
     one, eight = (seconds(small, tmp_path, replace(H100, site=replace(site, ranks=ranks))) for ranks in (1, 8))
     assert eight > 1.5 * one  # GPU-seconds: kernels take as long to start for few images
     few = estimate(small, tmp_path, replace(H100, site=replace(site, ranks=1, workers=1)))
-    assert few.source.endswith("held up by 1 worker that decode images")
+    assert few.source.endswith("held up by the decoding of images in 1 worker")
     assert few.seconds == pytest.approx(small.epochs * IMAGENET / 245, rel=0.02)
 
 
@@ -123,7 +123,7 @@ def test_an_augmented_evaluation_costs_a_forward_pass_an_epoch_and_is_held_up_by
     probe = estimate(evaluate("linear_augmented", "simclr"), tmp_path)
     epochs = 90 * 1_281_167
     assert probe.seconds == pytest.approx(epochs / (8 * 245), rel=0.05)
-    assert probe.source.endswith("held up by 8 workers that decode images")
+    assert probe.source.endswith("held up by the decoding of images in 8 workers")
     site = Site(root=tmp_path, runs=tmp_path, output=tmp_path, report=tmp_path, workers=64)
     quick = seconds(evaluate("linear_augmented", "simclr"), tmp_path, replace(H100, site=site))
     assert epochs / 12400 < quick < epochs / 2950  # in TF32: between what was measured in bf16 and in fp32
