@@ -45,6 +45,22 @@ def test_one_that_was_cancelled_or_failed_is_submitted_again_while_its_element_l
     assert fake_slurm.calls("scancel") == 1
 
 
+def test_one_that_was_cancelled_before_its_element_started_goes_with_it_after_all(
+    photos: Path, fake_slurm: FakeSlurm
+) -> None:
+    fake_slurm.set(nodes=1, seconds=1000)
+    place, graph = Place(photos, TWO), probes(4)
+    place.submit(graph)
+    third = list(graph.jobs)[2]
+    row = look(Journal(place.runs)).row(third)
+    assert row is not None
+    assert row.state == "PENDING"
+    monitor.cancel(place.site, third, [])
+    made = place.submit(graph)
+    assert (made.new, len(made.active)) == ((), 4)
+    assert not place.runs[third].was_cancelled()
+
+
 def test_an_element_of_which_all_others_failed_is_taken_from_the_queue(photos: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.set(seconds=1000)
     place, graph = Place(photos, TWO), probes(2)

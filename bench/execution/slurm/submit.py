@@ -66,12 +66,12 @@ def submit(
         view = _decided(journal, jobs)
         prune(journal, view)
         settle(jobs, runs, view)
-        active = view.alive(
-            job.id
-            for job in jobs
-            if not (runs[job.id].result_file.exists() or (view.beside(job.id) and is_over(runs[job.id])))
-        )
-        prepare(active)
+        alive = view.alive(job.id for job in jobs if not runs[job.id].result_file.exists())
+        over = {job for job in alive if view.beside(job) and is_over(runs[job])}
+        prepare(alive.keys() - over)
+        # an element that has not started yet takes such a job with it after all, where it may be tried again
+        waiting = {job for job in over if _waits(view, job) and runs[job].state() is not State.FAILED}
+        active = {job: number for job, number in alive.items() if job not in over - waiting}
         ids = dict(active)
         todo: list[Job] = []
         for job in jobs:
@@ -120,6 +120,11 @@ def cancel(runs: Runs, jobs: Iterable[str]) -> int:
     for start in range(0, len(ids), SCANCEL_CHUNK):
         state.call(["scancel", *ids[start : start + SCANCEL_CHUNK]])
     return len(ids)
+
+
+def _waits(view: QueueView, job: str) -> bool:
+    row = view.row(job)
+    return row is not None and row.state == "PENDING"
 
 
 def _decided(journal: Journal, jobs: Sequence[Job]) -> QueueView:
