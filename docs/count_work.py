@@ -1,10 +1,13 @@
 """Write bench/costs/counted.jsonl: the work of all networks and methods of the tables, counted by torch.
 
-Some minutes; run it after a change of a network, a loss or a recipe (tests/bench/test_counted.py recounts a few).
+Run it after a change of a recipe; what is there already is kept, unless --all is given (some minutes), which a change
+of a network or a loss asks for (tests/bench/test_counted.py recounts a few).
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,7 +16,7 @@ from bench.costs.amounts import numbers
 from bench.costs.counted import OF_TABLES, label, line, network_key, shape, step_key
 from bench.costs.counting import network_work, step_work
 from bench.planning.scales import SCALES
-from bench.spec import Evaluate, Pixels, Pretrain, Spec
+from bench.spec import Backbone, Evaluate, Pixels, Pretrain, Spec
 from results.cells import load_table, plan_table
 
 
@@ -35,14 +38,25 @@ def _with_parents(spec: Spec) -> Iterator[Spec]:
         yield from _with_parents(parent)
 
 
+def _of_step(key: str, spec: Pretrain) -> str:
+    return line(key, label(spec), numbers(step_work(replace(spec, backbone=shape(spec.backbone)))))
+
+
+def _of_network(key: str, backbone: Backbone, size: int) -> str:
+    what = f"{backbone.name} {backbone.width}x{backbone.base_channels} at {size} px"
+    return line(key, what, numbers(network_work(shape(backbone), size)))
+
+
 def main() -> None:
     """Count each once, by its key."""
+    anew = sys.argv[1:] == ["--all"]
+    before = {} if anew else {json.loads(text)["key"]: f"{text}\n" for text in OF_TABLES.read_text().splitlines()}
     lines: dict[str, str] = {}
     for spec in specs():
         if isinstance(spec, Pretrain):
             key = step_key(spec)
             if key not in lines:
-                lines[key] = line(key, label(spec), numbers(step_work(replace(spec, backbone=shape(spec.backbone)))))
+                lines[key] = before.get(key) or _of_step(key, spec)
         size = spec.data.size
         if not isinstance(spec, Pretrain) and isinstance(spec.encoder, Pixels):
             continue
@@ -51,8 +65,7 @@ def main() -> None:
         size = min(size, 224)
         key = network_key(backbone, size)
         if key not in lines:
-            what = f"{backbone.name} {backbone.width}x{backbone.base_channels} at {size} px"
-            lines[key] = line(key, what, numbers(network_work(shape(backbone), size)))
+            lines[key] = before.get(key) or _of_network(key, backbone, size)
     OF_TABLES.write_text("".join(sorted(lines.values(), key=lambda text: text.partition('"what"')[2])))
     print(f"{len(lines)} counts, {OF_TABLES.stat().st_size / 1e3:.0f} kB")
 
