@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from bench import plugins
@@ -21,10 +21,11 @@ def check(jobs: JobGraph, site: Site, executor: str, *, ignore: bool = False) ->
 
     `ignore`: say it, and go on.
     """
-    memory, runs = memory_of(site, executor), Runs(site.runs)
+    runs = Runs(site.runs)
+    todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
+    memory = memory_of(site, executor) if todo else {}  # a finished table needs no driver
     if not memory:
         return
-    todo = [job for job in jobs if runs[job.id].state() is not State.DONE]
     found = fits(todo, site, executor, memory)
     large = [job for job in todo if job.id in found and found[job.id].share > 1]
     if large and not ignore:
@@ -39,6 +40,9 @@ def check(jobs: JobGraph, site: Site, executor: str, *, ignore: bool = False) ->
 
 def lines(todo: Sequence[Job], found: Mapping[str, Fit], site: Site, executor: str) -> Iterator[str]:
     """What `bench plan` says of memory; jobs that say the same share a line."""
+    for why, group in groupby(sorted(todo, key=_unknown(found)), key=_unknown(found)):
+        if why:
+            yield f"memory not predicted, as it does not run on tensors without numbers: {_labels([*group])} ({why})"
     known = [job for job in todo if job.id in found and found[job.id].predicted is not None]
     if not known:
         return
@@ -55,6 +59,10 @@ def lines(todo: Sequence[Job], found: Mapping[str, Fit], site: Site, executor: s
         said = {job.id: _what(job, found[job.id], site, executor) for job in chosen}
         for text, group in groupby(sorted(chosen, key=lambda job: said[job.id]), key=lambda job: said[job.id]):
             yield f"{words}: {_labels(list(group))}: {text}"
+
+
+def _unknown(found: Mapping[str, Fit]) -> Callable[[Job], str]:
+    return lambda job: found[job.id].why if job.id in found else ""
 
 
 def sentence(job: Job, fitted: Fit, site: Site, executor: str) -> str:

@@ -19,7 +19,7 @@ from bench.costs.forecast import lines as forecast
 from bench.data.fingerprint import DataHere
 from bench.execution import executors, readiness
 from bench.execution.gpu_memory import memory_of, memory_on
-from bench.machine import versions
+from bench.machine import cores, versions
 from bench.planning import resources
 from bench.planning.graph import Job
 from bench.runs import features, freshness, plans
@@ -59,7 +59,8 @@ def show_plan(
     site = assumed(request.site) if gpus else request.site
     memory = memory_of(site, executor) if device is None else memory_on(device)
     # An imagined place whose GPUs nobody counted is priced as if it had as many as the activations need.
-    where = Where(device, site, executor, memory if site is request.site else {})
+    own_cores = max(1, cores() // executors.default_slots(request.site)) if device is None and not cluster else None
+    where = Where(device, site, executor, memory if site is request.site else {}, own_cores)
     costs = Costs(runs, jobs, "cuda" if cluster and device is None else None, forked, here.short, where)
     width = max((len(job.label) for job in jobs), default=4)
     print(f"{'job':<26} {'kind':<9} {'about':>12}  {'what':<{width}} state")

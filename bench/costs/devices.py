@@ -151,7 +151,7 @@ def device_of(name: str) -> Device:
         if family in model.lower():
             other = f"{family}-{small.get(family, '').lower()}"
             return DEVICES[other if family in small and small[family] in model.upper() else family]
-    return replace(DEVICES["a100"], title=f"A100, which stands for {model or 'a GPU that is not named'}")
+    return replace(DEVICES["a100"], name="gpu", title=f"A100, which stands for {model or 'a GPU that is not named'}")
 
 
 def slower(device: Device, speed: float, model: str) -> Device:

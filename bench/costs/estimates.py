@@ -56,6 +56,7 @@ class Where:
     site: Site | None = None  # None: one device a job
     executor: str = "local"
     memory: Memory = field(default_factory=dict)  # of the GPUs, by which activations may be computed twice
+    cores: int | None = None  # of one process of a job, where jobs run here; None: all
 
     def given(self, spec: Spec) -> Resources:
         """Of a job; one device for a job that cannot start, which is said elsewhere."""
@@ -76,7 +77,7 @@ class Where:
                 return self.site.loader_workers(kind, self.site.slurm.pretrain.cpus)
             if self.site is None or self.device is not None:
                 return WORKERS
-        return self.site.loader_workers(kind) if self.site else 0
+        return self.site.loader_workers(kind, self.cores) if self.site else 0
 
 
 class Costs:
@@ -110,6 +111,10 @@ class Costs:
     def device(self) -> Device:
         """That the jobs are priced for."""
         return self._where.device or device_of(self._earlier.here)
+
+    def ranks(self, job: Job) -> int:
+        """Devices among which its time is divided."""
+        return self._where.ranks(job.spec)
 
     def estimate(self, job: Job) -> Estimate:
         """What one job will take, start-up included."""
@@ -164,7 +169,7 @@ class Costs:
             shared_loss="product_over_batch" in vars(plugins.load("method", name)),
             compiled=spec.compile,
             autotuned=site is not None and not site.deterministic,
-            forward_twice=spec.chunks > 1 or given.checkpoint_activations,
+            more_forwards=(spec.chunks > 1) + given.checkpoint_activations,
         )
         seconds = step_seconds(device, step)
         loader = loader_seconds(spec.data.name, spec.batch_size / ranks, self._where.workers(device))

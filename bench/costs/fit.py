@@ -13,11 +13,12 @@ from bench import plugins
 from bench.costs.known_peaks import is_known
 from bench.costs.memory import GIB, predicted
 from bench.costs.steps import Network, Training
-from bench.errors import BenchError
+from bench.errors import BenchError, first_words
 from bench.planning.graph import Job, resources_kind
 from bench.planning.resources import resources_of, valid_ranks
 from bench.settings.site import Site
 from bench.spec import Backbone, Pixels, Pretrain, Resources, Spec
+from bench.wording import counted
 
 SAFE = 0.92  # of a GPU's memory: above it a job is warned of, as predictions err by some percent and memory is cut up
 MOST_CHUNKS = 64  # looked at when a job does not fit
@@ -42,6 +43,7 @@ class Fit:
     resources: Resources
     predicted: float | None = None
     there: float | None = None
+    why: str = ""  # nothing is predicted, though the GPU's memory is known
 
     @property
     def share(self) -> float:
@@ -78,7 +80,12 @@ def fit(spec: Spec, site: Site, executor: str, memory: Memory) -> Fit:
 
 
 def _with(spec: Spec, resources: Resources, gib: float) -> Fit:
-    bytes_ = predicted(spec, resources.ranks, recompute=resources.checkpoint_activations)
+    try:
+        bytes_ = predicted(spec, resources.ranks, recompute=resources.checkpoint_activations)
+    except BenchError:
+        raise
+    except Exception as error:  # a method of one's own need not run on tensors without numbers
+        return Fit(resources, why=f"{type(error).__name__}: {first_words(error)}")
     return Fit(resources, bytes_, gib * GIB)
 
 
@@ -94,7 +101,8 @@ def _more(spec: Spec, given: Resources, site: Site, executor: str) -> list[int]:
     if not isinstance(spec, Pretrain) or not site.images_per_gpu_of(executor):
         return [given.ranks]
     possible = site.possible_ranks(executor)
-    return [r for r in valid_ranks(spec.batch_size, spec.chunks) if r >= given.ranks and r in possible]
+    valid = valid_ranks(spec.batch_size, spec.chunks, spec.norm_group)
+    return [ranks for ranks in valid if ranks >= given.ranks and ranks in possible]
 
 
 def _is_small(spec: Spec, ranks: int, there: float) -> bool:
@@ -166,14 +174,16 @@ def _changes(spec: Pretrain, given: Resources, site: Site, there: float, section
     twice = not spec.compile
     if site.checkpoint_activations is False and twice and taken(given.ranks, spec.chunks, True) <= there:
         yield 'checkpoint_activations = "auto" under [local]'
-    more = (r for r in valid_ranks(spec.batch_size, spec.chunks) if r > given.ranks)
+    more = (r for r in valid_ranks(spec.batch_size, spec.chunks, spec.norm_group) if r > given.ranks)
     ranks = next((r for r in more if taken(r, spec.chunks, twice) <= there), None)
     if ranks is not None:
         yield f"{ranks} GPUs ([{section}] {'nodes x gpus' if section != 'local' else 'ranks'})"
     each = spec.batch_size // given.ranks
-    numbers = (c for c in range(spec.chunks + 1, min(MOST_CHUNKS, each // 2) + 1) if each % c == 0)
-    chunks = next((c for c in numbers if taken(given.ranks, c, twice) <= there), None)
+    numbers = range(spec.chunks + 1, min(MOST_CHUNKS, each // 2) + 1)
+    valid = (c for c in numbers if given.ranks in valid_ranks(spec.batch_size, c, spec.norm_group))
+    chunks = next((c for c in valid if taken(given.ranks, c, twice) <= there), None)
     if chunks is not None:
-        yield f"chunks = {chunks} under [recipe], with which batch norm sees {each // chunks * given.ranks} images"
+        seen = spec.norm_group or spec.batch_size // chunks
+        yield f"chunks = {chunks} under [recipe], with which batch norm sees {counted(seen, 'image')}"
     if spec.precision in ("fp32", "tf32") and taken(given.ranks, spec.chunks, twice) / 2 <= there:
         yield "a half precision under [recipe], which takes about half"

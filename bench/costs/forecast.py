@@ -34,7 +34,11 @@ class Imagined:
 
 def on_slots(todo: Sequence[Job], costs: Costs, slots: int) -> float:
     """Seconds until `todo` is done on so many slots here, longest chain first as bench/execution/scheduler.py does."""
-    work = [Work(job.id, costs.estimate(job).seconds, job.needs) for job in todo]
+    work = []
+    for job in todo:
+        ranks = costs.ranks(job)
+        alone = 1 if costs.device.counted_as == "core" else min(ranks, slots)  # ranks on CPUs share a slot
+        work.append(Work(job.id, costs.estimate(job).seconds / ranks, job.needs, slots=alone))
     return simulate(work, Cluster(nodes=1, slots=slots, startup=0)).seconds  # an estimate has its start-up
 
 

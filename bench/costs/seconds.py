@@ -34,7 +34,7 @@ SEVERAL_RANKS = 1.05
 COMPILED = 1.3  # times as fast on a GPU in half precision (2,974 images a second for 2,290 without the optimizer)
 COMPILED_ELSE = 1.1
 AUTOTUNED = 1.23  # times as fast in float32 on a GPU with `deterministic = false` (482 images a second for 391)
-CHUNKS_TWICE = 4 / 3  # a gradient-cached step passes the network forward once more, checkpointed blocks do too
+FORWARD = 1 / 3  # of a network's step: a gradient-cached step has one forward more, and so have checkpointed blocks
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ class Step:
     shared_loss: bool = False  # the ranks share its products
     compiled: bool = False
     autotuned: bool = False  # kernels of GPUs need not be deterministic
-    forward_twice: bool = False  # chunks, or checkpointed activations
+    more_forwards: int = 0  # for chunks, and for checkpointed activations
 
 
 def step_seconds(device: Device, step: Step) -> float:
     """Of each rank; what the loader takes is not in it."""
     each = step.batch_size / step.ranks
     work, precision = step.work, step.precision
-    network = work.image * (each * (CHUNKS_TWICE if step.forward_twice else 1.0)) + work.rest
+    network = work.image * (each * (1 + FORWARD * step.more_forwards)) + work.rest
     if step.compiled:
         half = precision in ("fp16", "bf16") and device.counted_as == "GPU"
         network = network * (1 / (COMPILED if half else COMPILED_ELSE))
-    elif step.autotuned and device.counted_as == "GPU" and device.computes(precision) == "fp32":
+    elif step.autotuned and device.counted_as == "GPU" and precision == "fp32":  # as bench/execution/device.py has it
         network = network * (1 / AUTOTUNED)
     loss = work.loss
     if step.shared_loss:

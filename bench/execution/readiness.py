@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from bench.costs.fit import resources_for
+from bench.costs.fit import Memory, resources_for
 from bench.data.fingerprint import DataHere
 from bench.errors import BenchError, InputCorrupt, one_line
 from bench.execution.events import Event
@@ -90,7 +90,7 @@ def prepare(
 
     Jobs in `active` are in a queue already and stay as they are.
     """
-    memory = memory_of(site, executor)
+    memory: Memory | None = None
     for job in graph:
         if job.id in active:
             continue
@@ -105,6 +105,8 @@ def prepare(
         ):
             run.forget_failure()
         if not run.result_file.exists():
+            if memory is None:  # a finished table needs no driver
+                memory = memory_of(site, executor)
             run.create(job, resources_for(job.spec, site, executor, memory))
             run.let_restart(rules.restart)
 

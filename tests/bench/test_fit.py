@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,13 @@ from bench.costs.devices import device_named
 from bench.costs.fit import SAFE, Fit, advice, describe, fit, fits, resources_for
 from bench.costs.memory import GIB, predicted
 from bench.errors import BenchError
+from bench.execution import readiness
 from bench.execution.gpu_memory import memory_of, memory_on
 from bench.execution.local import gpus
 from bench.planning.graph import Job, JobGraph, plan
-from bench.planning.resources import problems
+from bench.planning.resources import problems, valid_ranks
 from bench.planning.scales import scale_of
+from bench.runs.folder import Runs
 from bench.settings.site import Site
 from bench.spec import Pretrain, Resources
 from results.cells import load_table, plan_table
@@ -155,11 +158,19 @@ def test_nothing_is_said_where_there_is_no_gpu(
 def test_memory_is_what_bench_toml_or_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf '81559\\n24564\\n'\n", encoding="utf-8")
+    rows = "0, GPU-aa11, 81559\\n1, GPU-bb22, 24564\\n10, GPU-cc33, 2048\\n"  # the last drives the screen
+    tool.write_text(f"#!/bin/sh\nprintf '{rows}'\n", encoding="utf-8")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     assert gpus.memory() == pytest.approx(24564 / 1024)
     assert memory_of(local(tmp_path, ""), "local")["evaluate"] == pytest.approx(24564 / 1024)
+    for named, there in (("0", 81559), ("GPU-aa", 81559), ("0,10", 2048), ("10", 2048)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert gpus.memory() == there / 1024
+    for unknown in ("MIG-aa", "7"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", unknown)
+        assert memory_of(local(tmp_path, ""), "local") == {}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert memory_of(local(tmp_path, "[local]\ngpu_memory = 40\n"), "local")["pretrain"] == 40
 
 
@@ -226,3 +237,40 @@ def test_no_job_of_any_table_fails_for_ranks_or_memory_with_the_bench_toml_of_th
 
 def above(found: Mapping[str, Fit], jobs: Mapping[str, Job], share: float) -> dict[str, str]:
     return {jobs[name].label: describe(each) for name, each in found.items() if each.share > share}
+
+
+def test_what_cannot_be_predicted_is_said_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*args: object, **named: object) -> float:
+        raise RuntimeError("aten.nonzero.default\nhas no shape without numbers")
+
+    monkeypatch.setattr("bench.costs.fit.predicted", broken)
+    monkeypatch.setattr(gpu_memory, "memory_of", lambda site, executor: H100)
+    site = local(tmp_path, "[local]\nranks = 8\n")
+    assert fit(SIMCLR, site, "local", H100).resources == Resources(ranks=8)
+    gpu_memory.check(one(SIMCLR), site, "local")
+    assert "memory not predicted, as it does not run on tensors without numbers" in capsys.readouterr().out
+
+
+def test_ranks_and_chunks_leave_groups_of_batch_norm_whole(tmp_path: Path) -> None:
+    triplet = training("truncated_triplet")  # 6,272 images in groups of 1,568
+    site = local(tmp_path, "[local]\nranks = 64\nimages_per_gpu = 128\n")
+    small = {"pretrain": 8.0}
+    found = fit(triplet, site, "local", small)
+    valid = valid_ranks(triplet.batch_size, 1, triplet.norm_group)
+    assert found.resources.ranks in valid
+    for number in re.findall(r"(\d+) GPUs|chunks = (\d+)", advice(triplet, found, site, "local")):
+        ranks, chunks = (int(part or 0) for part in number)
+        assert ranks in valid if ranks else found.resources.ranks in valid_ranks(6272, chunks, triplet.norm_group)
+
+
+def test_a_finished_table_asks_no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sick(site: Site, executor: str) -> None:
+        raise AssertionError("the driver was asked")
+
+    monkeypatch.setattr(gpu_memory, "memory_of", sick)
+    monkeypatch.setattr(readiness, "memory_of", sick)
+    gpu_memory.check(JobGraph({}, 0), local(tmp_path, ""), "local")
+    site = local(tmp_path, "")
+    readiness.prepare(JobGraph({}, 0), Runs(site.runs), site, readiness.RetryRules(), frozenset())

@@ -54,10 +54,21 @@ def test_time_on_slots_is_that_of_a_list_schedule_longest_chain_first(seed: int)
     draws = random.Random(seed)
     needs = [tuple(str(m) for m in range(n) if draws.random() < 3 / (n + 9)) for n in range(30)]
     jobs = {str(n): (draws.uniform(1, 100), needs[n]) for n in range(30)}
-    costs: Any = SimpleNamespace(estimate=lambda job: SimpleNamespace(seconds=jobs[job.id][0]))
+    costs: Any = SimpleNamespace(
+        estimate=lambda job: SimpleNamespace(seconds=jobs[job.id][0]), ranks=lambda job: 1, device=DEVICES["h100"]
+    )
     todo: list[Any] = [SimpleNamespace(id=job, needs=parents) for job, (_, parents) in jobs.items()]
     for slots in (1, 2, 3, 8, 64):
         assert on_slots(todo, costs, slots) == pytest.approx(list_schedule(jobs, slots), rel=1e-12)
+
+
+def test_a_job_of_several_ranks_divides_its_time_and_on_gpus_has_a_slot_for_each() -> None:
+    todo: list[Any] = [SimpleNamespace(id=name, needs=()) for name in "ab"]
+    for device, seconds in ((DEVICES["h100"], 200), (DEVICES["cpu"], 100)):
+        costs: Any = SimpleNamespace(
+            estimate=lambda job: SimpleNamespace(seconds=400), ranks=lambda job: 4, device=device
+        )
+        assert on_slots(todo, costs, 4) == seconds
 
 
 def test_start_up_is_paid_by_every_attempt_and_a_limit_cuts_work_into_attempts() -> None:

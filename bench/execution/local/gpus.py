@@ -22,19 +22,23 @@ def visible() -> list[str]:
 
 
 def memory() -> float | None:
-    """GiB of the smallest GPU of this machine; None where the driver does not say."""
+    """GiB of the smallest GPU that this process may use; None where the driver does not say, as of parts of GPUs."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
-    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    command = [tool, "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         found = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    mebibytes = [float(number) for number in re.findall(r"^\s*(\d+)\s*$", found.stdout, re.MULTILINE)]
-    return min(mebibytes) / 1024 if found.returncode == 0 and mebibytes else None
+    rows = re.findall(r"^\s*(\d+), *(GPU-\S+), *(\d+)\s*$", found.stdout, re.MULTILINE)
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [index for index, _, _ in rows] if named is None else read(named)
+    there = [next((float(n) for i, uuid, n in rows if name == i or uuid.startswith(name)), None) for name in names]
+    known = [mebibytes for mebibytes in there if mebibytes is not None]
+    return min(known) / 1024 if found.returncode == 0 and known and len(known) == len(names) else None
 
 
 def read(text: str) -> list[str]:
