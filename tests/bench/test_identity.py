@@ -27,7 +27,7 @@ def test_ids_of_published_specs_are_pinned() -> None:
 
 PINNED = [
     "pretrain-385c8ded874051fd",
-    "evaluate-6e9de1af8a1eb546",
+    "evaluate-2a548f1df8304bbb",
     "pretrain-97e5e60a499fb9d4",
     "evaluate-c3777e1a5d0fb6b6",
 ]

@@ -130,11 +130,11 @@ def test_a_table_says_in_which_precision_and_groups_of_batch_norm_each_method_is
             ("barlow_table1", "paper"),
         )
     }
-    rest = "and tf32 (byol, simclr, supervised). Batch norm over groups of 32 images (moco) and 512 images (swav)."
+    rest = "tf32 (byol, moco, simclr, simsiam, supervised). Batch norm over groups of 32 images (moco) and 512 images "
     assert list(said.values()) == [
         "Pretraining in bf16.",
-        "Pretraining in fp32 (moco) and tf32 (simclr, supervised). Batch norm over groups of 32 images (moco).",
-        f"Pretraining in fp16 (barlow_twins, swav) and fp32 (moco, simsiam) {rest}",
+        "Pretraining in tf32. Batch norm over groups of 32 images (moco).",
+        f"Pretraining in fp16 (barlow_twins, swav) and {rest}(swav).",
     ]
 
 
