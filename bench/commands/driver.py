@@ -177,7 +177,7 @@ def drive(jobs: JobGraph, here: DataHere, place: Executor) -> Summary:
     saved = f" ({jobs.asked} asked for, each job once)" if jobs.asked > len(jobs) else ""
     print(f"{counted(len(jobs), 'job')}{saved}, {len(jobs) - len(todo)} done already, {len(todo)} to run", flush=True)
     with progress.shown(jobs, runs) as shown:
-        costs = Costs(runs, jobs, None, executors.forked(here.site), here.short)
+        costs = Costs(runs, jobs, None, executors.forked(here.site), here.short, runs_code=False)
         return scheduler.drive(jobs, runs, place, costs, shown, here.site.probes_together)
 
 

@@ -28,7 +28,7 @@ def check(jobs: JobGraph, site: Site, executor: str) -> None:
     todo = [job for job in jobs if isinstance(job.spec, Pretrain) and runs[job.id].state() is not State.DONE]
     if not todo:
         return
-    costs = Costs(runs, jobs, forked=("pretrain",), where=Where(DEVICES["cpu"]))
+    costs = Costs(runs, jobs, forked=("pretrain",), where=Where(DEVICES["cpu"]), runs_code=False)
     taken = {job.id: costs.estimate(job).seconds for job in todo}
     request = site.slurm.pretrain
     count = request.ranks * request.cpus if on_slurm else cores()

@@ -27,9 +27,13 @@ NAME = "counted.jsonl"  # below the runs folder
 
 
 class Counts:
-    """Looks counts up, and counts what is not known. `folder` keeps what was counted here; None: nowhere."""
+    """Looks counts up, and counts what is not known. `folder` keeps what was counted here; None: nowhere.
 
-    def __init__(self, folder: Path | None) -> None:
+    Without `runs_code` no step is counted anew: that runs the code of a method, which may end the process it is in.
+    """
+
+    def __init__(self, folder: Path | None, *, runs_code: bool = True) -> None:
+        self._runs_code = runs_code
         self._file = folder and folder / NAME
         self._here = dict(_read(self._file)) if self._file else {}
         self._networks: dict[tuple[Backbone, int], NetworkWork] = {}
@@ -48,11 +52,13 @@ class Counts:
         return found
 
     def step(self, spec: Pretrain) -> StepWork:
-        """Raises BenchError for a network that cannot be built."""
+        """Raises BenchError for a network that cannot be built, and for what is not to be counted."""
         key = step_key(spec)
         found = self._steps.get(key)
         if found is None:
             written = _of_tables().get(key) or self._here.get(key)
+            if written is None and not self._runs_code and key not in _NEW:
+                raise BenchError(f"the work of {label(spec)} was not counted before")
             if written is None:
                 written = self._keep(
                     key, label(spec), lambda: _counting().step_work(replace(spec, backbone=shape(spec.backbone)))

@@ -85,7 +85,8 @@ class Costs:
 
     `here` is the device that the jobs will have, as provenance names it, or only "cuda"; None: this machine's.
     `forked`: the kinds of job, as in `Job.resources_as`, whose workers are forked. `fingerprint` has that of a data set
-    by name, as names of cached features carry it; it is asked only where there is a cache.
+    by name, as names of cached features carry it; it is asked only where there is a cache. Without `runs_code` no
+    method's code is run to count its work.
     """
 
     def __init__(
@@ -96,11 +97,13 @@ class Costs:
         forked: Container[str] = (),
         fingerprint: Callable[[str], str] = lambda name: "",
         where: Where = Where(),
+        *,
+        runs_code: bool = True,
     ) -> None:
         self._runs, self._graph, self._forked, self._fingerprint = runs, graph, forked, fingerprint
         self._where = where
         self._earlier = Earlier(runs, graph.jobs.keys(), here, where.device)
-        self._counts = Counts(runs.root)
+        self._counts = Counts(runs.root, runs_code=runs_code)
         self._looked = self._cache = False
         self._entries: set[str] = set()  # of the feature cache, once this plan is done
         self._find: dict[str, bool] = {}  # whether a job of the plan finds its features there

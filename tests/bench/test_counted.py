@@ -12,11 +12,15 @@ import pytest
 
 from bench import plugins
 from bench.costs import counted
-from bench.costs.amounts import numbers
+from bench.costs.amounts import StepWork, numbers
 from bench.costs.counted import OF_TABLES, Counts, network_key, shape, step_key
 from bench.costs.counting import amount, network_work, step_work
+from bench.costs.estimates import Costs
+from bench.errors import BenchError
+from bench.planning.graph import plan
 from bench.planning.scales import SCALES
 from bench.planning.translate import encoder
+from bench.runs.folder import Runs
 from bench.spec import Backbone, Evaluate, Pixels, Pretrain
 from results.cells import load_table, plan_table
 from tests.conftest import tiny_pretrain
@@ -127,3 +131,18 @@ def test_known_counts_bring_no_torch() -> None:
         "Counts(None).network(Backbone(name='resnet50'), 224); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_run_counts_no_step_as_that_would_run_a_methods_code_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deadly(spec: Pretrain) -> StepWork:
+        raise AssertionError("the method's code ran")
+
+    monkeypatch.setattr("bench.costs.counting.step_work", deadly)
+    spec = tiny_pretrain(seed=7)
+    with pytest.raises(BenchError, match=r"was not counted before"):
+        Counts(tmp_path, runs_code=False).step(spec)
+    job = next(iter(plan([("tiny", spec)])))
+    found = Costs(Runs(tmp_path), plan([("tiny", spec)]), "cpu: x", runs_code=False).estimate(job)
+    assert (found.kind, found.seconds > 0) == ("guessed", True)
